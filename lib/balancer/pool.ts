@@ -42,6 +42,12 @@ export interface Turn {
   next(): Pick
   /** How soon a throttled member that the request may use is back, tried or not; undefined when none is throttled. */
   soonestMs(): number | undefined
+  /** How soon any member that the request may use can be asked again, thrown out or throttled; 0 when one is available. */
+  soonestBackMs(): number
+  /** Members that were tried and found throttled may be tried again, now that a wait has passed. */
+  retryThrottled(): void
+  /** All members of a resource are done with: it does not hold what the request needs. */
+  skipResource(resourceId: string): void
   end(): void
 }
 
@@ -149,6 +155,25 @@ export function createPool({ model, members, standings, clock, random, retryBudg
 
     return {
       soonestMs,
+      soonestBackMs() {
+        const nowMs = clock.nowMs()
+        let soonest = Number.POSITIVE_INFINITY
+        for (const member of members) {
+          if (allow !== undefined && !allow(member)) continue
+          const { throttledUntilMs, ejection } = member.standing
+          soonest = Math.min(soonest, Math.max(throttledUntilMs, ejection?.untilMs ?? nowMs, nowMs) - nowMs)
+        }
+        return soonest
+      },
+      retryThrottled() {
+        const nowMs = clock.nowMs()
+        for (const member of tried) {
+          if (Number.isFinite(member.standing.throttledUntilMs) && isAvailable(member.standing, nowMs)) tried.delete(member)
+        }
+      },
+      skipResource(resourceId) {
+        for (const member of members) if (member.resourceId === resourceId) tried.add(member)
+      },
       next() {
         const nowMs = clock.nowMs()
         const open = (member: Member): boolean => mayUse(member) && isAvailable(member.standing, nowMs)
@@ -162,7 +187,9 @@ export function createPool({ model, members, standings, clock, random, retryBudg
         const resting = longestRested(
           members.filter(member => mayUse(member) && member.standing.throttledUntilMs <= nowMs),
         )
-        if (resting !== undefined) {
+        // What is bound to one resource waits for it while the others are sound: its trouble is not the pool's.
+        const elsewhere = allow !== undefined && members.some(member => !allow(member) && isAvailable(member.standing, nowMs))
+        if (resting !== undefined && !elsewhere) {
           // Only a full outage is multiplied by retries: with anyone available in the pool there is none.
           const outage = !members.some(member => isAvailable(member.standing, nowMs))
           const allowed = Math.max(BUDGET_FLOOR, requestsInFlight * retryBudget)

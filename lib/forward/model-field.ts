@@ -2,7 +2,7 @@
 // a body goes upstream byte for byte except for this. It must not know how the deployment was chosen, nor whether the
 // upstream reads the model from the body at all.
 
-import type { ChunkList } from './chunk-list.ts'
+import type { ChunkList, Replacement } from './chunk-list.ts'
 import { replaceBytes } from './chunk-list.ts'
 import type { Member, ScannedObject } from './json-scan.ts'
 
@@ -28,14 +28,24 @@ export function setModel(chunks: readonly Buffer[], scan: ScannedObject, deploym
  * list comes back when the values are these bytes already.
  */
 export function setMember(chunks: readonly Buffer[], scan: ScannedObject, name: string, jsonText: string): ChunkList {
-  const members = scan.members.filter(member => member.name === name)
-  if (members.length === 0) {
-    const bytes = Buffer.from(`${JSON.stringify(name)}:${jsonText}${scan.empty ? '' : ','}`)
-    return replaceBytes(chunks, [{ start: scan.objectStart, end: scan.objectStart, bytes }])
+  return setMembers(chunks, scan, [[name, jsonText]])
+}
+
+/** As setMember, for several members in one pass: pairs of name and JSON text, each name once. */
+export function setMembers(
+  chunks: readonly Buffer[],
+  scan: ScannedObject,
+  changes: readonly (readonly [name: string, jsonText: string])[],
+): ChunkList {
+  const missing = changes.filter(([name]) => !scan.members.some(member => member.name === name))
+  const replacements = scan.members.flatMap(({ name, start, end }): Replacement[] => {
+    const change = changes.find(([changed]) => changed === name)
+    return change === undefined ? [] : [{ start, end, bytes: Buffer.from(change[1]) }]
+  })
+  if (missing.length > 0) {
+    const text = missing.map(([name, jsonText]) => `${JSON.stringify(name)}:${jsonText}`).join(',')
+    const bytes = Buffer.from(scan.empty ? text : `${text},`)
+    replacements.unshift({ start: scan.objectStart, end: scan.objectStart, bytes })
   }
-  const bytes = Buffer.from(jsonText)
-  return replaceBytes(
-    chunks,
-    members.map(({ start, end }) => ({ start, end, bytes })),
-  )
+  return replaceBytes(chunks, replacements)
 }

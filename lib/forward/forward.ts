@@ -1,0 +1,335 @@
+// The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
+// decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
+import type { IncomingMessage } from 'node:http'
+import type { Authorizer } from '../azure/credentials.ts'
+import type { Dialect } from '../azure/operations.ts'
+import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
+import type { Member, Pool, Turn, TurnOptions } from '../balancer/pool.ts'
+import type { Standings } from '../balancer/standings.ts'
+import type { WaitQueue } from '../balancer/wait-queue.ts'
+import type { Clock } from '../clock.ts'
+import type { BackendConfig } from '../config/types.ts'
+import { type AttemptResult, type AttemptTimeouts, attempt, type UpstreamAnswer } from './attempt.ts'
+import type { ChunkList } from './chunk-list.ts'
+import type { Deadlines } from './deadlines.ts'
+import type { Exchange } from './exchange.ts'
+import { upstreamHeaders } from './headers.ts'
+import { blameOf, labelOf, type Outcome, type OutcomeLabel } from './outcome.ts'
+import { type Refusal, refuse } from './refuse.ts'
+import { type RelayEnd, type RelayOptions, relay } from './relay.ts'
+import type { Transport } from './transport.ts'
+import { finalRefusal, type History } from './verdict.ts'
+
+/** What the body is for one backend, and what was changed in it that the answer must be put right for. */
+export interface BackendBody extends ChunkList {
+  /** Usage was asked for in the client's name: its event is taken out again. */
+  readonly dropUsageEvent: boolean
+}
+
+/** One request as the handlers understand it. */
+export interface Ask {
+  readonly pool: Pool
+  readonly method: string
+  readonly dialect: Dialect
+  readonly wantsStream: boolean
+  /** False for reads of stored objects, whose 404 is the client's. */
+  readonly creates: boolean
+  /** Path and query at a backend. */
+  path(backend: BackendConfig): string
+  body(member: Member): BackendBody
+  /** No further attempt can need the body. */
+  releaseBody(): void
+  /** Which members it may go to, and which it had better not. */
+  readonly turn: TurnOptions
+  /** The state it names lives in one resource: no failover beyond `turn.allow`, and a wait instead of a wrong answer. */
+  readonly bound: boolean
+  /** Sees the first bytes of an answer that is passed on, and whose it is. */
+  onServed?(member: Member, answer: UpstreamAnswer): void
+  /** Sees whole events of an answer's stream. */
+  onEvents?(member: Member, events: Buffer): void
+  /** Looks at an answer before it is judged final; `again` asks the same backend once more with a changed body. */
+  onRefused?(member: Member, answer: UpstreamAnswer): 'again' | undefined
+  /** The backend turned out not to offer the operation. */
+  onUnsupported?(member: Member): void
+}
+
+/** Seen by logs and metrics, once an attempt. */
+export interface AttemptReport {
+  readonly model: string
+  readonly backend: string
+  readonly label: OutcomeLabel
+  readonly detail: string
+  readonly attempt: number
+}
+
+export interface ForwardDeps {
+  readonly clock: Clock
+  readonly transport: Transport
+  readonly deadlines: Deadlines
+  readonly standings: Standings
+  readonly waitQueue: WaitQueue
+  authorizer(member: Member): Authorizer
+  readonly limits: {
+    readonly maxAttempts: number
+    readonly maxWaitMs: number
+    readonly connectMs: number
+    readonly streamHoldMs: number
+    readonly idleMs: number
+    readonly keepaliveMs: number
+  }
+  onAttempt(report: AttemptReport): void
+}
+
+function timeoutsFor(pool: Pool, { limits }: ForwardDeps): AttemptTimeouts {
+  return {
+    connectMs: limits.connectMs,
+    headersMs: pool.model.timeoutMs,
+    firstOutputMs: pool.model.firstOutputTimeoutMs,
+    streamHoldMs: limits.streamHoldMs,
+    idleMs: limits.idleMs,
+  }
+}
+
+function detailOf(outcome: Outcome): string {
+  return 'detail' in outcome ? outcome.detail : ''
+}
+
+/** Makes the attempt's headers; undefined body length means there is no body and no Content-Length. */
+function wireHeaders(
+  request: IncomingMessage,
+  backend: BackendConfig,
+  authorization: { readonly name: string; readonly value: string } | undefined,
+  byteLength: number | undefined,
+): string[] {
+  const headers = upstreamHeaders(request.rawHeaders, backend.type)
+  headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
+  if (authorization !== undefined) headers.push(authorization.name, authorization.value)
+  if (byteLength !== undefined) headers.push('content-length', String(byteLength))
+  return headers
+}
+
+/** What an attempt brought. It must not hold the body, which is let go of while the answer may stream for minutes. */
+interface Tried {
+  readonly result: AttemptResult
+  readonly dropUsageEvent: boolean
+}
+
+async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: ForwardDeps): Promise<Tried> {
+  const { backend } = member
+  const body = ask.body(member)
+  const given = deps.authorizer(member).authorize()
+  const authorization = given instanceof Promise ? await given : given
+  if (authorization.kind === 'unavailable') {
+    const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
+    return { result: { kind: 'no_answer', outcome }, dropUsageEvent: false }
+  }
+  const hasBody = body.byteLength > 0 || ask.method === 'POST'
+  const result = await attempt(
+    {
+      wire: {
+        endpoint: backend.endpoint,
+        method: ask.method,
+        path: ask.path(backend),
+        headers: wireHeaders(
+          exchange.request,
+          backend,
+          authorization.kind === 'header' ? authorization : undefined,
+          hasBody ? body.byteLength : undefined,
+        ),
+      },
+      body: body.chunks,
+      dialect: ask.dialect,
+      wantsStream: ask.wantsStream,
+      creates: ask.creates,
+      timeouts: timeoutsFor(ask.pool, deps),
+      cancellation: exchange.cancellation,
+    },
+    deps,
+  )
+  return { result, dropUsageEvent: body.dropUsageEvent }
+}
+
+function noteSignals(member: Member, headers: IncomingMessage['headers'], standings: Standings): void {
+  if (headers['x-ratelimit-remaining-requests'] === undefined && headers['x-ratelimit-remaining-tokens'] === undefined) {
+    return
+  }
+  const signals = rateLimitSignals(headers)
+  const { remainingRequests, remainingTokens, limitRequests, limitTokens } = signals
+  standings.noteHeadroom(
+    member.standing,
+    { remainingRequests, remainingTokens, limitRequests, limitTokens },
+    exhaustedForMs(signals),
+  )
+}
+
+function header(response: IncomingMessage, name: string): string | undefined {
+  const value = response.headers[name]
+  const text = Array.isArray(value) ? value[0] : value
+  // Shown in log lines: bounded, and only what such ids and names are made of.
+  return text !== undefined && /^[\w .:/-]{1,128}$/.test(text) ? text : undefined
+}
+
+function recordAnswer(exchange: Exchange, { response }: UpstreamAnswer): void {
+  const { record } = exchange
+  record.upstreamId = header(response, 'apim-request-id') ?? header(response, 'x-request-id')
+  const from = header(response, 'x-ms-spillover-from-deployment')
+  if (from !== undefined) record.spilledOver = from
+  else if (response.headers['x-ms-is-spilled-over'] === 'true') {
+    record.spilledOver = header(response, 'x-ms-deployment-name') ?? 'yes'
+  }
+}
+
+/** Gives an answer to the client; tells how that ended. */
+async function relayTo(
+  exchange: Exchange,
+  ask: Ask,
+  member: Member,
+  answer: UpstreamAnswer,
+  dropUsageEvent: boolean,
+  deps: ForwardDeps,
+): Promise<RelayEnd> {
+  const { record } = exchange
+  recordAnswer(exchange, answer)
+  ask.onServed?.(member, answer)
+  ask.releaseBody()
+  const base: RelayOptions = {
+    backendName: member.backend.name,
+    dialect: ask.dialect,
+    idleMs: deps.limits.idleMs,
+    keepaliveMs: deps.limits.keepaliveMs,
+    dropUsageEvent,
+  }
+  const onEvents = ask.onEvents
+  const options = onEvents === undefined ? base : { ...base, onEvents: (bytes: Buffer) => onEvents(member, bytes) }
+  const end = await relay(exchange, answer, options, deps)
+  if (end.kind === 'cut') record.error = `cut: ${end.detail}`
+  else if (end.kind === 'cancelled') record.error = end.reason
+  return end
+}
+
+function report(
+  exchange: Exchange,
+  ask: Ask,
+  member: Member,
+  label: OutcomeLabel,
+  detail: string,
+  deps: ForwardDeps,
+): void {
+  deps.onAttempt({
+    model: ask.pool.model.name,
+    backend: member.backend.name,
+    label,
+    detail,
+    attempt: exchange.record.attempts,
+  })
+}
+
+/** Whether another backend is worth asking after this. */
+function goesOn(outcome: Outcome): boolean {
+  return outcome.kind !== 'served' && outcome.kind !== 'cancelled'
+}
+
+/** An answer that was put aside because another backend might do better; given to the client when none did. */
+interface PutAside {
+  readonly member: Member
+  readonly answer: UpstreamAnswer
+  readonly outcome: Outcome
+}
+
+/** A throttle, a wrong key and a wrong deployment are ours to explain: their upstream answers would mislead a client. */
+function isPresentable(outcome: Outcome): boolean {
+  return outcome.kind !== 'throttled' && outcome.kind !== 'misconfigured'
+}
+
+/**
+ * Waits in the model's queue while all that is left is throttled and back in time; the clock starts with the first wait.
+ * @returns whether another turn may be taken
+ */
+async function waited(exchange: Exchange, ask: Ask, turn: Turn, waitMs: number, deps: ForwardDeps): Promise<boolean> {
+  const spentMs = deps.clock.nowMs() - exchange.beganMs
+  if (waitMs > deps.limits.maxWaitMs - spentMs) return false
+  const woken = await deps.waitQueue.wait(ask.pool, waitMs, exchange.cancellation)
+  if (woken) turn.retryThrottled()
+  return woken
+}
+
+/**
+ * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for what a
+ * backend or a client does.
+ */
+export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): Promise<void> {
+  const { record, cancellation } = exchange
+  const turn = ask.pool.begin(ask.turn)
+  const history: History = { outcomes: [], throttledLeft: undefined, stopped: undefined }
+  let aside: PutAside | undefined
+  let metSuspect = false
+  // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry.
+  let counted = 0
+  try {
+    if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(ask.pool, cancellation)
+    while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
+      const pick = turn.next()
+      if (pick.kind === 'throttled' && (await waited(exchange, ask, turn, pick.waitMs, deps))) continue
+      if (pick.kind !== 'lease') {
+        history.stopped = pick.kind
+        break
+      }
+      const { member, lease } = pick
+      record.attempts++
+      record.backend = member.backend.name
+      if (pick.spilled) record.spilled = true
+
+      let tried = await attemptAt(exchange, ask, member, deps)
+      if (tried.result.kind === 'answer' && ask.onRefused?.(member, tried.result.answer) === 'again') {
+        tried = await attemptAt(exchange, ask, member, deps)
+      }
+      const { result, dropUsageEvent } = tried
+      const { outcome } = result
+      const headers = result.kind === 'answer' ? result.answer.response.headers : result.headers
+      if (headers !== undefined) noteSignals(member, headers, deps.standings)
+      history.outcomes.push(outcome)
+
+      if (result.kind === 'answer' && !goesOn(outcome)) {
+        lease.answered()
+        let end: RelayEnd | undefined
+        try {
+          end = await relayTo(exchange, ask, member, result.answer, dropUsageEvent, deps)
+        } finally {
+          lease.release({ kind: 'none' })
+        }
+        const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
+        report(exchange, ask, member, label, end.kind === 'cut' ? end.detail : detailOf(outcome), deps)
+        return
+      }
+      lease.release(blameOf(outcome, metSuspect))
+      report(exchange, ask, member, labelOf(outcome), detailOf(outcome), deps)
+      if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
+      if (outcome.kind === 'unsupported') ask.onUnsupported?.(member)
+      aside = result.kind === 'answer' ? { member, answer: result.answer, outcome } : undefined
+      if (outcome.kind !== 'foreign_state') counted++
+      else turn.skipResource(member.resourceId)
+    }
+    if (cancellation.reason === 'client_closed' || cancellation.reason === 'client_stalled') {
+      record.error = cancellation.reason
+      return
+    }
+    if (cancellation.reason !== undefined) {
+      refuse(exchange, { status: 503, code: 'draining', message: 'The proxy is shutting down.', retryAfterMs: 1000 })
+      return
+    }
+    if (aside !== undefined && isPresentable(aside.outcome)) {
+      record.backend = aside.member.backend.name
+      await relayTo(exchange, ask, aside.member, aside.answer, false, deps)
+      return
+    }
+    history.throttledLeft = turn.soonestMs()
+    refuse(exchange, verdictOf(ask, turn, history))
+  } finally {
+    turn.end()
+    ask.releaseBody()
+  }
+}
+
+function verdictOf(ask: Ask, turn: Turn, history: History): Refusal {
+  return finalRefusal(ask.pool.model.name, history, ask.bound ? turn.soonestBackMs() : undefined)
+}

@@ -1,0 +1,125 @@
+// What the handlers work with: one config's models over state that outlives it. Built anew on reload, swapped at once; the
+// parts that are handed in (standings, sockets, owners, counters) stay.
+import { type Authorizer, authorizerFor, credentialId, resourceId, type TokenAuthorizerFactory } from '../azure/credentials.ts'
+import type { Owners } from '../balancer/owners.ts'
+import { createPool, hashText, type Member, type Pool } from '../balancer/pool.ts'
+import type { Standings } from '../balancer/standings.ts'
+import type { WaitQueue } from '../balancer/wait-queue.ts'
+import type { Clock, Random } from '../clock.ts'
+import type { BackendConfig, ClientKey, Config, ModelConfig } from '../config/types.ts'
+import type { BodyBudget } from '../forward/body.ts'
+import type { Deadlines } from '../forward/deadlines.ts'
+import { createOwnerFinder, type OwnerFinder } from '../forward/find-owner.ts'
+import type { AttemptReport, ForwardDeps } from '../forward/forward.ts'
+import type { Quirks } from '../forward/quirks.ts'
+import type { Transport } from '../forward/transport.ts'
+
+/** State and sockets that live as long as the process, whatever the config. */
+export interface Parts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly standings: Standings
+  readonly owners: Owners
+  readonly quirks: Quirks
+  readonly waitQueue: WaitQueue
+  readonly transport: Transport
+  readonly deadlines: Deadlines
+  readonly bodyBudget: BodyBudget
+  readonly tokenAuthorizer: TokenAuthorizerFactory
+  onAttempt(report: AttemptReport): void
+}
+
+export interface Gateway {
+  readonly config: Config
+  readonly parts: Parts
+  readonly pools: readonly Pool[]
+  /** By public name or alias. */
+  pool(name: string): Pool | undefined
+  /** Every member of the models a key may use. */
+  membersFor(key: ClientKey | undefined): readonly Member[]
+  readonly forwardDeps: ForwardDeps
+  readonly ownerFinder: OwnerFinder
+  authorizer(member: Member): Authorizer
+}
+
+/** A deployment's identity over models and reloads: where, as whom, which. */
+export function standingId(backend: BackendConfig): string {
+  return `${resourceId(backend)} ${backend.type} ${backend.deployment}`
+}
+
+/** Whether a key may use a model; no key means that authentication is off. */
+export function mayUse(key: ClientKey | undefined, model: ModelConfig): boolean {
+  return key?.models === undefined || key.models.includes(model.name)
+}
+
+export function createGateway(config: Config, parts: Parts): Gateway {
+  const { clock, random, standings, tokenAuthorizer } = parts
+  const authorizers = new Map<string, Authorizer>()
+  const byName = new Map<string, Pool>()
+  const pools: Pool[] = []
+
+  for (const model of config.models) {
+    const members = model.backends.map((backend): Member => {
+      const standing = standings.of(standingId(backend))
+      return {
+        backend,
+        standing,
+        resourceId: resourceId(backend),
+        weight: backend.weight,
+        hashSeed: hashText(standing.id),
+        credit: 0,
+        get inFlight() {
+          return standing.inFlight
+        },
+      }
+    })
+    const pool = createPool({ model, members, standings, clock, random, retryBudget: config.retry.budget })
+    pools.push(pool)
+    for (const name of [model.name, ...model.aliases]) byName.set(name, pool)
+  }
+  standings.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.standing.id))))
+
+  const authorizer = ({ backend }: Member): Authorizer => {
+    const id = `${backend.type} ${credentialId(backend.credential)}`
+    const known = authorizers.get(id)
+    if (known !== undefined) return known
+    const made = authorizerFor(backend, tokenAuthorizer)
+    authorizers.set(id, made)
+    return made
+  }
+
+  const { retry, server } = config
+  return {
+    config,
+    parts,
+    pools,
+    pool: name => byName.get(name),
+    membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
+    authorizer,
+    forwardDeps: {
+      clock,
+      transport: parts.transport,
+      deadlines: parts.deadlines,
+      standings,
+      waitQueue: parts.waitQueue,
+      authorizer,
+      limits: {
+        maxAttempts: retry.maxAttempts,
+        maxWaitMs: retry.maxWaitMs,
+        connectMs: retry.connectTimeoutMs,
+        streamHoldMs: retry.streamHoldMs,
+        idleMs: retry.idleTimeoutMs,
+        keepaliveMs: server.streamKeepaliveMs,
+      },
+      onAttempt: parts.onAttempt,
+    },
+    ownerFinder: createOwnerFinder({
+      owners: parts.owners,
+      transport: parts.transport,
+      deadlines: parts.deadlines,
+      clock,
+      authorizer,
+      connectMs: retry.connectTimeoutMs,
+    }),
+  }
+}
