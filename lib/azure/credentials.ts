@@ -1,0 +1,54 @@
+// What a backend's requests carry to prove who they are. One authorizer per credential, shared by all its backends.
+import { createHash } from 'node:crypto'
+import type { BackendConfig, Credential } from '../config/types.ts'
+
+export type Authorization =
+  | { readonly kind: 'header'; readonly name: string; readonly value: string }
+  /** OpenAI-compatible servers on a private network may want none. */
+  | { readonly kind: 'none' }
+  /** The token endpoint's fault, said plainly; never the backend's. Holds no secret. */
+  | { readonly kind: 'unavailable'; readonly reason: string }
+
+/** Gives the header for one request: at once for keys and fresh tokens, later where a token must be fetched first. */
+export interface Authorizer {
+  authorize(): Authorization | Promise<Authorization>
+}
+
+/** Fetches and keeps tokens for one Entra credential; see entra.ts. */
+export type TokenAuthorizerFactory = (credential: Credential) => Authorizer
+
+function constant(authorization: Authorization): Authorizer {
+  return { authorize: () => authorization }
+}
+
+/**
+ * The authorizer of a backend. Keys go as `api-key` to Azure (it is accepted on every surface and by API Management) and as
+ * Bearer to OpenAI-compatible servers.
+ */
+export function authorizerFor(backend: BackendConfig, tokenAuthorizer: TokenAuthorizerFactory): Authorizer {
+  const { credential } = backend
+  if (credential.kind === 'none') return constant({ kind: 'none' })
+  if (credential.kind !== 'api_key') return tokenAuthorizer(credential)
+  const key = credential.key.reveal()
+  return constant(
+    backend.type === 'azure'
+      ? { kind: 'header', name: 'api-key', value: key }
+      : { kind: 'header', name: 'authorization', value: `Bearer ${key}` },
+  )
+}
+
+/**
+ * A name for a credential that can be compared and logged: 12 hex digits of a SHA-256 over its kind and all its parts.
+ * Equal for two backends that use the same one.
+ */
+export function credentialId(credential: Credential): string {
+  const parts = Object.entries(credential)
+    .map(([name, value]) => `${name}=${typeof value === 'object' ? value.reveal() : (value ?? '')}`)
+    .sort()
+  return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 12)
+}
+
+/** What holds Responses state and what a probe asks: endpoint and credential, in one comparable string. */
+export function resourceId(backend: BackendConfig): string {
+  return `${backend.endpoint.url} ${credentialId(backend.credential)}`
+}

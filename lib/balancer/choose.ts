@@ -1,0 +1,95 @@
+// Which of the usable members takes the next request. Policies see only members that may be chosen, all of one tier.
+import type { Random } from '../clock.ts'
+
+/** What a policy looks at. `credit` is its owner's: smooth round robin writes it. */
+export interface Choosable {
+  readonly weight: number
+  readonly inFlight: number
+  /** Stable over restarts and replicas: what a prompt is hashed with. */
+  readonly hashSeed: number
+  credit: number
+}
+
+/** Up to this many members every one is looked at; above, two random ones (see leastBusy). */
+const FULL_LOOK_MAX = 8
+
+/** How far over its fair share of the requests in flight a member may go for a warm cache (contract, section 6). */
+export const LOAD_BOUND = 1.25
+
+function first<T>(members: readonly T[]): T {
+  const member = members[0]
+  if (member === undefined) throw new Error('a policy was asked to choose among no members')
+  return member
+}
+
+/**
+ * Smooth weighted round robin, as nginx does it: every member gains its weight, the richest is taken and pays the sum of all.
+ * Over any `sum of weights` turns each is taken exactly `weight` times, and never in a burst.
+ */
+export function roundRobin<T extends Choosable>(members: readonly T[]): T {
+  let chosen = first(members)
+  let total = 0
+  for (const member of members) {
+    member.credit += member.weight
+    total += member.weight
+    if (member.credit > chosen.credit) chosen = member
+  }
+  chosen.credit -= total
+  return chosen
+}
+
+/**
+ * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two random ones are (the
+ * power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle one).
+ */
+export function leastBusy<T extends Choosable>(members: readonly T[], random: Random): T {
+  if (members.length > FULL_LOOK_MAX) {
+    const a = Math.floor(random() * members.length)
+    const b = Math.floor(random() * (members.length - 1))
+    const one = members[a] ?? first(members)
+    const other = members[b >= a ? b + 1 : b] ?? one
+    return other.inFlight * one.weight < one.inFlight * other.weight ? other : one
+  }
+  let least = Number.POSITIVE_INFINITY
+  for (const member of members) least = Math.min(least, member.inFlight / member.weight)
+  return roundRobin(members.filter(member => member.inFlight / member.weight <= least))
+}
+
+/** A well-mixed 32-bit hash of two 32-bit numbers (the finalizer of MurmurHash3, public domain). */
+function mix(a: number, b: number): number {
+  let h = Math.imul(a ^ Math.imul(b, 0x9e3779b1), 0x85ebca6b)
+  h ^= h >>> 16
+  h = Math.imul(h, 0x85ebca6b)
+  h ^= h >>> 13
+  h = Math.imul(h, 0xc2b2ae35)
+  return (h ^ (h >>> 16)) >>> 0
+}
+
+/**
+ * Rendezvous hashing with weights and bounded load: every prompt ranks the members the same way everywhere, and goes to the
+ * best one that carries less than 1.25 times its share of what is in flight (plus one, so that a lone request is not sent
+ * away). A member that leaves gives up only its own prompts, and gets them back when it returns.
+ * Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷ ln(hash).
+ * @param promptHash 32-bit hash of what the prompts have in common
+ */
+export function promptCache<T extends Choosable>(members: readonly T[], promptHash: number): T {
+  let inFlight = 1
+  let weights = 0
+  for (const member of members) {
+    inFlight += member.inFlight
+    weights += member.weight
+  }
+  let chosen: T | undefined
+  let best = Number.NEGATIVE_INFINITY
+  for (const member of members) {
+    const share = (inFlight * member.weight) / weights
+    if (member.inFlight + 1 > share * LOAD_BOUND + 1) continue
+    const unit = (mix(promptHash, member.hashSeed) + 0.5) / 2 ** 32
+    const score = -member.weight / Math.log(unit)
+    if (score > best) {
+      best = score
+      chosen = member
+    }
+  }
+  return chosen ?? leastBusy(members, () => 0)
+}

@@ -1,0 +1,192 @@
+// A model's backends, and the turns its requests take at them: tiers, policy, what is left when nothing is available.
+import type { Clock, Random } from '../clock.ts'
+import type { BackendConfig, ModelConfig } from '../config/types.ts'
+import { type Choosable, leastBusy, promptCache, roundRobin } from './choose.ts'
+import { isAvailable, isOut, type Lease, type Standing, type Standings } from './standings.ts'
+
+/** A backend's place in one pool. */
+export interface Member extends Choosable {
+  readonly backend: BackendConfig
+  readonly standing: Standing
+  readonly resourceId: string
+}
+
+export type Pick =
+  | {
+      readonly kind: 'lease'
+      readonly member: Member
+      readonly lease: Lease
+      /** A tier above could not take it. */
+      readonly spilled: boolean
+      /** Nothing was available: a failed one is tried all the same. */
+      readonly failOpen: boolean
+    }
+  /** All that is left is throttled; the soonest is back in `waitMs`. */
+  | { readonly kind: 'throttled'; readonly waitMs: number }
+  /** Further tries in flight have reached their share (`retry.budget`). */
+  | { readonly kind: 'over_budget' }
+  /** Each member was tried, or none may be. */
+  | { readonly kind: 'exhausted' }
+
+export interface TurnOptions {
+  /** Only these members hold what the request needs; left out: all. */
+  readonly allow?: (member: Member) => boolean
+  /** Known not to offer this: taken only when nothing else is there. */
+  readonly avoid?: (member: Member) => boolean
+  /** 32-bit hash of the prompt's beginning, where the model balances by it and it is long enough. */
+  readonly promptHash?: number
+}
+
+/** One request's way through a pool: each member at most once. */
+export interface Turn {
+  next(): Pick
+  /** How soon a throttled member that the request may use is back, tried or not; undefined when none is throttled. */
+  soonestMs(): number | undefined
+  end(): void
+}
+
+export interface Pool {
+  readonly model: ModelConfig
+  readonly members: readonly Member[]
+  begin(options: TurnOptions): Turn
+  /** Members that are not out; throttled ones count as healthy. */
+  counts(): { readonly healthy: number; readonly total: number }
+}
+
+/** Further tries in flight that a full outage always permits, whatever the share says (contract, `retry.budget`). */
+const BUDGET_FLOOR = 3
+
+export interface PoolOptions {
+  readonly model: ModelConfig
+  readonly members: readonly Member[]
+  readonly standings: Standings
+  readonly clock: Clock
+  readonly random: Random
+  /** Share of the requests in flight that may be further tries while every backend is out. */
+  readonly retryBudget: number
+}
+
+/** A 32-bit FNV-1a hash of a text's UTF-16 units: stable over processes, for rendezvous seeds. */
+export function hashText(text: string): number {
+  let hash = 0x811c9dc5
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193)
+  return hash >>> 0
+}
+
+function tiersOf(members: readonly Member[]): readonly (readonly Member[])[] {
+  const byPriority = new Map<number, Member[]>()
+  for (const member of members) {
+    const tier = byPriority.get(member.backend.priority)
+    if (tier === undefined) byPriority.set(member.backend.priority, [member])
+    else tier.push(member)
+  }
+  return [...byPriority.entries()].sort(([a], [b]) => a - b).map(([, tier]) => tier)
+}
+
+/** How long a failed member has rested: the one out longest is the best guess when all are out. */
+function longestRested(members: readonly Member[]): Member | undefined {
+  let chosen: Member | undefined
+  for (const member of members) {
+    const since = member.standing.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
+    const best = chosen?.standing.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
+    if (chosen === undefined || since < best) chosen = member
+  }
+  return chosen
+}
+
+export function createPool({ model, members, standings, clock, random, retryBudget }: PoolOptions): Pool {
+  const tiers = tiersOf(members)
+  let requestsInFlight = 0
+  let furtherTriesInFlight = 0
+
+  const choose = (usable: readonly Member[], promptHash: number | undefined): Member => {
+    if (model.balance === 'least_busy') return leastBusy(usable, random)
+    if (model.balance === 'prompt_cache' && promptHash !== undefined) return promptCache(usable, promptHash)
+    return roundRobin(usable)
+  }
+
+  const begin = ({ allow, avoid, promptHash }: TurnOptions): Turn => {
+    const tried = new Set<Member>()
+    let ended = false
+    requestsInFlight++
+
+    const firstTierWith = (usable: (member: Member) => boolean): { tier: number; members: Member[] } | undefined => {
+      for (const [index, tier] of tiers.entries()) {
+        const found = tier.filter(usable)
+        if (found.length > 0) return { tier: index, members: found }
+      }
+      return undefined
+    }
+
+    const mayUse = (member: Member): boolean => !tried.has(member) && (allow === undefined || allow(member))
+
+    const take = (member: Member, spilled: boolean, failOpen: boolean): Pick => {
+      const further = failOpen && tried.size > 0
+      tried.add(member)
+      const lease = standings.lease(member.standing)
+      if (!further) return { kind: 'lease', member, lease, spilled, failOpen }
+      furtherTriesInFlight++
+      const counted: Lease = {
+        answered: lease.answered,
+        release(blame) {
+          furtherTriesInFlight--
+          lease.release(blame)
+        },
+      }
+      return { kind: 'lease', member, lease: counted, spilled, failOpen }
+    }
+
+    const soonestMs = (): number | undefined => {
+      const nowMs = clock.nowMs()
+      let soonest: number | undefined
+      for (const member of members) {
+        if (allow !== undefined && !allow(member)) continue
+        const waitMs = member.standing.throttledUntilMs - nowMs
+        if (waitMs > 0 && (soonest === undefined || waitMs < soonest)) soonest = waitMs
+      }
+      return soonest
+    }
+
+    return {
+      soonestMs,
+      next() {
+        const nowMs = clock.nowMs()
+        const open = (member: Member): boolean => mayUse(member) && isAvailable(member.standing, nowMs)
+        const wanted = (member: Member): boolean => open(member) && (avoid === undefined || !avoid(member))
+        const found =
+          firstTierWith(member => wanted(member) && member.standing.exhaustedUntilMs <= nowMs) ??
+          firstTierWith(wanted) ??
+          firstTierWith(open)
+        if (found !== undefined) return take(choose(found.members, promptHash), found.tier > 0, false)
+
+        const resting = longestRested(
+          members.filter(member => mayUse(member) && member.standing.throttledUntilMs <= nowMs),
+        )
+        if (resting !== undefined) {
+          // Only a full outage is multiplied by retries: with anyone available in the pool there is none.
+          const outage = !members.some(member => isAvailable(member.standing, nowMs))
+          const allowed = Math.max(BUDGET_FLOOR, requestsInFlight * retryBudget)
+          if (outage && tried.size > 0 && furtherTriesInFlight + 1 > allowed) return { kind: 'over_budget' }
+          return take(resting, false, true)
+        }
+        const waitMs = members.some(member => mayUse(member)) ? soonestMs() : undefined
+        return waitMs === undefined ? { kind: 'exhausted' } : { kind: 'throttled', waitMs }
+      },
+      end() {
+        if (ended) return
+        ended = true
+        requestsInFlight--
+      },
+    }
+  }
+
+  return {
+    model,
+    members,
+    begin,
+    counts() {
+      const nowMs = clock.nowMs()
+      return { healthy: members.filter(member => !isOut(member.standing, nowMs)).length, total: members.length }
+    },
+  }
+}

@@ -1,0 +1,105 @@
+// One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer does.
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { ClientKey } from '../config/types.ts'
+
+/** Who ended a request before its answer was whole. */
+export type CancelReason = 'client_closed' | 'shutdown' | 'client_stalled'
+
+/** The one signal of a request: whatever phase it is in has put its way to stop here. */
+export interface Cancellation {
+  readonly reason: CancelReason | undefined
+  /** The first reason stands; later ones are ignored. */
+  cancel(reason: CancelReason): void
+  /** Runs `stop` on cancellation (at once if it has come already); returns how to take it back. */
+  onCancel(stop: (reason: CancelReason) => void): () => void
+}
+
+export function createCancellation(): Cancellation {
+  let reason: CancelReason | undefined
+  const stops = new Set<(reason: CancelReason) => void>()
+  return {
+    get reason() {
+      return reason
+    },
+    cancel(given) {
+      if (reason !== undefined) return
+      reason = given
+      for (const stop of stops) stop(given)
+      stops.clear()
+    },
+    onCancel(stop) {
+      if (reason !== undefined) {
+        stop(reason)
+        return () => undefined
+      }
+      stops.add(stop)
+      return () => {
+        stops.delete(stop)
+      }
+    },
+  }
+}
+
+/** Tokens as the upstream counted them; undefined where it did not say. */
+export interface Usage {
+  readonly promptTokens: number | undefined
+  readonly completionTokens: number | undefined
+  readonly cachedTokens: number | undefined
+}
+
+export const NO_USAGE: Usage = { promptTokens: undefined, completionTokens: undefined, cachedTokens: undefined }
+
+/** What the log line and the metrics will say of the request; filled in as it becomes known. Holds no body and no secret. */
+export interface RequestRecord {
+  key: string | undefined
+  /** The model's public name, only when it is one of the config's. */
+  model: string | undefined
+  backend: string | undefined
+  status: number
+  attempts: number
+  /** Milliseconds from the request's head to the first byte of the answer. */
+  ttfbMs: number | undefined
+  bytesIn: number
+  bytesOut: number
+  stream: boolean
+  usage: Usage
+  /** A tier above could not take it. */
+  spilled: boolean
+  /** Azure's own id of the answer (`apim-request-id` or `x-request-id`), for a support ticket. */
+  upstreamId: string | undefined
+  /** Azure moved it to another deployment itself (`x-ms-is-spilled-over`, `x-ms-spillover-from-deployment`). */
+  spilledOver: string | undefined
+  error: string | undefined
+}
+
+export function createRecord(): RequestRecord {
+  return {
+    key: undefined,
+    model: undefined,
+    backend: undefined,
+    status: 0,
+    attempts: 0,
+    ttfbMs: undefined,
+    bytesIn: 0,
+    bytesOut: 0,
+    stream: false,
+    usage: NO_USAGE,
+    spilled: false,
+    upstreamId: undefined,
+    spilledOver: undefined,
+    error: undefined,
+  }
+}
+
+export interface Exchange {
+  /** The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`. */
+  readonly id: string
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly cancellation: Cancellation
+  readonly record: RequestRecord
+  /** Monotonic time of the request's head. */
+  readonly beganMs: number
+  /** The client's key; undefined while not authenticated, and where authentication is off. */
+  clientKey: ClientKey | undefined
+}

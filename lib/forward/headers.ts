@@ -1,0 +1,193 @@
+// Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
+import type { BackendType } from '../config/types.ts'
+
+const names = (...list: string[]): ReadonlySet<string> => new Set(list)
+
+/** One connection's business (RFC 9110 section 7.6.1); never passed on in either direction. */
+const HOP_BY_HOP = names(
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'http2-settings',
+)
+
+/** Stays here: credentials of the client, and what the upstream request gets anew or has no use for. */
+const STAYS = names(
+  'host',
+  'content-length',
+  'expect',
+  'authorization',
+  'api-key',
+  'x-api-key',
+  'ocp-apim-subscription-key',
+  'cookie',
+  // Answers must come uncompressed, so that usage and the ends of streams can be read as they pass.
+  'accept-encoding',
+  'forwarded',
+  'via',
+  'x-real-ip',
+)
+
+/** What browsers and Node's fetch say of themselves; nothing an API needs, and each would count as custom upstream. */
+const STAYS_PREFIXES = ['x-forwarded-', 'sec-'] as const
+
+/** Registered names, which Azure does not count as custom. */
+const STANDARD = names(
+  'accept',
+  'accept-charset',
+  'accept-language',
+  'cache-control',
+  'content-encoding',
+  'content-language',
+  'content-type',
+  'date',
+  'if-match',
+  'if-modified-since',
+  'if-none-match',
+  'if-unmodified-since',
+  'origin',
+  'pragma',
+  'prefer',
+  'priority',
+  'range',
+  'referer',
+  'user-agent',
+  'dnt',
+  'upgrade-insecure-requests',
+  'access-control-request-method',
+  'access-control-request-headers',
+)
+
+/** Azure answers 431 to more custom request headers than this (quotas and limits page; wire reference, 3.3). */
+export const MAX_CUSTOM_HEADERS = 10
+
+/** Given a place among the ten before any other: they change what Azure does, or tie traces together. */
+function matters(name: string): boolean {
+  return (
+    name.startsWith('x-ms-') ||
+    name.startsWith('openai-') ||
+    name.startsWith('aoai-') ||
+    name === 'traceparent' ||
+    name === 'tracestate' ||
+    name === 'x-client-request-id' ||
+    name === 'idempotency-key'
+  )
+}
+
+/** The names that a Connection header declares as this hop's business, in lower case. */
+function nominated(rawHeaders: readonly string[]): ReadonlySet<string> | undefined {
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]
+    if (name?.length !== 10 || name.toLowerCase() !== 'connection') continue
+    const value = (rawHeaders[i + 1] ?? '').toLowerCase()
+    if (value === 'keep-alive' || value === 'close') continue
+    const all = new Set<string>()
+    for (let j = i; j < rawHeaders.length; j += 2) {
+      if (rawHeaders[j]?.toLowerCase() !== 'connection') continue
+      for (const item of (rawHeaders[j + 1] ?? '').toLowerCase().split(',')) all.add(item.trim())
+    }
+    return all
+  }
+  return undefined
+}
+
+function staysHere(name: string, type: BackendType): boolean {
+  if (HOP_BY_HOP.has(name) || STAYS.has(name)) return true
+  for (const prefix of STAYS_PREFIXES) if (name.startsWith(prefix)) return true
+  // Up to ten of these come with every SDK request, which would leave no room for anything else (wire reference, 3.3).
+  return type === 'azure' && name.startsWith('x-stainless-')
+}
+
+/**
+ * The client's headers that go upstream: a flat list, in the client's order. For Azure at most ten custom ones, those that
+ * mean something to it first. Content-Type only once (Responses refuses it twice).
+ * @param rawHeaders the client request's flat raw list
+ */
+export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType): string[] {
+  const dropped = nominated(rawHeaders)
+  const kept: string[] = []
+  const custom: string[] = []
+  let sawContentType = false
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const raw = rawHeaders[i] ?? ''
+    const name = raw.toLowerCase()
+    if (staysHere(name, type) || dropped?.has(name) === true) continue
+    if (name === 'content-type') {
+      if (sawContentType) continue
+      sawContentType = true
+    }
+    const value = rawHeaders[i + 1] ?? ''
+    if (type === 'azure' && !STANDARD.has(name)) custom.push(raw, value)
+    else kept.push(raw, value)
+  }
+  if (custom.length <= MAX_CUSTOM_HEADERS * 2) {
+    for (const text of custom) kept.push(text)
+    return kept
+  }
+  let places = MAX_CUSTOM_HEADERS
+  for (const wanted of [true, false]) {
+    for (let i = 0; i < custom.length && places > 0; i += 2) {
+      const raw = custom[i] ?? ''
+      if (matters(raw.toLowerCase()) !== wanted) continue
+      kept.push(raw, custom[i + 1] ?? '')
+      places--
+    }
+  }
+  return kept
+}
+
+/** Never to a client: a gateway in between may echo what it was sent. */
+const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
+
+export interface AnswerHeaders {
+  /** Flat list for writeHead, less hop-by-hop. */
+  readonly headers: string[]
+  /** Whether the upstream sent an x-request-id of its own. */
+  readonly hasRequestId: boolean
+  /** The declared length in bytes; undefined when there is none. */
+  readonly contentLength: number | undefined
+}
+
+/**
+ * An answer's headers on their way to the client: all but hop-by-hop and credentials.
+ * @param rawHeaders the upstream answer's flat raw list
+ */
+export function answerHeaders(rawHeaders: readonly string[]): AnswerHeaders {
+  const dropped = nominated(rawHeaders)
+  const headers: string[] = []
+  let hasRequestId = false
+  let contentLength: number | undefined
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const raw = rawHeaders[i] ?? ''
+    const name = raw.toLowerCase()
+    if (HOP_BY_HOP.has(name) || NEVER_BACK.has(name) || dropped?.has(name) === true) continue
+    const value = rawHeaders[i + 1] ?? ''
+    if (name === 'x-request-id') hasRequestId = true
+    // Ours are added below the loop's caller; an upstream proxy of the same make must not double them.
+    if (name === 'x-proxy-backend' || name === 'x-proxy-attempts') continue
+    if (name === 'content-length') contentLength = Number(value)
+    headers.push(raw, value)
+  }
+  return { headers, hasRequestId, contentLength }
+}
+
+/**
+ * The longest wait a client may be told, applied to an upstream's own answer: `retry-after` and `retry-after-ms` above
+ * `maxMs` are cut to it, in place.
+ */
+export function capWaits(headers: string[], maxMs: number): void {
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i]?.toLowerCase()
+    if (name !== 'retry-after' && name !== 'retry-after-ms') continue
+    const limit = name === 'retry-after' ? maxMs / 1000 : maxMs
+    const value = Number(headers[i + 1])
+    // A date, too, can only be read as "later than that" once it is no number.
+    if (!(value <= limit)) headers[i + 1] = String(limit)
+  }
+}

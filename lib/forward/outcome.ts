@@ -1,0 +1,146 @@
+// What an attempt meant: for the request (whose answer is it, or who is asked next) and for the backend (blame). Pure.
+// The table is the contract's section 5.
+import {
+  isClientMistake,
+  isDeploymentMissing,
+  isForeignState,
+  isOperationUnsupported,
+  isThrottle,
+  type UpstreamError,
+} from '../azure/errors.ts'
+import { DEFAULT_THROTTLE_MS, type HeaderValues, namedWaitMs, throttleWaitMs } from '../azure/waits.ts'
+import type { Blame, EjectReason } from '../balancer/standings.ts'
+import type { CancelReason } from './exchange.ts'
+
+export type Outcome =
+  /** The answer is the client's, good or bad. */
+  | { readonly kind: 'served' }
+  | { readonly kind: 'throttled'; readonly waitMs: number; readonly detail: string }
+  | {
+      readonly kind: 'failed'
+      readonly reason: EjectReason
+      readonly detail: string
+      readonly holdMs?: number
+      /** The request itself may be the trouble: only the first of these that it meets blames a backend. */
+      readonly suspect: boolean
+      /** It is a timeout: blames only a backend that answered nobody else meanwhile. */
+      readonly timeout: boolean
+    }
+  /** A mistake in the config: credentials or deployment. */
+  | { readonly kind: 'misconfigured'; readonly reason: EjectReason; readonly detail: string }
+  /** This backend does not offer the operation; others may. */
+  | { readonly kind: 'unsupported'; readonly detail: string }
+  /** Worth another backend, nobody's fault (408). */
+  | { readonly kind: 'gave_up'; readonly detail: string }
+  /** This resource does not hold the state that the request names. */
+  | { readonly kind: 'foreign_state'; readonly detail: string }
+  | { readonly kind: 'cancelled'; readonly reason: CancelReason }
+
+const SERVED: Outcome = { kind: 'served' }
+
+/** A failure of the connection or its timing. */
+export function transportFailure(reason: EjectReason, detail: string): Outcome {
+  const timeout = reason === 'header_timeout' || reason === 'first_output_timeout' || reason === 'idle_timeout'
+  return { kind: 'failed', reason, detail, suspect: timeout, timeout: timeout || reason === 'connect_timeout' }
+}
+
+/**
+ * What an answer's head and, for 4xx and 5xx, its error body mean.
+ * @param creates false for reads of stored objects, whose 404 is the client's
+ * @param epochMs the wall clock, for waits that are dates
+ */
+export function classifyAnswer(
+  status: number,
+  headers: HeaderValues,
+  error: UpstreamError,
+  { creates, epochMs }: { readonly creates: boolean; readonly epochMs: number },
+): Outcome {
+  if (status < 400) return SERVED
+  const detail = error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `${status} ${error.code}` : `${status}`
+  if (status === 429) return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
+  if (status === 401 || status === 403) return { kind: 'misconfigured', reason: 'credentials_refused', detail }
+  if (status === 408) return { kind: 'gave_up', detail }
+  if (status >= 500 || status === 424) {
+    const holdMs = namedWaitMs(headers, epochMs)
+    const suspect = status === 500 || status === 504 || status === 424
+    const failed = { kind: 'failed', reason: 'server_error', detail, suspect, timeout: false } as const
+    return holdMs === undefined ? failed : { ...failed, holdMs }
+  }
+  if (isForeignState(status, error)) return { kind: 'foreign_state', detail }
+  if (!creates) return SERVED
+  if ((status === 404 || status === 400 || status === 410) && isDeploymentMissing(error)) {
+    return { kind: 'misconfigured', reason: 'deployment_missing', detail }
+  }
+  if (isOperationUnsupported(status, error)) return { kind: 'unsupported', detail }
+  return SERVED
+}
+
+/**
+ * What an error event inside a 200 stream means while the client has seen nothing.
+ * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (wire reference, 5.4)
+ */
+export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
+  const detail = error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `in stream: ${error.code}` : 'in stream'
+  if (isThrottle(error)) {
+    return { kind: 'throttled', waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS, detail }
+  }
+  if (isDeploymentMissing(error)) return { kind: 'misconfigured', reason: 'deployment_missing', detail }
+  if (isForeignState(400, error)) return { kind: 'foreign_state', detail }
+  if (isClientMistake(error)) return SERVED
+  const holdMs = namedWaitMs(headers, epochMs)
+  const failed = { kind: 'failed', reason: 'stream_error', detail, suspect: true, timeout: false } as const
+  return holdMs === undefined ? failed : { ...failed, holdMs }
+}
+
+/**
+ * What the backend is told of it.
+ * @param metSuspect whether the request has met a suspect failure before this one
+ */
+export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
+  switch (outcome.kind) {
+    case 'served':
+    case 'foreign_state':
+      return { kind: 'healthy' }
+    case 'unsupported':
+    case 'gave_up':
+      return { kind: 'none' }
+    case 'cancelled':
+      return { kind: 'none' }
+    case 'throttled':
+      return { kind: 'throttled', waitMs: outcome.waitMs }
+    case 'misconfigured':
+      return { kind: 'ejected', reason: outcome.reason, detail: outcome.detail }
+    case 'failed': {
+      if (outcome.suspect && metSuspect) return { kind: 'none' }
+      const { reason, detail } = outcome
+      if (outcome.timeout) return { kind: 'unanswered', reason, detail }
+      return outcome.holdMs === undefined
+        ? { kind: 'ejected', reason, detail }
+        : { kind: 'ejected', reason, detail, holdMs: outcome.holdMs }
+    }
+  }
+}
+
+/** The short name for logs and metrics; a closed set. */
+export type OutcomeLabel =
+  | 'served'
+  | 'throttled'
+  | 'failed'
+  | 'timeout'
+  | 'misconfigured'
+  | 'unsupported'
+  | 'cut'
+  | 'cancelled'
+
+export function labelOf(outcome: Outcome): OutcomeLabel {
+  switch (outcome.kind) {
+    case 'failed':
+      return outcome.timeout ? 'timeout' : 'failed'
+    case 'gave_up':
+      return 'timeout'
+    case 'foreign_state':
+      return 'served'
+    default:
+      return outcome.kind
+  }
+}

@@ -1,0 +1,100 @@
+// Reads what an answer cost from the bytes that pass: the last few kilobytes are enough, since usage stands at the end of a
+// JSON answer and of a stream. Nothing is held back for it.
+import { NO_USAGE, type Usage } from './exchange.ts'
+
+/** Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576 characters). */
+const TAIL_BYTES = 16 * 1024
+/** A usage object has a few hundred characters. */
+const MAX_USAGE_BYTES = 4 * 1024
+/** Occurrences looked at from the end: an embedding of the word elsewhere is rare, a flood of them is no answer. */
+const MAX_TRIES = 16
+
+/** Keeps references to the last pieces of an answer. */
+export interface Tail {
+  push(chunk: Buffer): void
+  bytes(): Buffer
+}
+
+export function createTail(): Tail {
+  let chunks: Buffer[] = []
+  let kept = 0
+  return {
+    push(chunk) {
+      if (chunk.length >= TAIL_BYTES) {
+        chunks = [chunk.subarray(chunk.length - TAIL_BYTES)]
+        kept = TAIL_BYTES
+        return
+      }
+      chunks.push(chunk)
+      kept += chunk.length
+      // Dropping from the front in batches: one slice per TAIL_BYTES of stream, not one per event.
+      if (kept < TAIL_BYTES * 2) return
+      let first = 0
+      for (let chunk = chunks[0]; chunk !== undefined && kept - chunk.length >= TAIL_BYTES; chunk = chunks[first]) {
+        kept -= chunk.length
+        first++
+      }
+      chunks = chunks.slice(first)
+    },
+    bytes: () => Buffer.concat(chunks, kept),
+  }
+}
+
+function count(value: unknown): number | undefined {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : undefined
+}
+
+function member(value: unknown, name: string): unknown {
+  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined
+}
+
+/** The JSON text of the object that starts at `start`, or undefined where it does not end within the limit. */
+function objectAt(bytes: Buffer, start: number): string | undefined {
+  let depth = 0
+  let inString = false
+  const stop = Math.min(bytes.length, start + MAX_USAGE_BYTES)
+  for (let i = start; i < stop; i++) {
+    const byte = bytes[i]
+    if (inString) {
+      if (byte === 0x5c) i++
+      else if (byte === 0x22) inString = false
+    } else if (byte === 0x22) inString = true
+    else if (byte === 0x7b) depth++
+    else if (byte === 0x7d && --depth === 0) return bytes.toString('utf8', start, i + 1)
+  }
+  return undefined
+}
+
+function toUsage(text: string): Usage | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return undefined
+  }
+  const promptTokens = count(member(value, 'prompt_tokens')) ?? count(member(value, 'input_tokens'))
+  const completionTokens = count(member(value, 'completion_tokens')) ?? count(member(value, 'output_tokens'))
+  if (promptTokens === undefined && completionTokens === undefined) return undefined
+  const details = member(value, 'prompt_tokens_details') ?? member(value, 'input_tokens_details')
+  return { promptTokens, completionTokens, cachedTokens: count(member(details, 'cached_tokens')) }
+}
+
+/**
+ * The last `"usage": {…}` in these bytes, of chat, embeddings (`prompt_tokens`) or Responses (`input_tokens`).
+ * Quotes inside JSON strings are escaped, so text that talks of usage is not mistaken for it.
+ */
+export function readUsage(bytes: Buffer): Usage {
+  let from = bytes.length
+  for (let tries = 0; tries < MAX_TRIES && from >= 0; tries++) {
+    const at = bytes.lastIndexOf('"usage"', from)
+    if (at === -1) break
+    from = at - 1
+    let next = at + 7
+    while (next < bytes.length && (bytes[next] === 0x20 || bytes[next] === 0x3a || bytes[next] === 0x0a)) next++
+    if (bytes[next] !== 0x7b) continue
+    const text = objectAt(bytes, next)
+    const usage = text === undefined ? undefined : toUsage(text)
+    if (usage !== undefined) return usage
+  }
+  return NO_USAGE
+}
