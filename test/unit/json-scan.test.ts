@@ -301,7 +301,7 @@ t.test('the string values of a nested key are found by their bytes', async t => 
       { type: 'reasoning', encrypted_content: 'first==' },
       { encrypted_content: null, x: { encrypted_content: 'se"co\\nd' } },
       { encrypted_content: '' },
-      { encrypted_contents: 'no', not_encrypted_content: 'no' },
+      { encrypted_contents: 'no', not_encrypted_content: 'no', 'x"encrypted_content': 'no' },
     ],
   })
   for (const json of [text, JSON.stringify(JSON.parse(text), null, '\t ').replaceAll('":', '" \r\n:')]) {
