@@ -100,6 +100,9 @@ export interface Exchange {
   readonly record: RequestRecord
   /** Monotonic time of the request's head. */
   readonly beganMs: number
+  /** Ends an answer that is complete while its request is not: what still comes is thrown away for a moment, so that the client can
+   * read the answer before the connection closes (RFC 9112 section 9.6, "lingering close"). */
+  lingerAndClose(): void
   /** The client's key; undefined while not authenticated, and where authentication is off. */
   clientKey: ClientKey | undefined
 }

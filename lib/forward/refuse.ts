@@ -1,4 +1,5 @@
 // The proxy's own errors, in OpenAI's shape. The only file that knows that shape.
+import type { IncomingMessage } from 'node:http'
 import type { Exchange } from './exchange.ts'
 
 /** The codes clients may rely on (README, "What the proxy itself answers"). */
@@ -74,23 +75,35 @@ export function refusalParts(refusal: Refusal): { readonly headers: readonly str
   return { headers, body }
 }
 
+/** An unread request body up to this size is thrown away to keep the connection; a longer one costs more than a new connection. */
+const UNREAD_MAX_BYTES = 64 * 1024
+
+function leavesTooMuchUnread(request: IncomingMessage): boolean {
+  if (request.complete) return false
+  const declared = request.headers['content-length']
+  return declared === undefined ? request.headers['transfer-encoding'] !== undefined : Number(declared) > UNREAD_MAX_BYTES
+}
+
 /** Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow). */
 export function refuse(exchange: Exchange, refusal: Refusal): void {
-  const { response, record } = exchange
+  const { request, response, record } = exchange
   record.error = refusal.code
   if (response.headersSent || response.destroyed) {
     response.destroy()
     return
   }
-  const { headers, body } = refusalParts(refusal)
+  const close = refusal.close === true || leavesTooMuchUnread(request)
+  const { headers, body } = refusalParts({ ...refusal, close })
   const own = ['x-request-id', exchange.id]
   if (record.attempts > 0) own.push('x-proxy-attempts', String(record.attempts))
   record.status = refusal.status
   response.writeHead(refusal.status, [...headers, ...own])
-  if (exchange.request.method === 'HEAD') {
-    response.end()
+  const shown = request.method === 'HEAD' ? '' : body
+  record.bytesOut += Buffer.byteLength(shown)
+  if (!close || request.complete) {
+    response.end(shown)
     return
   }
-  record.bytesOut += Buffer.byteLength(body)
-  response.end(body)
+  if (shown !== '') response.write(shown)
+  exchange.lingerAndClose()
 }

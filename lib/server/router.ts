@@ -1,0 +1,181 @@
+// From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
+import { type Operation, operationNamed } from '../azure/operations.ts'
+
+export type Route =
+  | { readonly kind: 'inference'; readonly operation: Operation; readonly model: string | undefined; readonly query: string }
+  | {
+      readonly kind: 'stored_response'
+      readonly id: string
+      readonly action: '' | 'cancel' | 'input_items'
+      readonly query: string
+    }
+  | { readonly kind: 'models' }
+  | { readonly kind: 'model'; readonly id: string }
+  | { readonly kind: 'realtime'; readonly model: string | undefined; readonly query: string }
+  | { readonly kind: 'health' }
+  | { readonly kind: 'livez' }
+  | { readonly kind: 'metrics' }
+  | { readonly kind: 'dashboard'; readonly path: string; readonly query: string }
+  | { readonly kind: 'method_not_allowed'; readonly allow: string }
+  | { readonly kind: 'unknown_url'; readonly hint: string | undefined }
+
+/** Ids and model names in a path are at most this long, in characters; longer ones name nothing. */
+const MAX_SEGMENT = 512
+
+/** What lives in one resource and is not routed by model: said so, instead of a bare 404. */
+const RESOURCE_BOUND = new Set([
+  'files',
+  'batches',
+  'fine_tuning',
+  'vector_stores',
+  'uploads',
+  'assistants',
+  'threads',
+  'containers',
+  'evals',
+  'conversations',
+])
+
+const UNKNOWN: Route = { kind: 'unknown_url', hint: undefined }
+
+function decoded(segment: string): string | undefined {
+  if (segment.length > MAX_SEGMENT) return undefined
+  if (!segment.includes('%')) return segment
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    return undefined
+  }
+}
+
+/** Query parameters that stay here: the api-version is the backend's, and credentials never go upstream. */
+const OWN_PARAMETERS = new Set(['api-version', 'api-key', 'subscription-key'])
+
+/** The client's query as it goes upstream: its own order and spelling, less what stays here. */
+export function upstreamQuery(query: string): string {
+  if (query === '') return ''
+  const kept = query.split('&').filter(part => {
+    const name = decoded(part.split('=', 1)[0] ?? '')?.toLowerCase()
+    return part !== '' && name !== undefined && !OWN_PARAMETERS.has(name)
+  })
+  return kept.join('&')
+}
+
+/** One parameter's decoded value, or undefined. */
+export function queryValue(query: string, name: string): string | undefined {
+  for (const part of query.split('&')) {
+    const equals = part.indexOf('=')
+    if (equals !== -1 && part.slice(0, equals) === name) return decoded(part.slice(equals + 1).replaceAll('+', ' '))
+  }
+  return undefined
+}
+
+function without(query: string, name: string): string {
+  return query
+    .split('&')
+    .filter(part => part.split('=', 1)[0] !== name)
+    .join('&')
+}
+
+function get(method: string, route: Route): Route {
+  return method === 'GET' || method === 'HEAD' ? route : { kind: 'method_not_allowed', allow: 'GET, HEAD' }
+}
+
+function post(method: string, route: Route): Route {
+  return method === 'POST' ? route : { kind: 'method_not_allowed', allow: 'POST' }
+}
+
+function storedResponse(method: string, rest: readonly string[], query: string): Route {
+  const id = decoded(rest[0] ?? '')
+  if (id === undefined || id === '') return UNKNOWN
+  const action = rest[1]
+  if (action === undefined) {
+    if (method !== 'GET' && method !== 'DELETE') return { kind: 'method_not_allowed', allow: 'GET, DELETE' }
+    return { kind: 'stored_response', id, action: '', query }
+  }
+  if (rest.length > 2) return UNKNOWN
+  if (action === 'cancel') return post(method, { kind: 'stored_response', id, action, query })
+  if (action === 'input_items') return get(method, { kind: 'stored_response', id, action, query })
+  return UNKNOWN
+}
+
+/** The API's surface, below whichever prefix the client uses. */
+function api(method: string, segments: readonly string[], query: string): Route {
+  const [family, second] = segments
+  const operation = operationNamed(segments.join('/'))
+  if (operation !== undefined) return post(method, { kind: 'inference', operation, model: undefined, query })
+  if (family === 'responses' && second !== undefined) return storedResponse(method, segments.slice(1), query)
+  if (family === 'models') {
+    if (second === undefined) return get(method, { kind: 'models' })
+    // Names with slashes ("org/model") are allowed in the path as they are.
+    const id = decoded(segments.slice(1).join('/'))
+    return id === undefined ? UNKNOWN : get(method, { kind: 'model', id })
+  }
+  if (family === 'realtime' && second === undefined) {
+    const model = queryValue(query, 'model') ?? queryValue(query, 'deployment')
+    return get(method, { kind: 'realtime', model, query: without(without(query, 'model'), 'deployment') })
+  }
+  if (family !== undefined && RESOURCE_BOUND.has(family)) {
+    return {
+      kind: 'unknown_url',
+      hint: `"${family}" live in one Azure OpenAI resource and belong to no model, so this proxy does not route them. Ask the resource itself.`,
+    }
+  }
+  return UNKNOWN
+}
+
+function deployment(method: string, segments: readonly string[], query: string): Route {
+  const model = decoded(segments[0] ?? '')
+  if (model === undefined || model === '') return UNKNOWN
+  const route = api(method, segments.slice(1), query)
+  if (route.kind === 'inference') return { ...route, model }
+  if (route.kind === 'realtime') return { ...route, model }
+  return route.kind === 'method_not_allowed' || route.kind === 'stored_response' ? route : UNKNOWN
+}
+
+function byPath(method: string, path: string, query: string): Route {
+  // Some SDK versions put `//` before the path when their endpoint ends with a slash, and some clients end with one.
+  const segments = path.split('/').filter(segment => segment !== '')
+  const [first, second] = segments
+  if (first === 'v1') return api(method, segments.slice(1), query)
+  if (first === 'openai') {
+    if (second === 'deployments') return deployment(method, segments.slice(2), query)
+    return api(method, segments.slice(second === 'v1' ? 2 : 1), query)
+  }
+  if (first === 'dashboard') return { kind: 'dashboard', path: segments.slice(1).join('/'), query }
+  if (segments.length !== 1) return UNKNOWN
+  switch (first) {
+    case 'health':
+      return get(method, { kind: 'health' })
+    case 'livez':
+      return get(method, { kind: 'livez' })
+    case 'metrics':
+      return get(method, { kind: 'metrics' })
+    default:
+      return UNKNOWN
+  }
+}
+
+/**
+ * What a request asks for.
+ * @param target the request line's target: a path with a query, or an absolute URL, which counts by its path
+ */
+export function route(method: string, target: string): Route {
+  let path = target
+  if (!path.startsWith('/')) {
+    const origin = /^https?:\/\/[^/?#]*/i.exec(path)
+    if (origin === null) return UNKNOWN
+    path = path.slice(origin[0].length)
+  }
+  const fragment = path.indexOf('#')
+  if (fragment !== -1) path = path.slice(0, fragment)
+  const mark = path.indexOf('?')
+  if (mark === -1) return byPath(method, path, '')
+  return byPath(method, path.slice(0, mark), upstreamQuery(path.slice(mark + 1)))
+}
+
+/** The path alone, bounded and without a query (which may hold a key), for logs. */
+export function shownPath(target: string): string {
+  const path = target.split(/[?#]/, 1)[0] ?? ''
+  return path.length > 256 ? `${path.slice(0, 256)}…` : path
+}
