@@ -1,0 +1,260 @@
+// From the options as read to the Config: defaults that depend on other options, and the rules that join several of them.
+// Every rule reports and goes on; the Config counts only when nothing was reported.
+
+import { didYouMean } from './bricks.ts'
+import { type Env, readCredential } from './credential.ts'
+import { isLoopback, parseEndpoint } from './endpoint.ts'
+import { resolvePath } from './interpolate.ts'
+import { nearest } from './nearest.ts'
+import { type Place, pathTo, type Report } from './problems.ts'
+import type { BackendTaken, ConfigTaken, KeyTaken, ModelTaken } from './schema.ts'
+import type { Taken } from './sections.ts'
+import { sha256 } from './sha256.ts'
+import type { BackendConfig, ClientKey, Config, ModelConfig } from './types.ts'
+
+// The contract's floor for a stream's first output, when the config names none.
+const FIRST_OUTPUT_MIN_MS = 120_000
+
+// Names go into a header, log lines and labels.
+const BACKEND_NAME_MAX_CHARS = 128
+
+export interface BuildSources {
+  readonly file: string
+  readonly env: Env
+}
+
+/** Builds the Config, with everything wrong between the options reported. Meaningless once anything was reported. */
+export function buildConfig(options: ConfigTaken, sources: BuildSources, report: Report): Config {
+  const { server, retry, health_check: health, logging, metrics } = options
+  const { tls } = server.value
+  const { cert, key } = tls.value ?? {}
+  const absolute = (path: string) => resolvePath(sources.file, path)
+  if (server.value.max_body.value > server.value.max_buffered.value) {
+    const { max_body: body, max_buffered: buffered } = server.value
+    report.problem(
+      (body.given ? body : buffered).place,
+      'max_body must not be larger than max_buffered: such a body could never be held for replay',
+    )
+  }
+  const models = buildModels(options, sources.env, report)
+  return {
+    server: {
+      port: server.value.port.value,
+      host: server.value.host.value,
+      workers: server.value.workers.value,
+      maxBodyBytes: server.value.max_body.value,
+      maxBufferedBytes: server.value.max_buffered.value,
+      shutdownGraceMs: server.value.shutdown_grace.value,
+      streamKeepaliveMs: server.value.stream_keepalive.value,
+      tls:
+        cert?.value === undefined || key?.value === undefined
+          ? undefined
+          : { certFile: absolute(cert.value), keyFile: absolute(key.value) },
+      watch: server.value.watch.value,
+    },
+    auth: { enabled: options.auth.value.enabled.value, keys: buildKeys(options, report) },
+    models,
+    retry: {
+      maxAttempts: retry.value.max_attempts.value,
+      connectTimeoutMs: retry.value.connect_timeout.value,
+      streamHoldMs: retry.value.stream_hold.value,
+      idleTimeoutMs: retry.value.idle_timeout.value,
+      budget: retry.value.budget.value,
+      maxWaitMs: retry.value.max_wait.value,
+    },
+    healthCheck: {
+      enabled: health.value.enabled.value,
+      intervalMs: health.value.interval.value,
+      timeoutMs: health.value.timeout.value,
+      recoveryMs: health.value.recovery.value,
+    },
+    logging: {
+      level: logging.value.level.value,
+      format: logging.value.format.value,
+      file: logging.value.file.value === undefined ? undefined : absolute(logging.value.file.value),
+    },
+    metrics: { enabled: metrics.value.enabled.value },
+  }
+}
+
+function buildModels(options: ConfigTaken, env: Env, report: Report): readonly ModelConfig[] {
+  const { models, retry } = options
+  if (models.empty) {
+    report.problem(models.place, 'needs at least one model: a name, and its backends below it')
+  }
+  const all = models.value ?? new Map<string, Taken<ModelTaken>>()
+  checkAliases(all, report)
+  return [...all].map(([name, { value: model, place }]) => {
+    const timeoutMs = model.timeout.value ?? retry.value.timeout.value
+    return {
+      name,
+      aliases: model.aliases.value.map(alias => alias.value),
+      balance: model.balance.value,
+      timeoutMs,
+      firstOutputTimeoutMs: retry.value.first_output_timeout.value ?? Math.max(FIRST_OUTPUT_MIN_MS, timeoutMs),
+      streamUsage: model.stream_usage.value,
+      backends: buildBackends(name, model, place, env, report),
+    }
+  })
+}
+
+function checkAliases(models: ReadonlyMap<string, Taken<ModelTaken>>, report: Report): void {
+  const taken = new Map<string, Place>([...models].map(([name, { place }]) => [name, place]))
+  for (const { value: model } of models.values()) {
+    for (const { value: alias, place } of model.aliases.value) {
+      const first = taken.get(alias)
+      if (first === undefined) taken.set(alias, place)
+      else report.problem(place, `this name already stands on line ${first.line}: names and aliases must differ`)
+    }
+  }
+}
+
+function buildBackends(
+  modelName: string,
+  model: ModelTaken,
+  modelPlace: Place,
+  env: Env,
+  report: Report,
+): readonly BackendConfig[] {
+  const { backends } = model
+  if (backends.empty) {
+    report.problem(backends.place, 'needs at least one backend')
+  }
+  const names = new Map<string, Place>()
+  for (const { value } of backends.value ?? []) {
+    const { value: name, place } = value.name
+    if (name === undefined) continue
+    const first = names.get(name)
+    if (first === undefined) names.set(name, place)
+    else
+      report.problem(place, `this name already stands on line ${first.line}: a model's backends need different names`)
+  }
+  return (backends.value ?? []).flatMap(taken => {
+    const backend = buildBackend(taken, modelName, modelPlace, names, env, report)
+    return backend === undefined ? [] : [backend]
+  })
+}
+
+function buildBackend(
+  { value: options, place }: Taken<BackendTaken>,
+  modelName: string,
+  modelPlace: Place,
+  names: Map<string, Place>,
+  env: Env,
+  report: Report,
+): BackendConfig | undefined {
+  const type = options.type.value
+  const credential = readCredential(options, place, env, report)
+  const deployment = options.deployment.value ?? modelName
+  if (deployment === '.' || deployment === '..') {
+    // As a path segment these would climb out of the deployment, however they are escaped (RFC 3986, 5.2.4).
+    const here = options.deployment.given
+      ? options.deployment.place
+      : { ...modelPlace, path: pathTo(place.path, 'deployment') }
+    report.problem(here, 'must be the name of a deployment, which "." and ".." cannot be')
+  }
+  if (type === 'openai' && options.api_version.given) {
+    report.problem(options.api_version.place, 'has no meaning with type: openai: remove it')
+  }
+  if (options.endpoint.value === undefined) return undefined
+  const parsed = parseEndpoint(options.endpoint.value, type)
+  if (parsed.kind === 'invalid') {
+    report.problem(options.endpoint.place, parsed.message)
+    return undefined
+  }
+  const { endpoint } = parsed
+  if (credential === undefined) return undefined
+  if (endpoint.protocol === 'http:' && !isLoopback(endpoint.hostname) && credential.kind !== 'none') {
+    report.warning(
+      options.endpoint.place,
+      'plain http: the credential and all prompts travel readable over the network',
+    )
+  }
+  const name = options.name.value ?? unusedName(`${endpoint.host}/${deployment}`, names, place)
+  return {
+    name,
+    type,
+    endpoint,
+    credential,
+    deployment,
+    apiVersion: options.api_version.value ?? 'v1',
+    weight: options.weight.value,
+    priority: options.priority.value,
+  }
+}
+
+// Two defaulted names of a model are alike when one deployment is used through two keys: legal, so the second gets "#2".
+function unusedName(wanted: string, names: Map<string, Place>, place: Place): string {
+  const base = wanted.replaceAll(/[^\x21-\x7e]+/g, escapeUtf8).slice(0, BACKEND_NAME_MAX_CHARS)
+  let name = base
+  for (let next = 2; names.has(name); next++) name = `${base}#${next}`
+  names.set(name, place)
+  return name
+}
+
+function escapeUtf8(characters: string): string {
+  return encodeURIComponent(characters)
+}
+
+function buildKeys(options: ConfigTaken, report: Report): readonly ClientKey[] {
+  const { enabled, keys } = options.auth.value
+  const known = new Map<string, string>()
+  for (const [name, { value: model }] of options.models.value ?? []) {
+    known.set(name, name)
+    for (const alias of model.aliases.value) known.set(alias.value, name)
+  }
+  if (enabled.value && (!keys.given || keys.empty)) {
+    report.problem(keys.place, 'auth.enabled is true and there is no key: add one, or set auth.enabled to false')
+  }
+  const seen = new Map<string, Place>()
+  return keys.value.flatMap(({ value: key, place }) => {
+    const digest = readDigest(key, place, report)
+    const models = readAllowedModels(key, known, report)
+    if (digest === undefined || key.name.value === undefined) return []
+    const first = seen.get(digest.toString('hex'))
+    if (first !== undefined)
+      report.problem(place, `the same key already stands on line ${first.line}: remove one of them`)
+    else seen.set(digest.toString('hex'), place)
+    const { requests_per_minute: requests, tokens_per_minute: tokens, concurrent } = key.limits.value
+    return [
+      {
+        name: key.name.value,
+        digest,
+        models,
+        admin: key.admin.value,
+        limits: { requestsPerMinute: requests.value, tokensPerMinute: tokens.value, concurrent: concurrent.value },
+      },
+    ]
+  })
+}
+
+function readDigest({ key, key_sha256: hash }: KeyTaken, place: Place, report: Report): Buffer | undefined {
+  if (key.given && hash.given) {
+    report.problem(hash.place, 'stands beside key: give one of them')
+    return undefined
+  }
+  if (!key.given && !hash.given) {
+    report.problem({ ...place, path: pathTo(place.path, 'key') }, 'is missing: give key, or key_sha256')
+    return undefined
+  }
+  if (hash.value !== undefined) return Buffer.from(hash.value, 'hex')
+  return key.value === undefined ? undefined : sha256(key.value)
+}
+
+function readAllowedModels(
+  key: KeyTaken,
+  known: ReadonlyMap<string, string>,
+  report: Report,
+): readonly string[] | undefined {
+  if (key.models.value === undefined) return undefined
+  if (key.models.empty) {
+    report.problem(key.models.place, 'is empty: name the models this key may use, or remove it to allow all')
+  }
+  const allowed = new Set<string>()
+  for (const { value: name, place } of key.models.value) {
+    const model = known.get(name)
+    if (model !== undefined) allowed.add(model)
+    else report.problem(place, `there is no such model${didYouMean(nearest(name, known.keys()))}`)
+  }
+  return [...allowed]
+}

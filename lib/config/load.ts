@@ -1,0 +1,136 @@
+// The config from its file to a frozen Config or a list of problems: the one entrance to this folder.
+import { closeSync, openSync, readSync } from 'node:fs'
+import { buildConfig } from './build.ts'
+import type { Env } from './credential.ts'
+import { CONFIG_MAX_CHARS, readDocument } from './document.ts'
+import { errorCode, SECRET_FILE_MAX_BYTES } from './interpolate.ts'
+import { createReport, formatProblem, type Place, type Problem, type Report } from './problems.ts'
+import { configBrick } from './schema.ts'
+import { Secret } from './secret.ts'
+import type { Config } from './types.ts'
+
+export type { ConfigOption } from './schema.ts'
+export { configOptions } from './schema.ts'
+export type { Problem }
+export { formatProblem }
+
+/** `files`: what the config depends on besides the environment (itself first), also when it is invalid; for watching. */
+export type LoadResult =
+  | {
+      readonly kind: 'ok'
+      readonly config: Config
+      readonly warnings: readonly Problem[]
+      readonly files: readonly string[]
+    }
+  | { readonly kind: 'invalid'; readonly problems: readonly Problem[]; readonly files: readonly string[] }
+
+export interface ParseSources {
+  /** The path of the config: named in problems; relative paths inside start in its folder. */
+  readonly file: string
+  readonly env: Env
+  /** The text of a mounted secret or a PEM file; throws when it cannot be read. */
+  readonly readSecretFile: (path: string) => string
+}
+
+export interface LoadSources {
+  readonly file: string
+  readonly env: Env
+  /** The config's bytes; throws when they cannot be read. Left out: the file system, bounded. */
+  readonly readFile?: (path: string) => Uint8Array
+  readonly readSecretFile?: (path: string) => string
+}
+
+// UTF-8 takes at most 3 bytes for one of JavaScript's characters.
+const CONFIG_MAX_BYTES = 3 * CONFIG_MAX_CHARS
+
+/** Reads and checks a config file, synchronously: at start and on reload, bounded in size. Never throws. */
+export function loadConfig({ file, env, readFile, readSecretFile }: LoadSources): LoadResult {
+  const unreadable = (message: string): LoadResult => ({
+    kind: 'invalid',
+    problems: [{ file, line: 1, column: 1, path: '', message }],
+    files: [file],
+  })
+  let bytes: Uint8Array
+  try {
+    bytes = (readFile ?? (path => readBounded(path, CONFIG_MAX_BYTES)))(file)
+  } catch (error) {
+    return unreadable(`the file cannot be read (${errorCode(error)})`)
+  }
+  if (bytes.length > CONFIG_MAX_BYTES) return unreadable(`the file is larger than ${CONFIG_MAX_BYTES} bytes`)
+  const text = decode(bytes)
+  if (text === undefined) return unreadable('the file is not UTF-8 text: save it as UTF-8')
+  return parseConfig(text, { file, env, readSecretFile: readSecretFile ?? readSecretText })
+}
+
+/** Checks a config's text: a frozen Config, or every problem, sorted by place. Never throws; secrets are in no message. */
+export function parseConfig(text: string, sources: ParseSources): LoadResult {
+  const report = createReport(sources.file)
+  const { root, files } = readDocument(text, sources, report)
+  const dependsOn = [sources.file, ...files]
+  const invalid = (): LoadResult => ({ kind: 'invalid', problems: report.problems(), files: [...new Set(dependsOn)] })
+  if (root === undefined) return invalid()
+  if (root.kind === 'scalar' && root.value === null) {
+    report.problem(root, 'the file is empty: begin with a copy of config.template.yaml')
+    return invalid()
+  }
+  const options = configBrick.read(root, report)
+  if (options === undefined) return invalid()
+  const config = buildConfig(options, sources, report)
+  const { tls } = options.server.value
+  if (config.server.tls !== undefined) {
+    dependsOn.push(config.server.tls.certFile, config.server.tls.keyFile)
+    const { certFile, keyFile } = config.server.tls
+    if (tls.value !== undefined) {
+      checkPem(certFile, '-----BEGIN CERTIFICATE-----', tls.value.cert.place, sources, report)
+      checkPem(keyFile, 'PRIVATE KEY-----', tls.value.key.place, sources, report)
+    }
+  }
+  if (report.failed()) return invalid()
+  return { kind: 'ok', config: freeze(config), warnings: report.warnings(), files: [...new Set(dependsOn)] }
+}
+
+function checkPem(path: string, mark: string, place: Place, sources: ParseSources, report: Report): void {
+  try {
+    if (!sources.readSecretFile(path).includes(mark)) {
+      report.problem(place, `the file ${JSON.stringify(path)} is no PEM file with "${mark}"`)
+    }
+  } catch (error) {
+    report.problem(place, `the file ${JSON.stringify(path)} cannot be read (${errorCode(error)})`)
+  }
+}
+
+function readSecretText(path: string): string {
+  return new TextDecoder().decode(readBounded(path, SECRET_FILE_MAX_BYTES))
+}
+
+// Not readFileSync: a device or an endless pipe named by mistake must not fill the memory.
+function readBounded(path: string, maxBytes: number): Uint8Array {
+  const buffer = Buffer.alloc(maxBytes + 1)
+  const file = openSync(path, 'r')
+  try {
+    let length = 0
+    while (length < buffer.length) {
+      const count = readSync(file, buffer, length, buffer.length - length, null)
+      if (count === 0) break
+      length += count
+    }
+    return buffer.subarray(0, length)
+  } finally {
+    closeSync(file)
+  }
+}
+
+function decode(bytes: Uint8Array): string | undefined {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch {
+    return undefined
+  }
+}
+
+// Everything but the digests (bytes cannot be frozen) and the secrets (their text is private already).
+function freeze<T>(value: T): T {
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value) || value instanceof Secret) return value
+  for (const part of Object.values(value)) freeze(part)
+  return Object.freeze(value)
+}

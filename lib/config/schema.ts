@@ -1,0 +1,190 @@
+// Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what each
+// option is for, and why its default is what it is, says config.template.yaml.
+import { type Brick, choice, duration, flag, percent, size, text, valueBrick, whole } from './bricks.ts'
+import type { Node } from './document.ts'
+import type { Report } from './problems.ts'
+import { defaulted, group, list, listed, mapOf, optional, required, type Section, section } from './sections.ts'
+
+// A key travels in a header: visible ASCII is what every HTTP stack passes on unchanged (RFC 9110, field-vchar).
+const HEADER_TEXT = /^[\x21-\x7e]+$/
+// In the x-proxy-backend header, in log lines and metric labels.
+const LABEL = /^[\x20-\x7e]{1,128}$/
+// Tenant and client ids are GUIDs or domain names; the tenant becomes a piece of a URL's path.
+const ENTRA_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
+const HOST = /^[A-Za-z0-9.:%_-]{1,253}$/
+
+const MAX_WORKERS = 1024
+const MAX_PER_MINUTE = 1_000_000_000
+const MAX_CONCURRENT = 1_000_000
+
+const label = text({ allowed: 'a text of at most 128 visible ASCII characters', pattern: LABEL })
+const headerSecret = text({
+  allowed: 'a key of visible ASCII characters without blanks',
+  pattern: HEADER_TEXT,
+  secret: true,
+})
+const entraId = text({ allowed: 'an id of letters, digits, dots and hyphens', pattern: ENTRA_ID })
+const modelName = text({ allowed: 'the name of a model' })
+const path = text({ allowed: 'the path of a file' })
+
+/** Where a backend's Entra token comes from, when no mapping says more. */
+export type EntraMode = 'managed_identity' | 'workload_identity' | 'client_secret'
+
+const entraSection = section({
+  mode: optional(choice(['managed_identity', 'workload_identity', 'client_secret']), 'client_secret, if there is one'),
+  tenant_id: optional(entraId),
+  client_id: optional(entraId),
+  client_secret: optional(text({ allowed: 'a client secret', secret: true })),
+  scope: defaulted(
+    text({ allowed: 'a scope that ends in /.default', pattern: /^[\x21-\x7e]+\/\.default$/ }),
+    'https://cognitiveservices.azure.com/.default',
+  ),
+  authority: optional(text(), 'AZURE_AUTHORITY_HOST, else https://login.microsoftonline.com'),
+})
+
+export type EntraTaken =
+  | { readonly kind: 'mode'; readonly mode: 'managed_identity' | 'workload_identity' }
+  | { readonly kind: 'mapping'; readonly options: NonNullable<ReturnType<typeof entraSection.read>> }
+
+const entraWord = choice(['managed_identity', 'workload_identity'])
+
+// A word, or a mapping.
+const entra: Brick<EntraTaken> = {
+  allowed: `${entraWord.allowed}, or a mapping`,
+  inside: entraSection.inside,
+  read(node: Node, report: Report) {
+    if (node.kind === 'map') {
+      const options = entraSection.read(node, report)
+      return options && { kind: 'mapping', options }
+    }
+    const mode = entraWord.read(node, report)
+    return mode && { kind: 'mode', mode }
+  },
+}
+
+const API_VERSION = /^(?:v1|preview|20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?:-preview)?)$/
+
+const backendFields = {
+  name: optional(label, 'the host and the deployment, as HOST/DEPLOYMENT'),
+  endpoint: required(text({ allowed: 'a URL such as https://my-resource.openai.azure.com' })),
+  api_key: optional(headerSecret),
+  entra: optional(entra),
+  deployment: optional(text({ allowed: 'the name of a deployment' }), "the model's name"),
+  api_version: optional(
+    text({ allowed: 'v1, preview or a version such as 2024-10-21 or 2025-04-01-preview', pattern: API_VERSION }),
+    'v1',
+  ),
+  type: defaulted(choice(['azure', 'openai']), 'azure'),
+  weight: defaulted(whole(1, 1000), 1),
+  priority: defaulted(whole(1, 100), 1),
+}
+
+const timeout = duration({ min: '10ms', max: '1h' })
+
+const modelFields = {
+  backends: required(list(section(backendFields))),
+  aliases: listed(modelName),
+  balance: defaulted(choice(['round_robin', 'least_busy', 'prompt_cache']), 'round_robin'),
+  timeout: optional(timeout, 'retry.timeout'),
+  stream_usage: defaulted(flag(), false),
+}
+
+const keyFields = {
+  name: required(label),
+  key: optional(headerSecret),
+  key_sha256: optional(text({ allowed: 'the 64 hex digits of a SHA-256', pattern: /^[0-9A-Fa-f]{64}$/, secret: true })),
+  models: optional(list(modelName), 'all models'),
+  admin: defaulted(flag(), false),
+  limits: group({
+    requests_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
+    tokens_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
+    concurrent: optional(whole(1, MAX_CONCURRENT), 'no limit'),
+  }),
+}
+
+const workers: Brick<number | 'auto'> = valueBrick(`auto or a whole number from 1 to ${MAX_WORKERS}`, (node, report) =>
+  node.value === 'auto' ? 'auto' : whole(1, MAX_WORKERS).read(node, report),
+)
+
+const rootFields = {
+  server: group({
+    port: defaulted(whole(0, 65_535), 3000),
+    host: optional(text({ allowed: 'a host name or IP address without brackets', pattern: HOST }), 'all interfaces'),
+    workers: defaulted(workers, 1),
+    max_body: defaulted(size({ min: '1KB', max: '1GB' }), '64MB'),
+    max_buffered: defaulted(size({ min: '1KB', max: '256GB' }), '512MB'),
+    shutdown_grace: defaulted(duration({ min: '1ms', max: '1h', zero: 'stop at once' }), '30s'),
+    stream_keepalive: defaulted(duration({ min: '10ms', max: '1h', zero: 'off' }), '15s'),
+    tls: optional(section({ cert: required(path), key: required(path) }), 'plain HTTP'),
+    watch: defaulted(flag(), false),
+  }),
+  auth: group({
+    enabled: defaulted(flag(), true),
+    keys: listed(section(keyFields)),
+  }),
+  models: required(mapOf(section(modelFields), 'model names')),
+  retry: group({
+    max_attempts: defaulted(whole(1, 10), 3),
+    timeout: defaulted(timeout, '2m'),
+    connect_timeout: defaulted(duration({ min: '10ms', max: '5m' }), '5s'),
+    first_output_timeout: optional(timeout, "2m, or the model's timeout if that is longer"),
+    stream_hold: defaulted(duration({ min: '1ms', max: '1m', zero: 'nothing is held back' }), '2s'),
+    idle_timeout: defaulted(duration({ min: '10ms', max: '24h' }), '5m'),
+    budget: defaulted(percent({ min: '0%', max: '100%' }), '20%'),
+    max_wait: defaulted(duration({ min: '1ms', max: '5m', zero: 'answer 429 at once' }), '0s'),
+  }),
+  health_check: group({
+    enabled: defaulted(flag(), true),
+    interval: defaulted(duration({ min: '10ms', max: '1h' }), '30s'),
+    timeout: defaulted(duration({ min: '10ms', max: '5m' }), '5s'),
+    recovery: defaulted(duration({ min: '10ms', max: '1h' }), '30s'),
+  }),
+  logging: group({
+    level: defaulted(choice(['debug', 'info', 'warn', 'error']), 'info'),
+    format: defaulted(choice(['json', 'text']), 'json'),
+    file: optional(path, 'standard output'),
+  }),
+  metrics: group({ enabled: defaulted(flag(), true) }),
+}
+
+/** The whole config as YAML says it. */
+export const configBrick = section(rootFields)
+
+export type ConfigTaken = Section<typeof rootFields>
+export type ModelTaken = Section<typeof modelFields>
+export type BackendTaken = Section<typeof backendFields>
+export type KeyTaken = Section<typeof keyFields>
+
+/** One option as users meet it. */
+export interface ConfigOption {
+  /** `models.NAME.backends[].endpoint` */
+  readonly path: string
+  readonly required: boolean
+  /** As it would be written, or in words; undefined: there is none. */
+  readonly default: string | undefined
+  /** What is allowed; completes "must be …". */
+  readonly allowed: string
+  /** Whether further options stand inside it. */
+  readonly hasOptions: boolean
+}
+
+/** Every option there is, in the order of the schema; for the template's test and for documentation. */
+export function configOptions(): readonly ConfigOption[] {
+  return optionsInside('', configBrick)
+}
+
+function optionsInside(path: string, brick: Brick<unknown>): readonly ConfigOption[] {
+  const { inside } = brick
+  if (inside.kind === 'value') return []
+  if (inside.kind === 'list') return optionsInside(`${path}[]`, inside.item)
+  if (inside.kind === 'map') return optionsInside(`${path}.NAME`, inside.item)
+  return Object.entries(inside.fields).flatMap(([name, option]) => {
+    const here = path === '' ? name : `${path}.${name}`
+    const within = optionsInside(here, option.brick)
+    const { required: isRequired, defaultText, brick: part } = option
+    return [
+      { path: here, required: isRequired, default: defaultText, allowed: part.allowed, hasOptions: within.length > 0 },
+      ...within,
+    ]
+  })
+}

@@ -1,0 +1,181 @@
+// Mappings with fixed options, mappings with free names, and lists, built of bricks. A reader gets every part that was
+// readable, each with its place, so that rules across parts can still be checked when something else is wrong.
+import { type Brick, didYouMean, found, isUsableName, readDefault } from './bricks.ts'
+import type { MapNode, Node } from './document.ts'
+import { nearest } from './nearest.ts'
+import { isPlainWords, type Place, pathTo, type Report } from './problems.ts'
+
+/** A part of the config as read: its value, whether the file gives it, and where (or where it would stand). */
+export interface Taken<T> {
+  readonly value: T
+  readonly given: boolean
+  /** Given, but with nothing in it: an empty list or mapping, or nothing after the colon. */
+  readonly empty: boolean
+  readonly place: Place
+}
+
+/** An option of a section. */
+export interface Field<T> {
+  readonly brick: Brick<unknown>
+  readonly required: boolean
+  readonly defaultText: string | undefined
+  take(node: Node | undefined, place: Place, report: Report): Taken<T>
+}
+
+export type Fields = Readonly<Record<string, Field<unknown>>>
+
+/** What a section with these fields gives. */
+export type Section<F extends Fields> = {
+  readonly [K in keyof F]: F[K] extends Field<infer T> ? Taken<T> : never
+}
+
+// More known options than this are not listed after an unknown one: the template is the better list.
+const LISTED_MAX = 12
+
+/** An option with a default, used too when what is given is wrong (then the config as a whole is invalid anyway). */
+export function defaulted<T>(brick: Brick<T>, value: string | number | boolean): Field<T> {
+  const fallback = readDefault(brick, value)
+  return field(brick, false, String(value), (node, report) => (node && brick.read(node, report)) ?? fallback)
+}
+
+/** An option that may be left out: undefined then. `defaultText` says what happens, for the list of options. */
+export function optional<T>(brick: Brick<T>, defaultText?: string): Field<T | undefined> {
+  return field(brick, false, defaultText, (node, report) => node && brick.read(node, report))
+}
+
+/** An option that must be there: undefined only when the problem is reported. */
+export function required<T>(brick: Brick<T>): Field<T | undefined> {
+  return field(brick, true, undefined, (node, report, place) => {
+    if (node !== undefined) return brick.read(node, report)
+    report.problem(place, `is missing: must be ${brick.allowed}`)
+    return undefined
+  })
+}
+
+/** A section whose options all may be left out, and so may it. */
+export function group<F extends Fields>(fields: F): Field<Section<F>> {
+  const brick = section(fields)
+  return field(brick, false, undefined, (node, report, place) => {
+    const read = node && brick.read(node, report)
+    return read ?? takeFields(fields, { ...place, kind: 'map', entries: new Map() }, report)
+  })
+}
+
+/** A list that may be left out: empty then. */
+export function listed<T>(item: Brick<T>): Field<readonly Taken<T>[]> {
+  const brick = list(item)
+  return field(brick, false, undefined, (node, report) => (node && brick.read(node, report)) ?? [])
+}
+
+function field<T>(
+  brick: Brick<unknown>,
+  isRequired: boolean,
+  defaultText: string | undefined,
+  read: (node: Node | undefined, report: Report, place: Place) => T,
+): Field<T> {
+  return {
+    brick,
+    required: isRequired,
+    defaultText,
+    take: (node, place, report) => ({
+      value: read(node, report, place),
+      given: node !== undefined,
+      empty: node !== undefined && isEmpty(node),
+      place: node ?? place,
+    }),
+  }
+}
+
+function isEmpty(node: Node): boolean {
+  if (node.kind === 'map') return node.entries.size === 0
+  if (node.kind === 'list') return node.items.length === 0
+  return node.kind === 'scalar' && node.value === null
+}
+
+/** A mapping of known options; unknown ones are reported with the nearest known. Nothing after the colon is an empty one. */
+export function section<F extends Fields>(fields: F): Brick<Section<F>> {
+  const allowed = 'a mapping of options'
+  return {
+    allowed,
+    inside: { kind: 'section', fields },
+    read(node, report) {
+      const map = asMap(node, allowed, report)
+      if (map === undefined) return undefined
+      for (const [name, { key }] of map.entries) {
+        if (!Object.hasOwn(fields, name)) reportUnknown(name, key, map, fields, report)
+      }
+      return takeFields(fields, map, report)
+    },
+  }
+}
+
+/** A mapping of free names to values of one kind; keeps the file's order. A name is never the name of a property. */
+export function mapOf<T>(item: Brick<T>, what: string): Brick<ReadonlyMap<string, Taken<T>>> {
+  const allowed = `a mapping of ${what}`
+  return {
+    allowed,
+    inside: { kind: 'map', item },
+    read(node, report) {
+      const map = asMap(node, allowed, report)
+      if (map === undefined) return undefined
+      const result = new Map<string, Taken<T>>()
+      for (const [name, { key, value }] of map.entries) {
+        if (!isUsableName(name) || name.includes('${')) {
+          report.problem({ ...key, path: map.path }, 'this name is empty, too long, or holds ${ or control characters')
+          continue
+        }
+        const read = item.read(value, report)
+        if (read !== undefined) result.set(name, { value: read, given: true, empty: isEmpty(value), place: key })
+      }
+      return result
+    },
+  }
+}
+
+/** A list of values of one kind; those that are wrong are reported and left out. */
+export function list<T>(item: Brick<T>): Brick<readonly Taken<T>[]> {
+  return {
+    allowed: 'a list',
+    inside: { kind: 'list', item },
+    read(node, report) {
+      if (node.kind === 'broken') return undefined
+      if (node.kind !== 'list') {
+        report.problem(node, `must be a list (each item begins with "- "), not ${found(node)}`)
+        return undefined
+      }
+      return node.items.flatMap(entry => {
+        const value = item.read(entry, report)
+        return value === undefined ? [] : [{ value, given: true, empty: isEmpty(entry), place: entry }]
+      })
+    },
+  }
+}
+
+function takeFields<F extends Fields>(fields: F, map: MapNode, report: Report): Section<F> {
+  const taken = Object.entries(fields).map(([name, option]) => {
+    const missing = { line: map.line, column: map.column, path: pathTo(map.path, name) }
+    return [name, option.take(map.entries.get(name)?.value, missing, report)] as const
+  })
+  // Each key got what its own field takes, which is what Section says; fromEntries cannot carry that.
+  return Object.fromEntries(taken) as Section<F>
+}
+
+function asMap(node: Node, allowed: string, report: Report): MapNode | undefined {
+  if (node.kind === 'map') return node
+  if (node.kind === 'scalar' && node.value === null) return { ...node, kind: 'map', entries: new Map() }
+  if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${found(node)}`)
+  return undefined
+}
+
+// The name itself is shown only when it is near a known one or plain words: `{key:sk-…}` makes a key of a secret.
+function reportUnknown(name: string, key: Place, map: MapNode, fields: Fields, report: Report): void {
+  const known = Object.keys(fields)
+  const near = nearest(name, known)
+  const showable = near !== undefined || isPlainWords(name)
+  const open = known.filter(option => !map.entries.has(option))
+  const rest =
+    near === undefined && open.length > 0 && open.length <= LISTED_MAX ? `; known here: ${open.join(', ')}` : ''
+  const unnamed = showable ? '' : ' (not shown: is a ": " missing after the key?)'
+  const path = showable ? key.path : map.path
+  report.problem({ ...key, path }, `unknown key${unnamed}${didYouMean(near)}${rest}`)
+}
