@@ -168,7 +168,8 @@ export function createPool({ model, members, standings, clock, random, retryBudg
       retryThrottled() {
         const nowMs = clock.nowMs()
         for (const member of tried) {
-          if (Number.isFinite(member.standing.throttledUntilMs) && isAvailable(member.standing, nowMs)) tried.delete(member)
+          if (Number.isFinite(member.standing.throttledUntilMs) && isAvailable(member.standing, nowMs))
+            tried.delete(member)
         }
       },
       skipResource(resourceId) {
@@ -188,7 +189,8 @@ export function createPool({ model, members, standings, clock, random, retryBudg
           members.filter(member => mayUse(member) && member.standing.throttledUntilMs <= nowMs),
         )
         // What is bound to one resource waits for it while the others are sound: its trouble is not the pool's.
-        const elsewhere = allow !== undefined && members.some(member => !allow(member) && isAvailable(member.standing, nowMs))
+        const elsewhere =
+          allow !== undefined && members.some(member => !allow(member) && isAvailable(member.standing, nowMs))
         if (resting !== undefined && !elsewhere) {
           // Only a full outage is multiplied by retries: with anyone available in the pool there is none.
           const outage = !members.some(member => isAvailable(member.standing, nowMs))

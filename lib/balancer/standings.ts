@@ -20,7 +20,10 @@ export type EjectReason =
   | 'by_hand'
 
 export interface Ejection {
+  /** When it was thrown out; trouble that goes on does not change it. */
   readonly sinceMs: number
+  /** When it was last seen to fail. */
+  readonly failedMs: number
   readonly untilMs: number
   readonly reason: EjectReason
   /** What was seen, for people: `500`, `ECONNREFUSED`. No secret. */
@@ -125,10 +128,10 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
 
   const eject = (standing: Mutable<Standing>, ejection: Ejection): void => {
     const before = standing.ejection
-    standing.ejection = ejection
+    const stillOut = before !== undefined && before.untilMs > ejection.failedMs
+    standing.ejection = stillOut ? { ...ejection, sinceMs: before.sinceMs } : ejection
     standing.trialInFlight = false
-    const wasOut = before !== undefined && before.untilMs > ejection.sinceMs
-    if (!wasOut || before.reason !== ejection.reason) tell({ kind: 'ejected', standing, ejection })
+    if (!stillOut || before.reason !== ejection.reason) tell({ kind: 'ejected', standing, ejection: standing.ejection })
   }
 
   const restore = (standing: Mutable<Standing>, by: 'trial' | 'request' | 'probe' | 'hand'): void => {
@@ -172,7 +175,7 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
       const straggler = current !== undefined && current !== underEjection
       if (straggler && (holdMs === undefined || current.untilMs >= untilMs)) return
       if (current?.named === true && current.untilMs > untilMs) return
-      eject(standing, { sinceMs, untilMs, reason, detail, named: holdMs !== undefined })
+      eject(standing, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: holdMs !== undefined })
     }
 
     return {
@@ -228,7 +231,7 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
     probePassed(given, askedAtMs) {
       const standing = own(given)
       const { ejection } = standing
-      if (ejection === undefined || ejection.sinceMs > askedAtMs || ejection.named) return
+      if (ejection === undefined || ejection.failedMs > askedAtMs || ejection.named) return
       // A model list says nothing of a deployment, and a hand is stronger than a probe.
       if (ejection.reason === 'deployment_missing' || ejection.reason === 'by_hand') return
       if (ejection.reason === 'probe_failed') return restore(standing, 'probe')
@@ -240,12 +243,19 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
       const sinceMs = clock.nowMs()
       const untilMs = sinceMs + recoveryMs()
       if (standing.ejection !== undefined && standing.ejection.untilMs >= untilMs) return
-      eject(standing, { sinceMs, untilMs, reason, detail, named: false })
+      eject(standing, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: false })
     },
     eject(given, holdMs) {
       const sinceMs = clock.nowMs()
       const untilMs = holdMs === undefined ? Number.POSITIVE_INFINITY : sinceMs + holdMs
-      eject(own(given), { sinceMs, untilMs, reason: 'by_hand', detail: 'ejected by hand', named: true })
+      eject(own(given), {
+        sinceMs,
+        failedMs: sinceMs,
+        untilMs,
+        reason: 'by_hand',
+        detail: 'ejected by hand',
+        named: true,
+      })
     },
     restore(given) {
       const standing = own(given)

@@ -98,7 +98,8 @@ function hasNoBody(status: number, method: string): boolean {
 
 /** System error codes are safe and useful to show; texts may hold anything. */
 function detailOf(error: unknown): string {
-  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string') return error.code
+  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string')
+    return error.code
   return 'error'
 }
 
@@ -296,7 +297,11 @@ function readError(
         },
         onEnd() {
           const answer: UpstreamAnswer = { status, response, headers, body: { kind: 'whole', chunks, bytes } }
-          resolve({ kind: 'answer', outcome: judge(chunks[0] !== undefined && chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)), answer })
+          resolve({
+            kind: 'answer',
+            outcome: judge(chunks[0] !== undefined && chunks.length === 1 ? chunks[0] : Buffer.concat(chunks)),
+            answer,
+          })
         },
         onLost: unreadable,
       },

@@ -1,8 +1,9 @@
 // Watches an event stream as its bytes pass: where its events end, whether it has shown output yet, whether it came to its
 // protocol's own end. Changes nothing, copies nothing but short line beginnings, knows nothing of sockets.
 // Framing: WHATWG HTML, "Server-sent events"; Azure's dialects: wire reference, section 5.
-import type { Dialect } from '../azure/operations.ts'
+
 import { readError, type UpstreamError } from '../azure/errors.ts'
+import type { Dialect } from '../azure/operations.ts'
 
 /** What the stream has shown so far. */
 export type Phase =

@@ -32,6 +32,8 @@ export interface Ask {
   readonly method: string
   readonly dialect: Dialect
   readonly wantsStream: boolean
+  /** The body is known to be a JSON object. */
+  readonly json: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
   readonly creates: boolean
   /** Path and query at a backend. */
@@ -94,14 +96,23 @@ function detailOf(outcome: Outcome): string {
   return 'detail' in outcome ? outcome.detail : ''
 }
 
+/** curl -d calls its JSON a form and some clients call it nothing: Azure answers both with 415, though the body is sound. */
+function asJson(headers: string[]): void {
+  const at = headers.findIndex((text, i) => i % 2 === 0 && text.toLowerCase() === 'content-type')
+  if (at === -1) headers.push('content-type', 'application/json')
+  else if (/^application\/x-www-form-urlencoded/i.test(headers[at + 1] ?? '')) headers[at + 1] = 'application/json'
+}
+
 /** Makes the attempt's headers; undefined body length means there is no body and no Content-Length. */
 function wireHeaders(
   request: IncomingMessage,
   backend: BackendConfig,
   authorization: { readonly name: string; readonly value: string } | undefined,
   byteLength: number | undefined,
+  json: boolean,
 ): string[] {
   const headers = upstreamHeaders(request.rawHeaders, backend.type)
+  if (json) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
   if (authorization !== undefined) headers.push(authorization.name, authorization.value)
   if (byteLength !== undefined) headers.push('content-length', String(byteLength))
@@ -135,6 +146,7 @@ async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: For
           backend,
           authorization.kind === 'header' ? authorization : undefined,
           hasBody ? body.byteLength : undefined,
+          body.byteLength > 0 && ask.json,
         ),
       },
       body: body.chunks,
@@ -150,7 +162,10 @@ async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: For
 }
 
 function noteSignals(member: Member, headers: IncomingMessage['headers'], standings: Standings): void {
-  if (headers['x-ratelimit-remaining-requests'] === undefined && headers['x-ratelimit-remaining-tokens'] === undefined) {
+  if (
+    headers['x-ratelimit-remaining-requests'] === undefined &&
+    headers['x-ratelimit-remaining-tokens'] === undefined
+  ) {
     return
   }
   const signals = rateLimitSignals(headers)

@@ -80,7 +80,8 @@ export function classifyAnswer(
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (wire reference, 5.4)
  */
 export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
-  const detail = error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `in stream: ${error.code}` : 'in stream'
+  const detail =
+    error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `in stream: ${error.code}` : 'in stream'
   if (isThrottle(error)) {
     return { kind: 'throttled', waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS, detail }
   }

@@ -81,7 +81,9 @@ const UNREAD_MAX_BYTES = 64 * 1024
 function leavesTooMuchUnread(request: IncomingMessage): boolean {
   if (request.complete) return false
   const declared = request.headers['content-length']
-  return declared === undefined ? request.headers['transfer-encoding'] !== undefined : Number(declared) > UNREAD_MAX_BYTES
+  return declared === undefined
+    ? request.headers['transfer-encoding'] !== undefined
+    : Number(declared) > UNREAD_MAX_BYTES
 }
 
 /** Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow). */

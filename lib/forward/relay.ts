@@ -15,7 +15,10 @@ import { createTail, readUsage, type Tail } from './usage.ts'
 export type RelayEnd =
   | { readonly kind: 'complete' }
   /** Upstream's part broke off after the client had seen some of it. */
-  | { readonly kind: 'cut'; readonly detail: 'connection_lost' | 'no_protocol_end' | 'idle_timeout' | 'first_output_timeout' }
+  | {
+      readonly kind: 'cut'
+      readonly detail: 'connection_lost' | 'no_protocol_end' | 'idle_timeout' | 'first_output_timeout'
+    }
   | { readonly kind: 'cancelled'; readonly reason: CancelReason }
 
 export interface RelayOptions {

@@ -1,16 +1,17 @@
 // Requests that name state of the Responses API must reach the resource that holds it; what answers show of such state is
 // remembered. Ids are never changed.
+
+import { createHash } from 'node:crypto'
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { UpstreamAnswer } from '../forward/attempt.ts'
 import { viewBytes } from '../forward/chunk-list.ts'
 import type { Exchange } from '../forward/exchange.ts'
+import type { Found } from '../forward/find-owner.ts'
 import { findStringsOfKey } from '../forward/json-key-search.ts'
 import type { ScannedObject } from '../forward/json-scan.ts'
 import { lastMember } from '../forward/model-field.ts'
 import type { Refusal } from '../forward/refuse.ts'
-import type { Found } from '../forward/find-owner.ts'
-import { createHash } from 'node:crypto'
 import type { Gateway } from './gateway.ts'
 
 export type Binding =
@@ -51,7 +52,8 @@ export function isResponseId(text: string): boolean {
 function announcedId(answer: UpstreamAnswer): string | undefined {
   if (answer.status >= 300) return undefined
   const { body } = answer
-  const pieces = body.kind === 'whole' ? body.chunks : body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
+  const pieces =
+    body.kind === 'whole' ? body.chunks : body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
   for (const piece of pieces) {
     const id = /"id"\s*:\s*"(resp_[\w-]{1,250})"/.exec(piece.toString('latin1'))?.[1]
     if (id !== undefined) return id

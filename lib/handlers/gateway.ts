@@ -1,6 +1,12 @@
 // What the handlers work with: one config's models over state that outlives it. Built anew on reload, swapped at once; the
 // parts that are handed in (standings, sockets, owners, counters) stay.
-import { type Authorizer, authorizerFor, credentialId, resourceId, type TokenAuthorizerFactory } from '../azure/credentials.ts'
+import {
+  type Authorizer,
+  authorizerFor,
+  credentialId,
+  resourceId,
+  type TokenAuthorizerFactory,
+} from '../azure/credentials.ts'
 import type { Owners } from '../balancer/owners.ts'
 import { createPool, hashText, type Member, type Pool } from '../balancer/pool.ts'
 import type { Standings } from '../balancer/standings.ts'

@@ -8,7 +8,7 @@ import { createJsonScanner, type ScannedObject } from '../forward/json-scan.ts'
 import { lastMember, MODEL, setMembers } from '../forward/model-field.ts'
 import { promptHash } from '../forward/prompt-key.ts'
 import { type Refusal, refuse } from '../forward/refuse.ts'
-import { bindToState, type Binding } from './bind-state.ts'
+import { type Binding, bindToState } from './bind-state.ts'
 import { type Gateway, mayUse } from './gateway.ts'
 import { optionsAskingUsage, refusesStreamOptions, STREAM_OPTIONS } from './stream-usage.ts'
 
@@ -134,7 +134,11 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     const binding = await bindToState(taken.body.chunks, scan, operation, pool, exchange, gateway)
     if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
 
-    await forward(exchange, askFor({ route, pool, scan, wantsStream, binding, body: () => held, releaseBody }, gateway), gateway.forwardDeps)
+    await forward(
+      exchange,
+      askFor({ route, pool, scan, wantsStream, binding, body: () => held, releaseBody }, gateway),
+      gateway.forwardDeps,
+    )
   } finally {
     releaseBody()
   }
@@ -166,6 +170,7 @@ function askFor({ route, pool, scan, wantsStream, binding, body, releaseBody }: 
     method: 'POST',
     dialect: operation.dialect,
     wantsStream,
+    json: true,
     creates: true,
     path: backend => operationPath(operation, backend, query),
     body(member) {

@@ -29,9 +29,7 @@ export async function handleStoredResponse(
   const { request, record } = exchange
   request.resume()
   const members = gateway.membersFor(exchange.clientKey)
-  const found = isResponseId(id)
-    ? await gateway.ownerFinder.find(id, members)
-    : ({ kind: 'nowhere' } as const)
+  const found = isResponseId(id) ? await gateway.ownerFinder.find(id, members) : ({ kind: 'nowhere' } as const)
   const places = placesOf(found)
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
   const pool = poolWith(exchange, gateway, places)
@@ -53,6 +51,7 @@ export async function handleStoredResponse(
       method,
       dialect: wantsStream ? 'responses' : 'opaque',
       wantsStream,
+      json: false,
       creates: false,
       path: backend => storedResponsePath(id, action, backend, query),
       body: () => ({ chunks: [], byteLength: 0, dropUsageEvent: false }),

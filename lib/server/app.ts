@@ -100,7 +100,8 @@ export function createApp({ clock, log, version, gateway, onFinished }: AppDeps)
         return refuse(exchange, {
           status: 401,
           code: 'invalid_api_key',
-          message: 'No valid API key was given: send it as "Authorization: Bearer KEY", or as "api-key" or "x-api-key".',
+          message:
+            'No valid API key was given: send it as "Authorization: Bearer KEY", or as "api-key" or "x-api-key".',
           headers: ['www-authenticate', 'Bearer'],
         })
       }
@@ -162,7 +163,10 @@ export function createApp({ clock, log, version, gateway, onFinished }: AppDeps)
         throw new Error('a handler returned without an answer')
       }
     } catch (error) {
-      log.error('handler failed', { id: exchange.id, error: error instanceof Error ? (error.stack ?? error.message) : 'unknown' })
+      log.error('handler failed', {
+        id: exchange.id,
+        error: error instanceof Error ? (error.stack ?? error.message) : 'unknown',
+      })
       refuse(exchange, {
         status: 500,
         code: 'internal_error',

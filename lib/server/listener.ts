@@ -1,5 +1,5 @@
 // The node:http(s) server and its limits, and what is answered to bytes that never become a request.
-import http, { STATUS_CODES, type IncomingMessage, type ServerOptions, type ServerResponse } from 'node:http'
+import http, { type IncomingMessage, type ServerOptions, type ServerResponse, STATUS_CODES } from 'node:http'
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../forward/refuse.ts'
@@ -38,7 +38,12 @@ export interface Listener {
 /** A refusal for bytes that could not be parsed as a request. */
 function refusalFor(code: string | undefined): Refusal {
   if (code === 'HPE_HEADER_OVERFLOW') {
-    return { status: 431, code: 'request_headers_too_large', message: 'The request headers are too large.', close: true }
+    return {
+      status: 431,
+      code: 'request_headers_too_large',
+      message: 'The request headers are too large.',
+      close: true,
+    }
   }
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
     return { status: 408, code: 'request_timeout', message: 'The request headers did not arrive in time.', close: true }

@@ -2,7 +2,12 @@
 import { type Operation, operationNamed } from '../azure/operations.ts'
 
 export type Route =
-  | { readonly kind: 'inference'; readonly operation: Operation; readonly model: string | undefined; readonly query: string }
+  | {
+      readonly kind: 'inference'
+      readonly operation: Operation
+      readonly model: string | undefined
+      readonly query: string
+    }
   | {
       readonly kind: 'stored_response'
       readonly id: string

@@ -1,0 +1,12 @@
+// `--check`: is the config sound. Prints every problem with its place; asks no backend.
+import type { ExitCode } from '../main.ts'
+import { loadOrExplain } from './load.ts'
+
+export function check(file: string): ExitCode {
+  const loaded = loadOrExplain(file)
+  if (loaded === undefined) return 2
+  const { models } = loaded.config
+  const backends = models.reduce((sum, model) => sum + model.backends.length, 0)
+  process.stdout.write(`${file}: ok, ${models.length} models, ${backends} backends\n`)
+  return 0
+}

@@ -1,0 +1,50 @@
+// `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there, latency.
+
+import { systemClock } from '../clock.ts'
+import type { ExitCode } from '../main.ts'
+import { type Inspection, inspectBackends } from '../server/inspect.ts'
+import { loadOrExplain } from './load.ts'
+import { createEntra } from './process-parts.ts'
+
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map(row => row[column]?.length ?? 0)))
+  return rows
+    .map(row =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n')
+}
+
+function yesNo(value: boolean | undefined): string {
+  return value === undefined ? '?' : value ? 'yes' : 'NO'
+}
+
+function row(found: Inspection): string[] {
+  return [
+    found.model,
+    found.backend,
+    found.dnsMs === undefined ? 'NO' : `${found.dnsMs} ms`,
+    found.tcpMs === undefined ? 'NO' : `${found.tcpMs} ms`,
+    found.tls === undefined ? '-' : `${found.tls.daysLeft} days`,
+    yesNo(found.keyAccepted),
+    yesNo(found.deploymentFound),
+    yesNo(found.apiVersionAccepted),
+    found.latencyMs === undefined ? '-' : `${found.latencyMs} ms`,
+    found.problem ?? 'ok',
+  ]
+}
+
+const HEAD = ['MODEL', 'BACKEND', 'DNS', 'TCP', 'TLS', 'KEY', 'DEPLOYMENT', 'VERSION', 'LATENCY', 'VERDICT']
+
+/** Exit 0 when every backend is sound, 1 when one is not, 2 when the config is wrong. */
+export async function probe(file: string, { json }: { readonly json: boolean }): Promise<ExitCode> {
+  const loaded = loadOrExplain(file)
+  if (loaded === undefined) return 2
+  const clock = systemClock()
+  const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer: createEntra(clock, () => undefined) })
+  process.stdout.write(json ? `${JSON.stringify(found, null, 2)}\n` : `${table([HEAD, ...found.map(row)])}\n`)
+  return found.every(inspection => inspection.problem === undefined) ? 0 : 1
+}

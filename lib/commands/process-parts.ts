@@ -1,0 +1,30 @@
+// The pieces that need the process itself: environment, files, standard streams.
+import { readFileSync } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
+import type { Clock } from '../clock.ts'
+import type { Config } from '../config/types.ts'
+import { createLog, type Log } from '../log.ts'
+import { createLogOutput, type LogOutput } from '../log-output.ts'
+import type { TlsFiles } from '../server/listener.ts'
+
+/** Entra ID tokens by the environment's identity. */
+export function createEntra(clock: Clock, onProblem: (message: string) => void): TokenAuthorizerFactory {
+  void clock
+  void onProblem
+  void readFile
+  return () => ({ authorize: () => ({ kind: 'unavailable', reason: 'not there yet' }) })
+}
+
+/** The log a config asks for; its level and format follow reloads. */
+export function openLog(clock: Clock, config: () => Config['logging']): { log: Log; output: LogOutput } {
+  const { file } = config()
+  const output = createLogOutput(file === undefined ? { kind: 'fd', fd: 1 } : { kind: 'file', path: file })
+  const log = createLog({ clock, level: () => config().level, format: () => config().format, write: output.write })
+  return { log, output }
+}
+
+/** The listener's certificate and key. @throws when one cannot be read */
+export function readTls(tls: Config['server']['tls']): TlsFiles | undefined {
+  return tls === undefined ? undefined : { cert: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) }
+}

@@ -1,0 +1,77 @@
+// The line of every request, and of every change of a backend's state (README, "The log line").
+import type { StandingChange } from '../balancer/standings.ts'
+import type { Gateway } from '../handlers/gateway.ts'
+import type { Log } from '../log.ts'
+import type { FinishedRequest } from './app.ts'
+
+function ms(value: number | undefined): number | null {
+  return value === undefined ? null : Math.round(value * 10) / 10
+}
+
+/** One line a request: the contract's fields first, then those that are there only when they say something. */
+export function logFinished(
+  log: Log,
+  { id, method, path, client, traceparent, durationMs, record }: FinishedRequest,
+): void {
+  const { usage } = record
+  log.info('request', {
+    id,
+    key: record.key ?? null,
+    method,
+    path,
+    model: record.model ?? null,
+    backend: record.backend ?? null,
+    status: record.status,
+    attempts: record.attempts,
+    duration_ms: ms(durationMs),
+    ttfb_ms: ms(record.ttfbMs),
+    bytes_in: record.bytesIn,
+    bytes_out: record.bytesOut,
+    stream: record.stream,
+    prompt_tokens: usage.promptTokens ?? null,
+    completion_tokens: usage.completionTokens ?? null,
+    cached_tokens: usage.cachedTokens ?? null,
+    client: client ?? null,
+    error: record.error ?? null,
+    spilled: record.spilled ? true : undefined,
+    spilled_over: record.spilledOver,
+    upstream_id: record.upstreamId,
+    traceparent,
+  })
+}
+
+/** The names under which a deployment is known, one for each pool it is in. */
+function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
+  const found = pools.flatMap(pool =>
+    pool.members
+      .filter(member => member.standing.id === standingId)
+      .map(member => ({ model: pool.model.name, backend: member.backend.name })),
+  )
+  return {
+    model: found.map(({ model }) => model).join(','),
+    backend: [...new Set(found.map(({ backend }) => backend))].join(','),
+  }
+}
+
+function recoversInMs(untilMs: number, sinceMs: number): number | null {
+  return Number.isFinite(untilMs) ? Math.round(untilMs - sinceMs) : null
+}
+
+/** Said once a change. A mistake in the config is said louder than a failure: only its operator can mend it. */
+export function logStandingChange(log: Log, change: StandingChange, gateway: Gateway): void {
+  const names = namesOf(change.standing.id, gateway)
+  switch (change.kind) {
+    case 'ejected': {
+      const { reason, detail, untilMs, failedMs } = change.ejection
+      const fields = { ...names, reason, detail, for_ms: recoversInMs(untilMs, failedMs) }
+      if (reason === 'credentials_refused' || reason === 'deployment_missing' || reason === 'credential_unavailable') {
+        log.error('backend ejected: check its credentials and deployment in the config', fields)
+      } else log.warn('backend ejected', fields)
+      return
+    }
+    case 'restored':
+      return log.info('backend restored', { ...names, by: change.by })
+    case 'throttled':
+      return log.warn('backend throttled', { ...names, for_ms: Math.round(change.waitMs) })
+  }
+}

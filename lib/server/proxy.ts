@@ -1,0 +1,115 @@
+// One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
+import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
+import { createOwners } from '../balancer/owners.ts'
+import { createProbes } from '../balancer/probes.ts'
+import { createStandings, type StandingChange } from '../balancer/standings.ts'
+import { createWaitQueue } from '../balancer/wait-queue.ts'
+import type { Clock, Random } from '../clock.ts'
+import type { Config } from '../config/types.ts'
+import { askProbe } from '../forward/ask-probe.ts'
+import { createBodyBudget } from '../forward/body.ts'
+import { createDeadlines } from '../forward/deadlines.ts'
+import type { AttemptReport } from '../forward/forward.ts'
+import { createQuirks } from '../forward/quirks.ts'
+import { createTransport } from '../forward/transport.ts'
+import { createGateway, type Gateway, type Parts } from '../handlers/gateway.ts'
+import type { Log } from '../log.ts'
+import { logFinished, logStandingChange } from './access-log.ts'
+import { type App, createApp } from './app.ts'
+import { createListener, type Listener, type TlsFiles } from './listener.ts'
+
+export interface ProxyOptions {
+  readonly config: Config
+  readonly version: string
+  readonly clock: Clock
+  readonly random: Random
+  readonly log: Log
+  readonly tokenAuthorizer: TokenAuthorizerFactory
+  readonly tls?: TlsFiles
+}
+
+export interface Proxy {
+  listen(): Promise<{ readonly port: number }>
+  /**
+   * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is closed.
+   */
+  shutdown(graceMs: number): Promise<void>
+  readonly gateway: () => Gateway
+  readonly app: App
+  readonly parts: Parts
+  readonly listener: Listener
+  /** One probe round now. */
+  probe(): Promise<void>
+}
+
+/** After the grace period: what is cut off has this long to hear of it. */
+const FAREWELL_MS = 500
+
+export function createProxy({ config, version, clock, random, log, tokenAuthorizer, tls }: ProxyOptions): Proxy {
+  let gateway: Gateway
+  const current = (): Gateway => gateway
+  const deadlines = createDeadlines(clock)
+  const transport = createTransport()
+  const standings = createStandings({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
+
+  const parts: Parts = {
+    clock,
+    random,
+    standings,
+    owners: createOwners(),
+    quirks: createQuirks(clock),
+    waitQueue: createWaitQueue(clock),
+    transport,
+    deadlines,
+    bodyBudget: createBodyBudget(() => current().config.server.maxBufferedBytes),
+    tokenAuthorizer,
+    onAttempt(report: AttemptReport) {
+      if (report.label !== 'served') log.debug('attempt', { ...report })
+    },
+  }
+  gateway = createGateway(config, parts)
+  standings.onChange((change: StandingChange) => logStandingChange(log, change, current()))
+
+  const app = createApp({ clock, log, version, gateway: current, onFinished: finished => logFinished(log, finished) })
+  const listener = createListener({ tls, onRequest: app.handle })
+  const probes = createProbes({
+    clock,
+    random,
+    standings,
+    members: () => current().pools.flatMap(pool => pool.members),
+    settings: () => current().config.healthCheck,
+    ask: member =>
+      askProbe(member, current().authorizer(member), current().config.healthCheck.timeoutMs, {
+        transport,
+        deadlines,
+        clock,
+      }),
+  })
+
+  return {
+    gateway: current,
+    app,
+    parts,
+    listener,
+    probe: () => probes.round(),
+    async listen() {
+      const { server } = current().config
+      const address = await listener.listen(server.port, server.host)
+      probes.start()
+      return address
+    },
+    async shutdown(graceMs) {
+      probes.stop()
+      const finished = app.drain()
+      const over = new Promise<void>(resolve => clock.after(graceMs, resolve))
+      await Promise.race([finished, over])
+      app.cancelAll()
+      const farewell = new Promise<void>(resolve => clock.after(FAREWELL_MS, resolve))
+      await Promise.race([finished, farewell])
+      const closed = listener.close()
+      listener.server.closeAllConnections()
+      await closed
+      transport.close()
+    },
+  }
+}
