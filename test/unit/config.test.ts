@@ -478,7 +478,7 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
     'an unknown word',
     `logging:\n  level: warning\n${REST}`,
     ['2:10 logging.level'],
-    /debug, info, warn or error.*"warning".*"warn"/,
+    /debug, info, warn or error, not "warning"/,
   ],
   ['TLS without a key', `server:\n  tls: {cert: a.pem}\n${REST}`, ['2:8 server.tls.key'], /missing/],
   ['no keys', MODELS, ['1:1 auth.keys'], /auth\.enabled is true.*false/],
@@ -487,22 +487,22 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
   [
     'a key as number',
     `auth:\n  keys: [{name: a, key: 123456}]\n${MODELS}`,
-    ['2:26 auth.keys[0].key'],
+    ['2:25 auth.keys[0].key'],
     /number \(not shown\).*quotes/,
   ],
-  ['a key with a blank', `auth:\n  keys: [{name: a, key: "a b"}]\n${MODELS}`, ['2:26 auth.keys[0].key'], /blanks/],
-  ['an empty key', `auth:\n  keys: [{name: a, key: ""}]\n${MODELS}`, ['2:26 auth.keys[0].key'], /empty/],
+  ['a key with a blank', `auth:\n  keys: [{name: a, key: "a b"}]\n${MODELS}`, ['2:25 auth.keys[0].key'], /blanks/],
+  ['an empty key', `auth:\n  keys: [{name: a, key: ""}]\n${MODELS}`, ['2:25 auth.keys[0].key'], /empty/],
   [
     'key and hash',
-    `auth:\n  keys: [{name: a, key: b, key_sha256: ${'0'.repeat(64)}}]\n${MODELS}`,
-    ['2:41 auth.keys[0].key_sha256'],
+    `auth:\n  keys: [{name: a, key: b, key_sha256: ${'ab'.repeat(32)}}]\n${MODELS}`,
+    ['2:40 auth.keys[0].key_sha256'],
     /one of them/,
   ],
   ['neither key nor hash', `auth:\n  keys: [{name: a}]\n${MODELS}`, ['2:10 auth.keys[0].key'], /key_sha256/],
   [
     'half a hash',
     `auth:\n  keys: [{name: a, key_sha256: abcdef}]\n${MODELS}`,
-    ['2:33 auth.keys[0].key_sha256'],
+    ['2:32 auth.keys[0].key_sha256'],
     /64 hex.*not shown/,
   ],
   [
@@ -544,49 +544,49 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
   [
     'two credentials',
     backendWith('endpoint: "https://a", api_key: k, entra: managed_identity'),
-    ['7:51 models.gpt-4.backends[0].entra'],
+    ['7:52 models.gpt-4.backends[0].entra'],
     /api_key/,
   ],
   [
     'an unknown version',
     backendWith('endpoint: "https://a", api_key: k, api_version: latest'),
-    ['7:57 models.gpt-4.backends[0].api_version'],
+    ['7:58 models.gpt-4.backends[0].api_version'],
     /v1, preview.*"latest"/,
   ],
   [
     'a month 13',
     backendWith('endpoint: "https://a", api_key: k, api_version: 2024-13-01'),
-    ['7:57 models.gpt-4.backends[0].api_version'],
+    ['7:58 models.gpt-4.backends[0].api_version'],
     /2024-10-21/,
   ],
   [
     'a version as number',
     backendWith('endpoint: "https://a", api_key: k, api_version: 2024'),
-    ['7:57 models.gpt-4.backends[0].api_version'],
+    ['7:58 models.gpt-4.backends[0].api_version'],
     /quotes/,
   ],
   [
     'a version for type openai',
     backendWith('endpoint: "https://a", type: openai, api_version: v1'),
-    ['7:59 models.gpt-4.backends[0].api_version'],
+    ['7:60 models.gpt-4.backends[0].api_version'],
     /openai/,
   ],
   [
     'a deployment that climbs',
     backendWith('endpoint: "https://a", api_key: k, deployment: ".."'),
-    ['7:56 models.gpt-4.backends[0].deployment'],
+    ['7:57 models.gpt-4.backends[0].deployment'],
     /"\.\."/,
   ],
   [
     'a weight of zero',
     backendWith('endpoint: "https://a", api_key: k, weight: 0'),
-    ['7:52 models.gpt-4.backends[0].weight'],
+    ['7:53 models.gpt-4.backends[0].weight'],
     /1 to 1000/,
   ],
   [
     'a name for no header',
     backendWith('endpoint: "https://a", api_key: k, name: "ä"'),
-    ['7:50 models.gpt-4.backends[0].name'],
+    ['7:51 models.gpt-4.backends[0].name'],
     /ASCII/,
   ],
   [
@@ -594,25 +594,25 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
     modelWith(
       'backends:\n  - {endpoint: "https://a", api_key: k, name: x}\n  - {endpoint: "https://b", api_key: k, name: x}',
     ),
-    ['8:50 models.gpt-4.backends[1].name'],
+    ['8:51 models.gpt-4.backends[1].name'],
     /line 7/,
   ],
   [
     'entra without mode',
     backendWith('endpoint: "https://a", entra: {client_id: c}'),
-    ['7:39 models.gpt-4.backends[0].entra.mode'],
+    ['7:40 models.gpt-4.backends[0].entra.mode'],
     /managed_identity/,
   ],
   [
     'a secret without tenant',
     backendWith('endpoint: "https://a", entra: {client_id: c, client_secret: s}'),
-    ['7:39 models.gpt-4.backends[0].entra.tenant_id'],
+    ['7:40 models.gpt-4.backends[0].entra.tenant_id'],
     /tenant_id/,
   ],
   [
     'a tenant for a managed identity',
     backendWith('endpoint: "https://a", entra: {mode: managed_identity, tenant_id: t}'),
-    ['7:74 models.gpt-4.backends[0].entra.tenant_id'],
+    ['7:76 models.gpt-4.backends[0].entra.tenant_id'],
     /managed_identity/,
   ],
   [
@@ -620,13 +620,13 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
     backendWith(
       'endpoint: "https://a", entra: {tenant_id: t, client_id: c, client_secret: s, authority: "http://login.example"}',
     ),
-    ['7:97 models.gpt-4.backends[0].entra.authority'],
+    ['7:98 models.gpt-4.backends[0].entra.authority'],
     /https/,
   ],
   [
     'a scope without .default',
     backendWith('endpoint: "https://a", entra: {mode: managed_identity, scope: "https://x"}'),
-    ['7:70 models.gpt-4.backends[0].entra.scope'],
+    ['7:72 models.gpt-4.backends[0].entra.scope'],
     /\.default/,
   ],
   ['an alias that is a model', `${MODELS}    aliases: [gpt-4]\n${AUTH}`, ['5:15 models.gpt-4.aliases[0]'], /line 2/],
@@ -694,7 +694,7 @@ t.test('what is refused, where, and what the message names', async t => {
     let laughs = 'a: &a [x,x,x,x,x,x,x,x,x,x]\n'
     for (const [name, before] of ['ba', 'cb', 'dc', 'ed', 'fe', 'gf', 'hg'])
       laughs += `${name}: &${name} [${`*${before},`.repeat(10)}]\n`
-    t.match(refuse(laughs), [{ message: /100000 values/ }])
+    t.match(refuse(laughs).find(problem => problem.message.includes('100000 values'))?.path, /^[a-h]/)
     t.match(refuse('['.repeat(100_000)), [{ message: /nested/ }])
     t.match(refuse(`a: ${'{a: '.repeat(100)}1${'}'.repeat(100)}\n${REST}`), [{ path: 'a' }, { message: /nested/ }])
     t.match(refuse(`# ${'x'.repeat(1_000_000)}\n`), [{ message: /longer than 1000000/ }])
@@ -722,7 +722,7 @@ t.test('${…}', async t => {
 
   t.test('gives text where text is wanted, numbers and flags where those are', async t => {
     const config = load(
-      `server:\n  port: \${P}\n  watch: "\${W}"\n  max_body: \${S:-1MB}\n  workers: \${N}\n${REST.replace('client-key-1', '${K}')}`,
+      `server:\n  port: \${P}\n  watch: "\${W}"\n  max_body: \${S:-1MB}\n  workers: \${N}\n${REST.replace('client-key-1', '"${K}"')}`,
       {
         P: '8080',
         W: 'TRUE',
