@@ -190,7 +190,7 @@ function buildTree(
     const place = { ...placeOf(alias.range), path: around.path }
     if (known === undefined) return broken(place, 'this alias (*) has no anchor (&) before it')
     aliases.set(alias, known)
-    return toNode(known, around, depth + 1)
+    return toNode(known, place, depth + 1)
   }
 
   function toScalar(value: unknown, source: string, place: Place): Node {

@@ -22,6 +22,8 @@ export interface Report {
   secret(text: string): void
   /** Whether there is any problem; warnings are none. */
   failed(): boolean
+  /** Whether further problems are dropped: looking for more is of no use. */
+  full(): boolean
   /** Sorted by place. */
   problems(): readonly Problem[]
   warnings(): readonly Problem[]
@@ -42,18 +44,25 @@ const PLAIN_WORDS_MAX_CHARS = 24
 export function createReport(file: string): Report {
   const problems: Problem[] = []
   const warnings: Problem[] = []
-  const secrets = new Set<string>()
+  const secrets = new Map<number, Set<string>>()
   const note = (list: Problem[], { line, column, path }: Place, message: string) => {
     if (list.length < PROBLEMS_MAX) list.push({ file, line, column, path, message })
   }
-  const finished = (list: readonly Problem[]) => list.map(problem => hideSecrets(problem, secrets)).sort(byPlace)
+  const hidden = (problem: Problem): Problem => {
+    const path = hideSecrets(problem.path, secrets)
+    return { ...problem, path, message: hideSecrets(problem.message, secrets) }
+  }
+  const finished = (list: readonly Problem[]) => list.map(hidden).sort(byPlace)
   return {
     problem: (place, message) => note(problems, place, message),
     warning: (place, message) => note(warnings, place, message),
     secret(text) {
-      if (text.length >= HIDDEN_SECRET_MIN_CHARS) secrets.add(text)
+      if (text.length < HIDDEN_SECRET_MIN_CHARS) return
+      const alike = secrets.get(text.length) ?? new Set()
+      secrets.set(text.length, alike.add(text))
     },
     failed: () => problems.length > 0,
+    full: () => problems.length >= PROBLEMS_MAX,
     problems: () => finished(problems),
     warnings: () => finished(warnings),
   }
@@ -82,14 +91,17 @@ export function isPlainWords(text: string): boolean {
   return text.length <= PLAIN_WORDS_MAX_CHARS && PLAIN_WORDS.test(text)
 }
 
-// The last guard: messages are built not to quote secrets, but a path may hold one that stands elsewhere as a name.
-function hideSecrets(problem: Problem, secrets: ReadonlySet<string>): Problem {
-  let { path, message } = problem
-  for (const secret of secrets) {
-    path = path.replaceAll(secret, '[secret]')
-    message = message.replaceAll(secret, '[secret]')
+// The last guard: messages are built not to quote secrets, but a path may hold one that stands elsewhere as a name. By
+// length and lookup: 20,000 keys in a file against each of 1,000 messages took 7 s.
+function hideSecrets(text: string, byLength: ReadonlyMap<number, ReadonlySet<string>>): string {
+  let shown = text
+  for (const [length, secrets] of byLength) {
+    for (let start = 0; start + length <= shown.length; start++) {
+      const part = shown.slice(start, start + length)
+      if (secrets.has(part)) shown = shown.replaceAll(part, '[secret]')
+    }
   }
-  return { ...problem, path, message }
+  return shown
 }
 
 function byPlace(a: Problem, b: Problem): number {

@@ -85,7 +85,7 @@ const modelFields = {
   backends: required(list(section(backendFields))),
   aliases: listed(modelName),
   balance: defaulted(choice(['round_robin', 'least_busy', 'prompt_cache']), 'round_robin'),
-  timeout: optional(timeout, 'retry.timeout'),
+  timeout: optional(timeout, 'that of retry.timeout'),
   stream_usage: defaulted(flag(), false),
 }
 

@@ -102,7 +102,7 @@ export function section<F extends Fields>(fields: F): Brick<Section<F>> {
       const map = asMap(node, allowed, report)
       if (map === undefined) return undefined
       for (const [name, { key }] of map.entries) {
-        if (!Object.hasOwn(fields, name)) reportUnknown(name, key, map, fields, report)
+        if (!Object.hasOwn(fields, name) && !report.full()) reportUnknown(name, key, map, fields, report)
       }
       return takeFields(fields, map, report)
     },
