@@ -60,13 +60,17 @@ function writerFor(fd: number): Writer {
 /** How a target is opened; a path is appended to. */
 export type LogTarget = { readonly kind: 'fd'; readonly fd: number } | { readonly kind: 'file'; readonly path: string }
 
+/** Writes to a pipe up to this size are not mixed with another process's (POSIX: PIPE_BUF is 4,096 on Linux, 512 at least). */
+export const ATOMIC_WRITE_CHARS = 4_000
+
 /**
+ * @param maxBatchChars lines written at once, in characters; ATOMIC_WRITE_CHARS where several processes share the target
  * @throws only here, at the start, when a file cannot be opened for appending
  */
-export function createLogOutput(target: LogTarget): LogOutput {
+export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_QUEUED_CHARS): LogOutput {
   let fd = target.kind === 'fd' ? target.fd : fs.openSync(target.path, 'a', 0o640)
   let writer = writerFor(fd)
-  let queue: string[] = []
+  const queue: string[] = []
   let queuedChars = 0
   let writing = false
   let dropped = 0
@@ -77,6 +81,16 @@ export function createLogOutput(target: LogTarget): LogOutput {
   const settle = (): void => {
     for (const resolve of idle.splice(0)) resolve()
   }
+  const takeBatch = (): string[] => {
+    let chars = 0
+    let count = 0
+    for (const line of queue) {
+      chars += line.length + 1
+      if (count > 0 && chars > maxBatchChars) break
+      count++
+    }
+    return queue.splice(0, count)
+  }
   const pump = (): void => {
     scheduled = false
     if (writing) return
@@ -84,10 +98,9 @@ export function createLogOutput(target: LogTarget): LogOutput {
       settle()
       return
     }
-    const lines = queue
+    const lines = takeBatch()
     const text = `${lines.join('\n')}\n`
-    queue = []
-    queuedChars = 0
+    queuedChars -= text.length
     writing = true
     writer(text, error => {
       writing = false

@@ -1,13 +1,13 @@
 // From the command line to a command to an exit code. The flags are the contract's section 2.
+import cluster from 'node:cluster'
 import { parseArgs } from 'node:util'
 import { check } from './commands/check.ts'
 import { demo } from './commands/demo.ts'
+import type { ExitCode } from './commands/exit-code.ts'
 import { health } from './commands/health.ts'
 import { probe } from './commands/probe.ts'
-import { serve } from './commands/serve.ts'
-
-/** 0 done; 1 could not run; 2 the command line or the config is wrong. */
-export type ExitCode = 0 | 1 | 2
+import { serve, serveAsWorker } from './commands/serve.ts'
+import { WORKER_ARGS } from './server/supervisor.ts'
 
 /** What the launcher knows of the build. */
 export interface Build {
@@ -96,6 +96,8 @@ function parseFlags(args: readonly string[]) {
  * @returns the exit code, once there is nothing left to do
  */
 export async function main(argv: readonly string[], build: Build): Promise<ExitCode> {
+  const workerArgs = process.env[WORKER_ARGS]
+  if (cluster.isWorker && workerArgs !== undefined) return serveAsWorker(workerArgs)
   const flags = parse(argv)
   if (typeof flags === 'string') {
     process.stderr.write(`azure-openai-proxy: ${flags}\nTry --help.\n`)

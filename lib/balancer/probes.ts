@@ -18,6 +18,8 @@ export interface ProbesOptions {
   readonly members: () => readonly Member[]
   readonly settings: () => { readonly enabled: boolean; readonly intervalMs: number }
   readonly ask: (member: Member) => Promise<ProbeVerdict>
+  /** Sees every verdict, to share it with other processes. */
+  readonly onVerdict?: (resourceId: string, verdict: ProbeVerdict, askedAtMs: number) => void
 }
 
 export interface Probes {
@@ -25,25 +27,34 @@ export interface Probes {
   round(): Promise<void>
   start(): void
   stop(): void
+  /** Applies a verdict that another process obtained. */
+  apply(resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void
 }
 
 /** Rounds are spread by this share of the interval, so that many proxies do not ask in step. */
 const JITTER = 0.1
 
-export function createProbes({ clock, random, standings, members, settings, ask }: ProbesOptions): Probes {
+export function createProbes({ clock, random, standings, members, settings, ask, onVerdict }: ProbesOptions): Probes {
   let timer: Timer | undefined
   let stopped = true
+
+  const judge = ({ standing }: Member, verdict: ProbeVerdict, askedAtMs: number): void => {
+    if (verdict.kind === 'alive') standings.probePassed(standing, askedAtMs)
+    // Busy is not dead: who answered others meanwhile was only too slow for a probe.
+    else if (verdict.kind === 'out' && !(verdict.timeout && standing.lastAnsweredMs >= askedAtMs)) {
+      standings.probeFailed(standing, verdict.reason, verdict.detail)
+    }
+  }
+
+  const apply = (resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void => {
+    for (const member of members()) if (member.resourceId === resourceId) judge(member, verdict, askedAtMs)
+  }
 
   const probe = async (group: readonly Member[], first: Member): Promise<void> => {
     const askedAtMs = clock.nowMs()
     const verdict = await ask(first)
-    for (const { standing } of group) {
-      if (verdict.kind === 'alive') standings.probePassed(standing, askedAtMs)
-      // Busy is not dead: who answered others meanwhile was only too slow for a probe.
-      else if (verdict.kind === 'out' && !(verdict.timeout && standing.lastAnsweredMs >= askedAtMs)) {
-        standings.probeFailed(standing, verdict.reason, verdict.detail)
-      }
-    }
+    onVerdict?.(first.resourceId, verdict, askedAtMs)
+    for (const member of group) judge(member, verdict, askedAtMs)
   }
 
   const round = async (): Promise<void> => {
@@ -68,6 +79,7 @@ export function createProbes({ clock, random, standings, members, settings, ask 
 
   return {
     round,
+    apply,
     start() {
       if (!stopped) return
       stopped = false

@@ -1,5 +1,5 @@
 // `--check`: is the config sound. Prints every problem with its place; asks no backend.
-import type { ExitCode } from '../main.ts'
+import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
 
 export function check(file: string): ExitCode {

@@ -1,5 +1,5 @@
 // `--demo`.
-import type { ExitCode } from '../main.ts'
+import type { ExitCode } from './exit-code.ts'
 export async function demo(_: { readonly port: number | undefined; readonly version: string }): Promise<ExitCode> {
   return 1
 }

@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs'
 import http from 'node:http'
 import https from 'node:https'
 import { loadConfig } from '../config/load.ts'
-import type { ExitCode } from '../main.ts'
+import type { ExitCode } from './exit-code.ts'
 
 /** A proxy that takes longer to say how it is, is not well. */
 const TIMEOUT_MS = 3_000

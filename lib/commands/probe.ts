@@ -1,8 +1,8 @@
 // `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there, latency.
 
 import { systemClock } from '../clock.ts'
-import type { ExitCode } from '../main.ts'
 import { type Inspection, inspectBackends } from '../server/inspect.ts'
+import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
 import { createEntra } from './process-parts.ts'
 

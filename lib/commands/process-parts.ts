@@ -5,7 +5,7 @@ import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
-import { createLogOutput, type LogOutput } from '../log-output.ts'
+import { ATOMIC_WRITE_CHARS, createLogOutput, type LogOutput } from '../log-output.ts'
 import type { TlsFiles } from '../server/listener.ts'
 
 /** Entra ID tokens by the environment's identity. */
@@ -16,10 +16,20 @@ export function createEntra(clock: Clock, onProblem: (message: string) => void):
   return () => ({ authorize: () => ({ kind: 'unavailable', reason: 'not there yet' }) })
 }
 
-/** The log a config asks for; its level and format follow reloads. */
-export function openLog(clock: Clock, config: () => Config['logging']): { log: Log; output: LogOutput } {
+export interface OpenedLog {
+  readonly log: Log
+  readonly output: LogOutput
+}
+
+/**
+ * The log a config asks for; its level and format follow reloads.
+ * @param shared several processes write to it
+ * @throws when its file cannot be opened
+ */
+export function openLog(clock: Clock, config: () => Config['logging'], shared: boolean): OpenedLog {
   const { file } = config()
-  const output = createLogOutput(file === undefined ? { kind: 'fd', fd: 1 } : { kind: 'file', path: file })
+  const target = file === undefined ? ({ kind: 'fd', fd: 1 } as const) : ({ kind: 'file', path: file } as const)
+  const output = shared ? createLogOutput(target, ATOMIC_WRITE_CHARS) : createLogOutput(target)
   const log = createLog({ clock, level: () => config().level, format: () => config().format, write: output.write })
   return { log, output }
 }

@@ -1,10 +1,13 @@
-// The main command: the proxy as a process. Signals, exit codes, and nothing lost on the way out.
+// The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on the way out.
+import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
-import type { ExitCode } from '../main.ts'
-import { createProxy, type Proxy } from '../server/proxy.ts'
+import { createProxy, type ProxyServer } from '../server/proxy.ts'
+import { createSupervisor, type FromWorker, type ToWorker } from '../server/supervisor.ts'
+import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
-import { createEntra, openLog, readTls } from './process-parts.ts'
+import { createEntra, type OpenedLog, openLog, readTls } from './process-parts.ts'
+import { type Reloaded, readAgain, takeUp, watchFiles } from './reload.ts'
 
 /** Log lines that are still queued at the end get this long to reach their reader. */
 const FLUSH_MS = 1_000
@@ -40,42 +43,201 @@ function stopSignal(): Promise<NodeJS.Signals> {
   })
 }
 
-/** Serves until a signal, drains, and ends. */
-export async function serve({ file, port, version }: ServeOptions): Promise<ExitCode> {
-  const loaded = loadOrExplain(file)
-  if (loaded === undefined) return 2
-  const config = withPort(loaded.config, port)
-  const clock = systemClock()
+function complain(message: string): ExitCode {
+  process.stderr.write(`azure-openai-proxy: ${message}\n`)
+  return 1
+}
+
+/** Opens the log a config asks for, or says why it cannot. */
+function logFor(config: () => Config, shared: boolean): OpenedLog | string {
+  try {
+    return openLog(systemClock(), () => config().logging, shared)
+  } catch (error) {
+    return `the log file cannot be opened: ${error instanceof Error ? error.message : 'unknown'}`
+  }
+}
+
+interface Process {
+  readonly proxy: ProxyServer
+  readonly opened: OpenedLog
+}
+
+/** Makes a proxy of this process, not listening yet. */
+function assemble(
+  config: Config,
+  version: string,
+  shareWith?: (items: Parameters<ProxyServer['learn']>[0]) => void,
+): Process | string {
   let current = (): Config => config
-  const { log, output } = openLog(clock, () => current().logging)
-  const proxy: Proxy = createProxy({
+  const opened = logFor(() => current(), shareWith !== undefined)
+  if (typeof opened === 'string') return opened
+  const clock = systemClock()
+  const tls = readTls(config.server.tls)
+  const proxy = createProxy({
     config,
     version,
     clock,
     random: Math.random,
-    log,
-    tokenAuthorizer: createEntra(clock, message => log.error(message)),
-    ...tlsOption(config),
+    log: opened.log,
+    tokenAuthorizer: createEntra(clock, message => opened.log.error(message)),
+    ...(tls === undefined ? {} : { tls }),
+    ...(shareWith === undefined ? {} : { shareWith }),
   })
   current = () => proxy.gateway().config
+  return { proxy, opened }
+}
 
+/** Listens to SIGHUP and, where asked for, to the files; both read the config again. */
+function followConfig(
+  options: ServeOptions,
+  first: Reloaded,
+  opened: OpenedLog,
+  takeOver: (fresh: Reloaded) => void,
+): void {
+  const { log, output } = opened
+  let files = first.files
+  let watched = first.config.server.watch
+  const again = (): void => {
+    const fresh = readAgain(options.file, log)
+    if (fresh === undefined) return
+    files = fresh.files
+    watched = fresh.config.server.watch
+    takeOver({ config: withPort(fresh.config, options.port), files })
+  }
+  process.on('SIGHUP', () => {
+    output.reopen()
+    again()
+  })
+  watchFiles(
+    systemClock(),
+    () => files,
+    () => {
+      if (watched) again()
+    },
+  )
+}
+
+async function serveAlone(options: ServeOptions, loaded: Reloaded): Promise<ExitCode> {
+  const { config } = loaded
+  const assembled = assemble(config, options.version)
+  if (typeof assembled === 'string') return complain(assembled)
+  const { proxy, opened } = assembled
+  const { log, output } = opened
   const stopped = stopSignal()
+  followConfig(options, loaded, opened, fresh => takeUp(proxy, fresh, log))
   try {
-    const address = await proxy.listen()
-    log.info('listening', { port: address.port, host: config.server.host ?? null, version, pid: process.pid })
+    const { port } = await proxy.listen()
+    log.info('listening', { port, host: config.server.host ?? null, version: options.version, pid: process.pid })
   } catch (error) {
-    process.stderr.write(`azure-openai-proxy: ${whyNot(error, config.server.port)}\n`)
-    return 1
+    return complain(whyNot(error, config.server.port))
   }
   const signal = await stopped
-  log.info('draining', { signal, in_flight: proxy.app.inFlight(), grace_ms: config.server.shutdownGraceMs })
-  await proxy.shutdown(config.server.shutdownGraceMs)
-  log.info('stopped', {})
+  const graceMs = proxy.gateway().config.server.shutdownGraceMs
+  log.info('draining', { signal, in_flight: proxy.app.inFlight(), grace_ms: graceMs })
+  await proxy.shutdown(graceMs)
+  log.info('stopped')
   await output.flush(FLUSH_MS)
   return 0
 }
 
-function tlsOption(config: Config): { readonly tls?: NonNullable<ReturnType<typeof readTls>> } {
-  const tls = readTls(config.server.tls)
-  return tls === undefined ? {} : { tls }
+async function serveWithWorkers(options: ServeOptions, loaded: Reloaded, workers: number): Promise<ExitCode> {
+  let { config } = loaded
+  const opened = logFor(() => config, true)
+  if (typeof opened === 'string') return complain(opened)
+  const { log, output } = opened
+  const stopped = stopSignal()
+  const supervisor = createSupervisor({ workers, args: options, clock: systemClock(), log })
+  followConfig(options, loaded, opened, fresh => {
+    config = fresh.config
+    supervisor.reload()
+  })
+  const started = await supervisor.start()
+  if (started.kind === 'failed') {
+    await supervisor.shutdown(0)
+    return complain(started.message)
+  }
+  log.info('listening', {
+    port: started.port,
+    host: config.server.host ?? null,
+    version: options.version,
+    pid: process.pid,
+    workers,
+  })
+  const signal = await stopped
+  log.info('draining', { signal, grace_ms: config.server.shutdownGraceMs })
+  await supervisor.shutdown(config.server.shutdownGraceMs)
+  log.info('stopped')
+  await output.flush(FLUSH_MS)
+  return 0
+}
+
+/** Serves until a signal, drains, and ends. */
+export async function serve(options: ServeOptions): Promise<ExitCode> {
+  const loaded = loadOrExplain(options.file)
+  if (loaded === undefined) return 2
+  const config = withPort(loaded.config, options.port)
+  const workers = config.server.workers === 'auto' ? availableParallelism() : config.server.workers
+  const ready = { config, files: loaded.files }
+  return workers > 1 ? serveWithWorkers(options, ready, workers) : serveAlone(options, ready)
+}
+
+function isOptions(value: unknown): value is ServeOptions {
+  return typeof value === 'object' && value !== null && 'file' in value && 'version' in value
+}
+
+function say(message: FromWorker): void {
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+}
+
+/**
+ * A worker of serveWithWorkers.
+ * @param args what the primary put into the environment, as JSON
+ */
+export async function serveAsWorker(args: string): Promise<ExitCode> {
+  const options: unknown = JSON.parse(args)
+  if (!isOptions(options)) return complain('a worker was started without its arguments')
+  const loaded = loadOrExplain(options.file)
+  if (loaded === undefined) return 2
+  const config = withPort(loaded.config, options.port)
+  const assembled = assemble(config, options.version, items => say({ kind: 'share', items }))
+  if (typeof assembled === 'string') return complain(assembled)
+  const { proxy, opened } = assembled
+  const { log, output } = opened
+  // The primary alone answers signals: a terminal sends them to the whole group.
+  process.on('SIGINT', () => undefined)
+  process.on('SIGTERM', () => undefined)
+  process.on('SIGHUP', () => undefined)
+  const ended = new Promise<void>(resolve => {
+    process.on('disconnect', resolve)
+    process.on('message', (message: ToWorker) => {
+      switch (message.kind) {
+        case 'share':
+          return proxy.learn(message.items)
+        case 'lead':
+          return proxy.startProbes()
+        case 'reload': {
+          output.reopen()
+          const fresh = readAgain(options.file, log)
+          if (fresh !== undefined) takeUp(proxy, { ...fresh, config: withPort(fresh.config, options.port) }, log)
+          return
+        }
+        case 'shutdown':
+          return resolve()
+        default:
+          return
+      }
+    })
+  })
+  try {
+    const { port } = await proxy.listen()
+    say({ kind: 'ready', port })
+  } catch (error) {
+    say({ kind: 'cannot_listen', message: whyNot(error, config.server.port) })
+    await ended
+    return 1
+  }
+  await ended
+  await proxy.shutdown(proxy.gateway().config.server.shutdownGraceMs)
+  await output.flush(FLUSH_MS)
+  process.exit(0)
 }

@@ -70,8 +70,9 @@ export function logStandingChange(log: Log, change: StandingChange, gateway: Gat
       return
     }
     case 'restored':
-      return log.info('backend restored', { ...names, by: change.by })
+      log.info('backend restored', { ...names, by: change.by })
+      return
     case 'throttled':
-      return log.warn('backend throttled', { ...names, for_ms: Math.round(change.waitMs) })
+      log.warn('backend throttled', { ...names, for_ms: Math.round(change.waitMs) })
   }
 }

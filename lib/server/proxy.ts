@@ -5,6 +5,7 @@ import { createProbes } from '../balancer/probes.ts'
 import { createStandings, type StandingChange } from '../balancer/standings.ts'
 import { createWaitQueue } from '../balancer/wait-queue.ts'
 import type { Clock, Random } from '../clock.ts'
+import { describeChanges, needsRestart } from '../config/diff.ts'
 import type { Config } from '../config/types.ts'
 import { askProbe } from '../forward/ask-probe.ts'
 import { createBodyBudget } from '../forward/body.ts'
@@ -17,6 +18,7 @@ import type { Log } from '../log.ts'
 import { logFinished, logStandingChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
+import { type Shared, shareLessons } from './sharing.ts'
 
 export interface ProxyOptions {
   readonly config: Config
@@ -26,9 +28,11 @@ export interface ProxyOptions {
   readonly log: Log
   readonly tokenAuthorizer: TokenAuthorizerFactory
   readonly tls?: TlsFiles
+  /** One of several processes: what it learns is sent, and it probes only when told to. */
+  readonly shareWith?: (items: readonly Shared[]) => void
 }
 
-export interface Proxy {
+export interface ProxyServer {
   listen(): Promise<{ readonly port: number }>
   /**
    * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is closed.
@@ -40,12 +44,29 @@ export interface Proxy {
   readonly listener: Listener
   /** One probe round now. */
   probe(): Promise<void>
+  /**
+   * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their standing and their
+   * connections. Says in the log what changed.
+   */
+  reload(config: Config, tls: TlsFiles | undefined): void
+  /** Takes over what another process learnt. */
+  learn(items: readonly Shared[]): void
+  startProbes(): void
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
 const FAREWELL_MS = 500
 
-export function createProxy({ config, version, clock, random, log, tokenAuthorizer, tls }: ProxyOptions): Proxy {
+export function createProxy({
+  config,
+  version,
+  clock,
+  random,
+  log,
+  tokenAuthorizer,
+  tls,
+  shareWith,
+}: ProxyOptions): ProxyServer {
   let gateway: Gateway
   const current = (): Gateway => gateway
   const deadlines = createDeadlines(clock)
@@ -84,7 +105,9 @@ export function createProxy({ config, version, clock, random, log, tokenAuthoriz
         deadlines,
         clock,
       }),
+    onVerdict: (resourceId, verdict, askedAtMs) => sharing?.tellProbe(resourceId, verdict, askedAtMs),
   })
+  const sharing = shareWith === undefined ? undefined : shareLessons(parts, shareWith, probes.apply)
 
   return {
     gateway: current,
@@ -92,10 +115,26 @@ export function createProxy({ config, version, clock, random, log, tokenAuthoriz
     parts,
     listener,
     probe: () => probes.round(),
+    startProbes: () => probes.start(),
+    learn: items => sharing?.take(items),
+    reload(next, files) {
+      const before = gateway.config
+      const changes = describeChanges(before, next)
+      // What cannot follow stays as it is, also in what the rest of the program reads.
+      const { port, host, workers, tls } = before.server
+      const keepsTls = (tls === undefined) !== (next.server.tls === undefined)
+      const server = { ...next.server, port, host, workers, ...(keepsTls ? { tls } : {}) }
+      gateway = createGateway({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, parts)
+      if (files !== undefined && !keepsTls) listener.setTls(files)
+      log.info('config reloaded', { changes: changes.length })
+      for (const change of changes) log.info('config change', { change })
+      const restart = needsRestart(before, next)
+      if (restart.length > 0) log.warn('config change needs a restart', { options: restart.join(', ') })
+    },
     async listen() {
       const { server } = current().config
       const address = await listener.listen(server.port, server.host)
-      probes.start()
+      if (sharing === undefined) probes.start()
       return address
     },
     async shutdown(graceMs) {

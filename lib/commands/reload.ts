@@ -1,0 +1,57 @@
+// Reads the config again while the proxy runs: on SIGHUP, and when one of its files changes (server.watch).
+import { statSync } from 'node:fs'
+import type { Clock, Timer } from '../clock.ts'
+import { formatProblem, loadConfig } from '../config/load.ts'
+import type { Config } from '../config/types.ts'
+import type { Log } from '../log.ts'
+import type { ProxyServer } from '../server/proxy.ts'
+import { readTls } from './process-parts.ts'
+
+/** How often watched files are looked at: stat works on every file system, and through the links of mounted secrets. */
+const WATCH_MS = 2_000
+
+/** A config that was read and can be taken up. */
+export interface Reloaded {
+  readonly config: Config
+  readonly files: readonly string[]
+}
+
+/** Reads the config; a bad one is reported and leaves the old one in force. */
+export function readAgain(file: string, log: Log): Reloaded | undefined {
+  const loaded = loadConfig({ file, env: process.env })
+  if (loaded.kind === 'ok') return loaded
+  for (const problem of loaded.problems) log.error('config not reloaded', { problem: formatProblem(problem) })
+  return undefined
+}
+
+/** Takes a config up; a certificate that cannot be read leaves the old one in force. */
+export function takeUp(proxy: ProxyServer, { config }: Reloaded, log: Log): void {
+  try {
+    proxy.reload(config, readTls(config.server.tls))
+  } catch (error) {
+    log.error('config not reloaded', { problem: error instanceof Error ? error.message : 'unknown' })
+  }
+}
+
+function stampOf(file: string): string {
+  try {
+    const { mtimeMs, size, ino } = statSync(file)
+    return `${mtimeMs} ${size} ${ino}`
+  } catch {
+    return 'missing'
+  }
+}
+
+/**
+ * Calls `onChange` when any of the files has changed since it was last looked at.
+ * @param files asked each time: a reload may bring others
+ */
+export function watchFiles(clock: Clock, files: () => readonly string[], onChange: () => void): Timer {
+  let seen = new Map(files().map(file => [file, stampOf(file)]))
+  return clock.every(WATCH_MS, () => {
+    const now = new Map(files().map(file => [file, stampOf(file)]))
+    const changed = [...now].some(([file, stamp]) => seen.has(file) && seen.get(file) !== stamp)
+    seen = now
+    if (changed) onChange()
+  })
+}
