@@ -92,10 +92,13 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
 function checkPem(path: string, mark: string, place: Place, sources: ParseSources, report: Report): void {
   try {
     if (!sources.readSecretFile(path).includes(mark)) {
-      report.problem(place, `the file ${JSON.stringify(path)} is no PEM file with "${mark}"`)
+      report.problem(place, `must name a PEM file that holds "${mark}", and this file does not`)
     }
   } catch (error) {
-    report.problem(place, `the file ${JSON.stringify(path)} cannot be read (${errorCode(error)})`)
+    report.problem(
+      place,
+      `names a file that cannot be read (${errorCode(error)}); a relative path starts in the config's folder`,
+    )
   }
 }
 

@@ -31,11 +31,12 @@ const random = createRandom(seed)
 const below = (limit: number) => Math.floor(random() * limit)
 const pick = <T>(items: readonly [T, ...T[]]): T => items[below(items.length)] ?? items[0]
 
+// biome-ignore format: one word after the other
 const SNIPPETS = [
   ':', ': ', '- ', '\t', '\n', '\r\n', ' ', '"', "'", '{', '}', '[', ']', ',', '&a ', '*a', '!x ', '!!binary ', '|\n', '>-\n', '#', '%YAML 1.1\n',
   '---\n', '...\n', '? ', '<<: ', '${', '${X}', '${X:-y}', '${file:z}', '$${', '\u0000', '\uFEFF', '\u2028', '"\\ud800"', '\\', '@', '`', '~', 'null',
   'true', '.nan', '-.inf', '1e999', '0x1F', '99999999999999999999', '__proto__: ', 'constructor: ', 'name: ', 'key: ', 'models: ', '=', '模型', '🙂',
-] as const // biome-ignore format: one word after the other
+] as const
 
 type Edit = (text: string) => string
 
@@ -88,6 +89,8 @@ function messagesOf(result: LoadResult): string {
   return problems.map(formatProblem).join('\n')
 }
 
+// FUZZ_RUNS says how long this takes.
+t.setTimeout(0)
 t.comment(`FUZZ_SEED=${seed} FUZZ_RUNS=${runs}`)
 
 t.test('a spoilt config gives a config or problems with a place in the file, and never throws', async t => {
