@@ -114,8 +114,15 @@ function connectFailed(detail: string): boolean {
   )
 }
 
+/** Up to this size a body joins its head in one string and one write; above, copying costs more than a second write. */
+const ONE_WRITE_MAX_BYTES = 16 * 1024
+
 function send(request: ClientRequest, body: readonly Buffer[]): void {
-  if (body.length <= 1) request.end(body[0])
+  const [only] = body
+  if (body.length === 1 && only !== undefined && only.length <= ONE_WRITE_MAX_BYTES) {
+    // node:http joins head and body in one write only when both are strings; latin1 gives each byte back as it was.
+    request.end(only.toString('latin1'), 'latin1')
+  } else if (body.length <= 1) request.end(only)
   // A backend may answer and close before it has read everything; its answer then counts, not the broken write.
   else pipeline(Readable.from(body, { objectMode: false }), request).catch(ignore)
 }

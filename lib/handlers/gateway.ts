@@ -61,6 +61,7 @@ export function mayUse(key: ClientKey | undefined, model: ModelConfig): boolean 
 export function createGateway(config: Config, parts: Parts): Gateway {
   const { clock, random, standings, tokenAuthorizer } = parts
   const authorizers = new Map<string, Authorizer>()
+  const byMember = new Map<Member, Authorizer>()
   const byName = new Map<string, Pool>()
   const pools: Pool[] = []
 
@@ -85,14 +86,15 @@ export function createGateway(config: Config, parts: Parts): Gateway {
   }
   standings.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.standing.id))))
 
-  const authorizer = ({ backend }: Member): Authorizer => {
+  // One authorizer a credential: a token is fetched once, however many backends want it.
+  const authorizerOf = ({ backend }: Member): Authorizer => {
     const id = `${backend.type} ${credentialId(backend.credential)}`
-    const known = authorizers.get(id)
-    if (known !== undefined) return known
-    const made = authorizerFor(backend, tokenAuthorizer)
+    const made = authorizers.get(id) ?? authorizerFor(backend, tokenAuthorizer)
     authorizers.set(id, made)
     return made
   }
+  for (const pool of pools) for (const member of pool.members) byMember.set(member, authorizerOf(member))
+  const authorizer = (member: Member): Authorizer => byMember.get(member) ?? authorizerOf(member)
 
   const { retry, server } = config
   return {

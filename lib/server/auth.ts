@@ -1,5 +1,5 @@
 // Which client key a request carries. Keys are compared as digests, all of them, in constant time.
-import { createHash, timingSafeEqual } from 'node:crypto'
+import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { ClientKey } from '../config/types.ts'
 
@@ -24,7 +24,7 @@ function presented(headers: IncomingHttpHeaders): string[] {
 
 /** The config's key with this text, or undefined. Every key is compared, whether or not one has matched already. */
 export function keyOf(text: string, keys: readonly ClientKey[]): ClientKey | undefined {
-  const digest = createHash('sha256').update(text).digest()
+  const digest = hash('sha256', text, 'buffer')
   let match: ClientKey | undefined
   for (const key of keys) if (timingSafeEqual(key.digest, digest)) match = key
   return match
