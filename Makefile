@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e fuzz coverage lint format types check clean
+.PHONY: help install build run test unit e2e fuzz simulate coverage lint format types check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ e2e: build ## the tests that start the program (PROXY_BIN=FILE: a packaged one)
 
 fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 	@$(TAP) run -R tap --disable-coverage dist/test/fuzz
+
+simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
+	@node dist/test/simulate/print.js
 
 coverage: build ## all tests, with what they do not reach
 	@$(TAP) run -R tap --show-full-coverage

@@ -70,20 +70,22 @@ function mix(a: number, b: number): number {
  * best one that carries less than 1.25 times its share of what is in flight (plus one, so that a lone request is not sent
  * away). A member that leaves gives up only its own prompts, and gets them back when it returns.
  * Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷ ln(hash).
- * @param promptHash 32-bit hash of what the prompts have in common
+ * Somebody is always below the bound, since all of them together carry their shares exactly.
+ * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the bound
  */
-export function promptCache<T extends Choosable>(members: readonly T[], promptHash: number): T {
+export function promptCache<T extends Choosable>(members: readonly T[], promptHash: number | undefined): T {
   let inFlight = 1
   let weights = 0
   for (const member of members) {
     inFlight += member.inFlight
     weights += member.weight
   }
+  const free = (member: T): boolean => member.inFlight <= ((inFlight * member.weight) / weights) * LOAD_BOUND
+  if (promptHash === undefined) return roundRobin(members.filter(free))
   let chosen: T | undefined
   let best = Number.NEGATIVE_INFINITY
   for (const member of members) {
-    const share = (inFlight * member.weight) / weights
-    if (member.inFlight + 1 > share * LOAD_BOUND + 1) continue
+    if (!free(member)) continue
     const unit = (mix(promptHash, member.hashSeed) + 0.5) / 2 ** 32
     const score = -member.weight / Math.log(unit)
     if (score > best) {
@@ -91,5 +93,5 @@ export function promptCache<T extends Choosable>(members: readonly T[], promptHa
       chosen = member
     }
   }
-  return chosen ?? leastBusy(members, () => 0)
+  return chosen ?? first(members)
 }

@@ -107,7 +107,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
 
   const choose = (usable: readonly Member[], promptHash: number | undefined): Member => {
     if (model.balance === 'least_busy') return leastBusy(usable, random)
-    if (model.balance === 'prompt_cache' && promptHash !== undefined) return promptCache(usable, promptHash)
+    if (model.balance === 'prompt_cache') return promptCache(usable, promptHash)
     return roundRobin(usable)
   }
 
