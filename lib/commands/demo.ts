@@ -1,5 +1,123 @@
-// `--demo`.
+// `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process: one sound, one slow, one that
+// fails and throttles now and then, so that failover can be watched in the log. No account, no config.
+import { systemClock } from '../clock.ts'
+import { loadConfig } from '../config/load.ts'
+import { fail, throttle } from '../simulator/faults.ts'
+import { createSimulatedResource, type SimulatedResource } from '../simulator/resource.ts'
 import type { ExitCode } from './exit-code.ts'
-export async function demo(_: { readonly port: number | undefined; readonly version: string }): Promise<ExitCode> {
-  return 1
+import { serveLoaded } from './serve.ts'
+
+const KEY = 'demo-key'
+const DEFAULT_PORT = 3000
+
+const DEPLOYMENTS = [
+  { name: 'gpt-4o', kind: 'chat', requestsPerMinute: 600, tokensPerMinute: 600_000 },
+  { name: 'text-embedding-3-small', kind: 'embeddings', requestsPerMinute: 600, tokensPerMinute: 600_000 },
+] as const
+
+function simulatedResources(): readonly SimulatedResource[] {
+  const clock = systemClock()
+  const common = { clock, deployments: DEPLOYMENTS, promptCache: true, deltas: 24, forbidden: [KEY] }
+  return [
+    createSimulatedResource({
+      ...common,
+      name: 'sound',
+      keys: ['key-of-sound'],
+      region: 'East US 2',
+      firstDelayMs: 80,
+      eventDelayMs: 25,
+    }),
+    createSimulatedResource({
+      ...common,
+      name: 'slow',
+      keys: ['key-of-slow'],
+      region: 'Sweden Central',
+      firstDelayMs: 700,
+      eventDelayMs: 90,
+    }),
+    createSimulatedResource({
+      ...common,
+      name: 'moody',
+      keys: ['key-of-moody'],
+      region: 'West Europe',
+      firstDelayMs: 80,
+      eventDelayMs: 25,
+      plan: [
+        { every: 2, fault: throttle(4) },
+        { every: 3, fault: fail(503) },
+      ],
+    }),
+  ]
+}
+
+/** The demo's config, as a user would write it. */
+function configText(port: number, urls: readonly (readonly [name: string, url: string])[]): string {
+  const backends = urls
+    .map(([name, url]) => `      - {name: ${name}, endpoint: "${url}", api_key: key-of-${name}}`)
+    .join('\n')
+  return `
+server: {port: ${port}, shutdown_grace: 5s}
+auth:
+  keys: [{name: demo, key: ${KEY}, admin: true}]
+models:
+  gpt-4o:
+    balance: round_robin
+    aliases: [gpt-4o-mini]
+    backends:
+${backends}
+  text-embedding-3-small:
+    backends:
+${backends}
+health_check: {recovery: 8s, interval: 10s}
+logging: {format: text}
+`
+}
+
+function welcome(port: number): string {
+  const url = `http://localhost:${port}`
+  return `
+Azure OpenAI Proxy, demo mode: three simulated Azure OpenAI resources behind ${url}
+("sound" is well, "slow" is slow, "moody" fails and throttles now and then). Paste into another terminal:
+
+curl ${url}/v1/chat/completions \\
+  -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
+  -d '{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
+
+curl -N ${url}/v1/chat/completions \\
+  -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
+  -d '{"model": "gpt-4o", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
+
+curl ${url}/v1/embeddings \\
+  -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
+  -d '{"model": "text-embedding-3-small", "input": "Hello"}'
+
+curl ${url}/v1/responses \\
+  -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
+  -d '{"model": "gpt-4o", "input": "Hello"}'
+
+Watch the log below: attempts=2 is a failover that nobody noticed. Ctrl-C ends the demo.
+
+`
+}
+
+/** Serves until a signal. */
+export async function demo({
+  port,
+  version,
+}: {
+  readonly port: number | undefined
+  readonly version: string
+}): Promise<ExitCode> {
+  const resources = simulatedResources()
+  const listening = await Promise.all(
+    resources.map(async resource => [resource.name, (await resource.listen()).url] as const),
+  )
+  const text = configText(port ?? DEFAULT_PORT, listening)
+  const loaded = loadConfig({ file: 'demo.yaml', env: {}, readFile: () => Buffer.from(text) })
+  if (loaded.kind === 'invalid') throw new Error(`the demo's own config is wrong: ${loaded.problems[0]?.message ?? ''}`)
+  try {
+    return await serveLoaded(loaded, version, bound => process.stdout.write(welcome(bound)))
+  } finally {
+    await Promise.all(resources.map(resource => resource.close()))
+  }
 }

@@ -117,17 +117,22 @@ function followConfig(
   )
 }
 
-async function serveAlone(options: ServeOptions, loaded: Reloaded): Promise<ExitCode> {
-  const { config } = loaded
-  const assembled = assemble(config, options.version)
+/** Serves a config in this process until a signal, drains, and ends. */
+async function serveHere(
+  { config }: Reloaded,
+  version: string,
+  hooks: { readonly onListening?: (port: number) => void; readonly follow?: (assembled: Process) => void },
+): Promise<ExitCode> {
+  const assembled = assemble(config, version)
   if (typeof assembled === 'string') return complain(assembled)
   const { proxy, opened } = assembled
   const { log, output } = opened
   const stopped = stopSignal()
-  followConfig(options, loaded, opened, fresh => takeUp(proxy, fresh, log))
+  hooks.follow?.(assembled)
   try {
     const { port } = await proxy.listen()
-    log.info('listening', { port, host: config.server.host ?? null, version: options.version, pid: process.pid })
+    hooks.onListening?.(port)
+    log.info('listening', { port, host: config.server.host ?? null, version, pid: process.pid })
   } catch (error) {
     return complain(whyNot(error, config.server.port))
   }
@@ -138,6 +143,17 @@ async function serveAlone(options: ServeOptions, loaded: Reloaded): Promise<Exit
   log.info('stopped')
   await output.flush(FLUSH_MS)
   return 0
+}
+
+/** Serves a config that came from no file, so that there is nothing to reload. */
+export function serveLoaded(loaded: Reloaded, version: string, onListening: (port: number) => void): Promise<ExitCode> {
+  return serveHere(loaded, version, { onListening })
+}
+
+function serveAlone(options: ServeOptions, loaded: Reloaded): Promise<ExitCode> {
+  return serveHere(loaded, options.version, {
+    follow: ({ proxy, opened }) => followConfig(options, loaded, opened, fresh => takeUp(proxy, fresh, opened.log)),
+  })
 }
 
 async function serveWithWorkers(options: ServeOptions, loaded: Reloaded, workers: number): Promise<ExitCode> {

@@ -45,6 +45,8 @@ export interface Ask {
   readonly turn: TurnOptions
   /** The state it names lives in one resource: no failover beyond `turn.allow`, and a wait instead of a wrong answer. */
   readonly bound: boolean
+  /** It carries state whose home is not known: a resource that cannot read it passes it on to the next one. */
+  readonly searches: boolean
   /** Sees the first bytes of an answer that is passed on, and whose it is. */
   onServed?(member: Member, answer: UpstreamAnswer): void
   /** Sees whole events of an answer's stream. */
@@ -240,7 +242,8 @@ function report(
 }
 
 /** Whether another backend is worth asking after this. */
-function goesOn(outcome: Outcome): boolean {
+function goesOn(outcome: Outcome, ask: Ask): boolean {
+  if (outcome.kind === 'foreign_state') return ask.searches
   return outcome.kind !== 'served' && outcome.kind !== 'cancelled'
 }
 
@@ -304,7 +307,7 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
       if (headers !== undefined) noteSignals(member, headers, deps.standings)
       history.outcomes.push(outcome)
 
-      if (result.kind === 'answer' && !goesOn(outcome)) {
+      if (result.kind === 'answer' && !goesOn(outcome, ask)) {
         lease.answered()
         let end: RelayEnd | undefined
         try {

@@ -16,7 +16,11 @@ import type { Gateway } from './gateway.ts'
 
 export type Binding =
   /** Any backend will do. */
-  | ({ readonly kind: 'free' } & Learning)
+  | ({
+      readonly kind: 'free'
+      /** It carries reasoning that only its maker can read, and the maker is not known. */
+      readonly searches: boolean
+    } & Learning)
   /** Only these resources hold what the request names. */
   | ({ readonly kind: 'bound'; readonly resources: ReadonlySet<string> } & Learning)
   | { readonly kind: 'refused'; readonly refusal: Refusal }
@@ -106,7 +110,7 @@ export async function bindToState(
   exchange: Exchange,
   gateway: Gateway,
 ): Promise<Binding> {
-  if (operation.dialect !== 'responses') return { kind: 'free', ...NOTHING }
+  if (operation.dialect !== 'responses') return { kind: 'free', searches: false, ...NOTHING }
   const { owners } = gateway.parts
   const learning: Learning = {
     onServed(member, answer) {
@@ -129,19 +133,21 @@ export async function bindToState(
     if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
     const places = placesOf(found)
     if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
-    return places === undefined ? { kind: 'free', ...learning } : { kind: 'bound', resources: places, ...learning }
+    return places === undefined
+      ? { kind: 'free', searches: false, ...learning }
+      : { kind: 'bound', resources: places, ...learning }
   }
 
-  if (!holds(chunks, ENCRYPTED_MARK)) return { kind: 'free', ...learning }
+  if (!holds(chunks, ENCRYPTED_MARK)) return { kind: 'free', searches: false, ...learning }
   const known = new Set<string>()
-  for (const digest of digestsOf(chunks, MAX_SEARCH_BYTES)) {
+  const items = digestsOf(chunks, MAX_SEARCH_BYTES)
+  for (const digest of items) {
     const owner = owners.of(digest)
     if (owner !== undefined && pool.members.some(member => member.resourceId === owner)) known.add(owner)
   }
-  const items = digestsOf(chunks, MAX_SEARCH_BYTES)
   return known.size === 1
     ? { kind: 'bound', resources: known, ...rememberItems(learning, items, owners) }
-    : { kind: 'free', ...rememberItems(learning, items, owners) }
+    : { kind: 'free', searches: true, ...rememberItems(learning, items, owners) }
 }
 
 /** Where a request with encrypted items is served, its items are at home. */

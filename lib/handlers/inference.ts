@@ -185,6 +185,7 @@ function askFor({ route, pool, scan, wantsStream, binding, body, releaseBody }: 
       avoid: member => quirks.lacks(member.standing.id, operation.name),
     },
     bound: binding.kind === 'bound',
+    searches: binding.kind === 'free' && binding.searches,
     onServed: binding.onServed,
     ...(binding.onEvents === undefined ? {} : { onEvents: binding.onEvents }),
     onRefused(member, answer) {

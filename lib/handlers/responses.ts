@@ -58,6 +58,7 @@ export async function handleStoredResponse(
       releaseBody: () => undefined,
       turn: places === undefined ? {} : { allow: (member: Member) => places.has(member.resourceId) },
       bound: places !== undefined,
+      searches: false,
       onServed(_member, answer) {
         if (method === 'DELETE' && answer.status < 300) owners.forget(id)
       },

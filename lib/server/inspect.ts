@@ -73,7 +73,13 @@ function certificateDays(backend: BackendConfig, timeoutMs: number, epochMs: num
   })
 }
 
-async function ask(backend: BackendConfig, method: string, path: string, body: string, deps: Deps): Promise<AttemptResult> {
+async function ask(
+  backend: BackendConfig,
+  method: string,
+  path: string,
+  body: string,
+  deps: Deps,
+): Promise<AttemptResult> {
   const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
   const authorization = await deps.authorize(backend)
   if (authorization.kind === 'unavailable') {
@@ -137,7 +143,9 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
   const list = await ask(backend, 'GET', probePath(backend), '', deps)
   if (list.kind === 'no_answer') {
     const { outcome } = list
-    return outcome.kind === 'misconfigured' || outcome.kind === 'failed' ? `${outcome.reason}: ${outcome.detail}` : 'no answer'
+    return outcome.kind === 'misconfigured' || outcome.kind === 'failed'
+      ? `${outcome.reason}: ${outcome.detail}`
+      : 'no answer'
   }
   found.latencyMs = Math.round(deps.clock.nowMs() - beganMs)
   list.answer.response.resume()
@@ -158,7 +166,8 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
     return `the credential is refused (${status})`
   }
   found.keyAccepted = true
-  const error = answered.kind === 'whole' ? readErrorBody(Buffer.concat(answered.chunks)) : readErrorBody(Buffer.alloc(0))
+  const error =
+    answered.kind === 'whole' ? readErrorBody(Buffer.concat(answered.chunks)) : readErrorBody(Buffer.alloc(0))
   if (answered.kind !== 'whole') refused.answer.response.destroy()
   if (status >= 500) return `answers ${status}`
   found.apiVersionAccepted = !(status >= 400 && isOperationUnsupported(status, error))

@@ -1,0 +1,181 @@
+// Which URL means what on Azure's two surfaces, and what a request must bring to be let in (wire reference, sections 1 and 2).
+import type { IncomingMessage } from 'node:http'
+import {
+  type Answer,
+  frontError,
+  gatewayError,
+  noCredential,
+  resourceNotFound,
+  versionNotSupported,
+  wrongKey,
+} from './errors.ts'
+
+/** The dated API versions that exist. */
+const VERSIONS = new Set([
+  '2022-12-01',
+  '2023-03-15-preview',
+  '2023-05-15',
+  '2023-12-01-preview',
+  '2024-02-01',
+  '2024-02-15-preview',
+  '2024-03-01-preview',
+  '2024-04-01-preview',
+  '2024-05-01-preview',
+  '2024-06-01',
+  '2024-07-01-preview',
+  '2024-08-01-preview',
+  '2024-09-01-preview',
+  '2024-10-01-preview',
+  '2024-10-21',
+  '2024-12-01-preview',
+  '2025-01-01-preview',
+  '2025-02-01-preview',
+  '2025-03-01-preview',
+  '2025-04-01-preview',
+])
+/** The first version with the Responses API. */
+const RESPONSES_SINCE = '2025-03-01-preview'
+
+/** What is asked for, by whichever surface. */
+export interface Asked {
+  readonly surface: 'classic' | 'v1'
+  /** `chat/completions`, `responses`, `responses/{id}/cancel` … */
+  readonly operation: string
+  /** The deployment in the path; undefined where the body's `model` names it. */
+  readonly deployment: string | undefined
+  readonly apiVersion: string
+  readonly query: URLSearchParams
+}
+
+const PER_DEPLOYMENT = new Set([
+  'chat/completions',
+  'completions',
+  'embeddings',
+  'images/generations',
+  'images/edits',
+  'audio/speech',
+  'audio/transcriptions',
+  'audio/translations',
+])
+
+function isResourceOperation(operation: string): boolean {
+  return /^(responses(\/[^/]+){0,2}|models(\/[^/]+)?)$/.test(operation)
+}
+
+/** Reads a request's target, or refuses it as Azure does. */
+export function readSurface(target: string): Asked | Answer {
+  const url = new URL(target, 'http://simulated')
+  const segments = url.pathname.split('/').slice(1)
+  const query = url.searchParams
+  const apiVersion = query.get('api-version')
+  if (segments[0] !== 'openai') return resourceNotFound()
+  if (segments[1] === 'v1') {
+    const operation = segments.slice(2).join('/')
+    if (!PER_DEPLOYMENT.has(operation) && !isResourceOperation(operation)) return resourceNotFound()
+    if (apiVersion !== null && apiVersion !== 'v1' && apiVersion !== 'preview') return versionNotSupported()
+    return { surface: 'v1', operation, deployment: undefined, apiVersion: apiVersion ?? 'v1', query }
+  }
+  if (apiVersion === null || !VERSIONS.has(apiVersion)) return resourceNotFound()
+  if (segments[1] === 'deployments') {
+    const operation = segments.slice(3).join('/')
+    if (!PER_DEPLOYMENT.has(operation)) return resourceNotFound()
+    return { surface: 'classic', operation, deployment: decodeURIComponent(segments[2] ?? ''), apiVersion, query }
+  }
+  const operation = segments.slice(1).join('/')
+  if (!isResourceOperation(operation)) return resourceNotFound()
+  if (operation.startsWith('responses') && apiVersion < RESPONSES_SINCE) {
+    return frontError(
+      400,
+      'BadRequest',
+      `Azure OpenAI Responses API is enabled only for api-version ${RESPONSES_SINCE} and later`,
+    )
+  }
+  return { surface: 'classic', operation, deployment: undefined, apiVersion, query }
+}
+
+export function isAnswer(value: object): value is Answer {
+  return 'status' in value
+}
+
+export interface Access {
+  readonly keys: readonly string[]
+  /** Whether an Entra access token is good; undefined: none is. */
+  readonly acceptsToken: ((token: string) => boolean) | undefined
+}
+
+function single(value: string | string[] | undefined): string | undefined {
+  return Array.isArray(value) ? value[0] : value
+}
+
+/** Checks the credential: a key as `api-key`, on v1 as Bearer too, or a token (wire reference, 2.1). */
+export function checkAccess(request: IncomingMessage, surface: Asked['surface'], access: Access): Answer | undefined {
+  const key = single(request.headers['api-key'])
+  if (key !== undefined) return access.keys.includes(key) ? undefined : wrongKey()
+  const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
+  if (bearer === undefined) return noCredential()
+  if (access.acceptsToken?.(bearer) === true) return undefined
+  return surface === 'v1' && access.keys.includes(bearer) ? undefined : noCredential()
+}
+
+const STANDARD = new Set([
+  'accept',
+  'accept-charset',
+  'accept-encoding',
+  'accept-language',
+  'api-key',
+  'authorization',
+  'cache-control',
+  'connection',
+  'content-encoding',
+  'content-language',
+  'content-length',
+  'content-type',
+  'date',
+  'expect',
+  'host',
+  'if-match',
+  'if-none-match',
+  'origin',
+  'pragma',
+  'prefer',
+  'priority',
+  'range',
+  'referer',
+  'te',
+  'transfer-encoding',
+  'user-agent',
+])
+const HOP_BY_HOP = new Set(['keep-alive', 'proxy-connection', 'proxy-authorization', 'te', 'trailer', 'upgrade'])
+const MAX_CUSTOM = 10
+
+/** What is wrong with the request's head: refused as Azure does, or only noted where Azure would let it pass. */
+export interface HeadCheck {
+  readonly refusal: Answer | undefined
+  readonly violations: readonly string[]
+}
+
+/**
+ * @param host the resource's own, with its port
+ * @param forbidden texts that must not arrive: the keys of the proxy's own clients
+ */
+export function checkHead(request: IncomingMessage, host: string, forbidden: readonly string[]): HeadCheck {
+  const violations: string[] = []
+  let custom = 0
+  let contentTypes = 0
+  for (let i = 0; i < request.rawHeaders.length; i += 2) {
+    const name = (request.rawHeaders[i] ?? '').toLowerCase()
+    const value = request.rawHeaders[i + 1] ?? ''
+    if (name === 'content-type') contentTypes++
+    if (!STANDARD.has(name)) custom++
+    if (HOP_BY_HOP.has(name)) violations.push(`hop-by-hop header ${name}`)
+    if (forbidden.some(secret => value.includes(secret))) violations.push(`a client's key in ${name}`)
+  }
+  if (forbidden.some(secret => (request.url ?? '').includes(secret))) violations.push("a client's key in the URL")
+  if (request.headers.host !== host) violations.push(`host ${request.headers.host ?? 'missing'}`)
+  if (contentTypes > 1) violations.push('content-type twice')
+  if (custom > MAX_CUSTOM) {
+    violations.push(`${custom} custom headers`)
+    return { refusal: gatewayError(431, 'Request Header Fields Too Large'), violations }
+  }
+  return { refusal: contentTypes > 1 ? gatewayError(400, 'Duplicate content-type header.') : undefined, violations }
+}
