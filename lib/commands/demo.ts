@@ -53,7 +53,11 @@ function simulatedResources(): readonly SimulatedResource[] {
 /** The demo's config, as a user would write it. */
 function configText(port: number, urls: readonly (readonly [name: string, url: string])[]): string {
   const backends = urls
-    .map(([name, url]) => `      - {name: ${name}, endpoint: "${url}", api_key: key-of-${name}}`)
+    .map(([name, url]) => {
+      // An older api_version has no Responses API: so no stored response ever depends on the resource that fails.
+      const version = name === 'moody' ? ', api_version: "2024-10-21"' : ''
+      return `      - {name: ${name}, endpoint: "${url}", api_key: key-of-${name}${version}}`
+    })
     .join('\n')
   return `
 server: {port: ${port}, shutdown_grace: 5s}

@@ -188,6 +188,8 @@ function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions):
     if (bytes.length > 0 && !response.destroyed) response.write(bytes)
   }
   const write = (bytes: Buffer): void => {
+    // What the client has not been sent is no part of what its stream's end goes on from.
+    tail.push(bytes)
     options.onEvents?.(bytes)
     const shown = options.dropUsageEvent ? withoutUsageEvent(bytes) : bytes
     if (shown.length === 0) return
@@ -203,7 +205,6 @@ function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions):
 
   return {
     accept(chunk, wholeBytes) {
-      tail.push(chunk)
       if (wholeBytes > 0) {
         if (partialBytes > 0) flushPartial()
         write(wholeBytes === chunk.length ? chunk : chunk.subarray(0, wholeBytes))
@@ -316,7 +317,6 @@ async function relayEvents(
     deadlines.remove(patience)
     deadlines.remove(keepalive)
   }
-  record.usage = readUsage(tail.bytes())
   // A last line without its blank line is an end all the same.
   if (whole && !watcher.ended()) watcher.push(EVENT_END)
   const { reason } = cancellation
@@ -326,6 +326,7 @@ async function relayEvents(
   }
   if (watcher.ended() || (whole && options.dialect === 'opaque')) {
     sink.end()
+    record.usage = readUsage(tail.bytes())
     const error = watcher.lastError()
     if (error !== undefined) record.error = 'upstream_stream_error'
     return { kind: 'complete' }

@@ -434,7 +434,7 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
 
     const headers = commonHeaders()
     const asked = readSurface(request.url ?? '')
-    const fault = faultFor(request, isAnswer(asked) || creates(method, asked), before > 0)
+    const fault = faultFor(request, method === 'POST' && (isAnswer(asked) || creates(method, asked)), before > 0)
     const writing: WriteOptions = {
       clock,
       headers,
