@@ -15,7 +15,8 @@ export interface Operation {
   readonly name: string
   readonly perDeployment: boolean
   readonly dialect: Dialect
-  readonly body: 'json' | 'multipart'
+  /** `session`: JSON whose model stands in `session.model`; `sdp`: an offer, alone or in a form, its model in the query. */
+  readonly body: 'json' | 'multipart' | 'session' | 'sdp'
 }
 
 const json = (name: string, dialect: Dialect, perDeployment = true): Operation => ({
@@ -39,7 +40,8 @@ const ALL: readonly Operation[] = [
   json('audio/speech', 'opaque'),
   multipart('audio/transcriptions'),
   multipart('audio/translations'),
-  json('realtime/client_secrets', 'opaque', false),
+  { name: 'realtime/client_secrets', perDeployment: false, dialect: 'opaque', body: 'session' },
+  { name: 'realtime/calls', perDeployment: false, dialect: 'opaque', body: 'sdp' },
 ]
 
 const BY_NAME: ReadonlyMap<string, Operation> = new Map(ALL.map(operation => [operation.name, operation]))

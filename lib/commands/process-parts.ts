@@ -1,12 +1,17 @@
 // The pieces that need the process itself: environment, files, standard streams.
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
 import { ATOMIC_WRITE_CHARS, createLogOutput, type LogOutput } from '../log-output.ts'
 import type { TlsFiles } from '../server/listener.ts'
+import type { ProcessFigures } from '../server/measure.ts'
+
+/** A timer this often measures the delay; finer costs more than it tells. */
+const LOOP_DELAY_RESOLUTION_MS = 20
 
 /** Entra ID tokens by the environment's identity. */
 export function createEntra(clock: Clock, onProblem: (message: string) => void): TokenAuthorizerFactory {
@@ -32,6 +37,28 @@ export function openLog(clock: Clock, config: () => Config['logging'], shared: b
   const output = shared ? createLogOutput(target, ATOMIC_WRITE_CHARS) : createLogOutput(target)
   const log = createLog({ clock, level: () => config().level, format: () => config().format, write: output.write })
   return { log, output }
+}
+
+/** What this process says of itself, for the metrics; the event loop's delay is measured from now on. */
+export function processFigures(output: LogOutput): () => ProcessFigures {
+  const startedEpochS = Math.round(Date.now() / 1000 - process.uptime())
+  const delay = monitorEventLoopDelay({ resolution: LOOP_DELAY_RESOLUTION_MS })
+  delay.enable()
+  return () => {
+    const { user, system } = process.cpuUsage()
+    const { rss, heapUsed } = process.memoryUsage()
+    const seconds = (nanoseconds: number): number => (Number.isFinite(nanoseconds) ? nanoseconds / 1e9 : 0)
+    const loopLag = { p50: seconds(delay.percentile(50)), p99: seconds(delay.percentile(99)), max: seconds(delay.max) }
+    delay.reset()
+    return {
+      cpuSeconds: (user + system) / 1e6,
+      residentBytes: rss,
+      startedEpochS,
+      heapUsedBytes: heapUsed,
+      loopLag,
+      logLinesDropped: output.dropped(),
+    }
+  }
 }
 
 /** The listener's certificate and key. @throws when one cannot be read */

@@ -2,11 +2,12 @@
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
+import { createPeers, type Peers } from '../server/peers.ts'
 import { createProxy, type ProxyServer } from '../server/proxy.ts'
 import { createSupervisor, type FromWorker, type ToWorker } from '../server/supervisor.ts'
 import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
-import { createEntra, type OpenedLog, openLog, readTls } from './process-parts.ts'
+import { createEntra, type OpenedLog, openLog, processFigures, readTls } from './process-parts.ts'
 import { type Reloaded, readAgain, takeUp, watchFiles } from './reload.ts'
 
 /** Log lines that are still queued at the end get this long to reach their reader. */
@@ -66,10 +67,13 @@ interface Process {
 function assemble(
   config: Config,
   version: string,
-  shareWith?: (items: Parameters<ProxyServer['learn']>[0]) => void,
+  among?: {
+    readonly shareWith: (items: Parameters<ProxyServer['learn']>[0]) => void
+    readonly peers: Peers
+  },
 ): Process | string {
   let current = (): Config => config
-  const opened = logFor(() => current(), shareWith !== undefined)
+  const opened = logFor(() => current(), among !== undefined)
   if (typeof opened === 'string') return opened
   const clock = systemClock()
   const tls = readTls(config.server.tls)
@@ -81,7 +85,8 @@ function assemble(
     log: opened.log,
     tokenAuthorizer: createEntra(clock, message => opened.log.error(message)),
     ...(tls === undefined ? {} : { tls }),
-    ...(shareWith === undefined ? {} : { shareWith }),
+    ...(among ?? {}),
+    processFigures: processFigures(opened.output),
   })
   current = () => proxy.gateway().config
   return { proxy, opened }
@@ -215,7 +220,10 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
   const loaded = loadOrExplain(options.file)
   if (loaded === undefined) return 2
   const config = withPort(loaded.config, options.port)
-  const assembled = assemble(config, options.version, items => say({ kind: 'share', items }))
+  const peers = createPeers(systemClock(), say, () =>
+    typeof assembled === 'string' ? undefined : assembled.proxy.state(),
+  )
+  const assembled = assemble(config, options.version, { shareWith: items => say({ kind: 'share', items }), peers })
   if (typeof assembled === 'string') return complain(assembled)
   const { proxy, opened } = assembled
   const { log, output } = opened
@@ -231,6 +239,11 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
           return proxy.learn(message.items)
         case 'lead':
           return proxy.startProbes()
+        case 'count':
+          return say({ kind: 'counted', question: message.question, state: proxy.state() })
+        case 'counts':
+        case 'admission':
+          return peers.onReply(message)
         case 'reload': {
           output.reopen()
           const fresh = readAgain(options.file, log)
@@ -239,8 +252,6 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
         }
         case 'shutdown':
           return resolve()
-        default:
-          return
       }
     })
   })

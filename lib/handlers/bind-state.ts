@@ -104,13 +104,13 @@ export function placesOf(found: Found): ReadonlySet<string> | Refusal | undefine
 /** Finds out where a request must go because of the state it names. */
 export async function bindToState(
   chunks: readonly Buffer[],
-  scan: ScannedObject,
+  scan: ScannedObject | undefined,
   operation: Operation,
   pool: Pool,
   exchange: Exchange,
   gateway: Gateway,
 ): Promise<Binding> {
-  if (operation.dialect !== 'responses') return { kind: 'free', searches: false, ...NOTHING }
+  if (operation.dialect !== 'responses' || scan === undefined) return { kind: 'free', searches: false, ...NOTHING }
   const { owners } = gateway.parts
   const learning: Learning = {
     onServed(member, answer) {

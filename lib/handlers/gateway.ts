@@ -19,6 +19,7 @@ import { createOwnerFinder, type OwnerFinder } from '../forward/find-owner.ts'
 import type { AttemptReport, ForwardDeps } from '../forward/forward.ts'
 import type { Quirks } from '../forward/quirks.ts'
 import type { Transport } from '../forward/transport.ts'
+import type { KeyLimiter, LimitName } from './key-limits.ts'
 
 /** State and sockets that live as long as the process, whatever the config. */
 export interface Parts {
@@ -32,7 +33,9 @@ export interface Parts {
   readonly deadlines: Deadlines
   readonly bodyBudget: BodyBudget
   readonly tokenAuthorizer: TokenAuthorizerFactory
+  readonly keyLimiter: KeyLimiter
   onAttempt(report: AttemptReport): void
+  onKeyLimited(key: string, limit: LimitName): void
 }
 
 export interface Gateway {

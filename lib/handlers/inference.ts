@@ -4,27 +4,14 @@ import type { Member, Pool } from '../balancer/pool.ts'
 import { type HeldBody, takeBody } from '../forward/body.ts'
 import type { Exchange } from '../forward/exchange.ts'
 import { type Ask, type BackendBody, forward } from '../forward/forward.ts'
-import { createJsonScanner, type ScannedObject } from '../forward/json-scan.ts'
-import { lastMember, MODEL, setMembers } from '../forward/model-field.ts'
 import { promptHash } from '../forward/prompt-key.ts'
 import { type Refusal, refuse } from '../forward/refuse.ts'
+import { admit } from './admit.ts'
 import { type Binding, bindToState } from './bind-state.ts'
 import { type Gateway, mayUse } from './gateway.ts'
+import { estimateTokens } from './key-limits.ts'
+import { type ReadBody, readerFor } from './read-body.ts'
 import { optionsAskingUsage, refusesStreamOptions, STREAM_OPTIONS } from './stream-usage.ts'
-
-/** Top-level members that routing needs; everything else in a body is skipped as bytes. */
-const WANTED: ReadonlySet<string> = new Set([
-  MODEL,
-  'stream',
-  STREAM_OPTIONS,
-  'prompt_cache_key',
-  'previous_response_id',
-  'tools',
-  'instructions',
-  'messages',
-  'input',
-  'prompt',
-])
 
 export interface InferenceRoute {
   readonly operation: Operation
@@ -75,17 +62,17 @@ export function isRefusal(value: Pool | Refusal): value is Refusal {
 function bodyFor(
   member: Member,
   held: HeldBody,
-  scan: ScannedObject,
+  read: ReadBody,
   operation: Operation,
   usageOptions: string | undefined,
 ): BackendBody {
   const { backend } = member
-  const changes: [string, string][] = []
-  if (readsModelFromBody(operation, backend)) changes.push([MODEL, JSON.stringify(backend.deployment)])
-  if (usageOptions !== undefined) changes.push([STREAM_OPTIONS, usageOptions])
+  const deployment = readsModelFromBody(operation, backend) ? backend.deployment : undefined
   const dropUsageEvent = usageOptions !== undefined
-  if (changes.length === 0) return { chunks: held.chunks, byteLength: held.bytes, dropUsageEvent }
-  const { chunks, byteLength } = setMembers(held.chunks, scan, changes)
+  if (deployment === undefined && !dropUsageEvent)
+    return { chunks: held.chunks, byteLength: held.bytes, dropUsageEvent }
+  const more: [string, string][] = usageOptions === undefined ? [] : [[STREAM_OPTIONS, usageOptions]]
+  const { chunks, byteLength } = read.withModel(held.chunks, deployment, more)
   return { chunks, byteLength, dropUsageEvent }
 }
 
@@ -94,13 +81,13 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
   const { record } = exchange
   const { operation } = route
   const { config, parts } = gateway
-  const scanner = createJsonScanner(WANTED)
+  const reader = readerFor(operation, exchange.request.headers['content-type'])
   const taken = await takeBody(exchange, {
     maxBytes: config.server.maxBodyBytes,
     budget: parts.bodyBudget,
     deadlines: parts.deadlines,
     nowMs: () => parts.clock.nowMs(),
-    scanner,
+    scanner: reader.scanner,
   })
   if (taken.kind === 'gone') {
     record.error = exchange.cancellation.reason ?? 'client_closed'
@@ -115,30 +102,29 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     held = undefined
   }
   try {
-    const scan = scanner.end()
-    if (scan.kind === 'invalid') {
-      return refuse(exchange, {
-        status: 400,
-        code: 'invalid_json',
-        message: `The request body is not a JSON object: ${scan.reason} (at byte ${scan.offset}).`,
-      })
-    }
-    const name = route.model ?? lastMember(scan.members, MODEL)?.text
+    const verdict = reader.finish(taken.body.chunks)
+    if (verdict.kind === 'refused') return refuse(exchange, verdict.refusal)
+    const { body: read } = verdict
+    const name = route.model ?? read.model
     if (name === undefined) return refuse(exchange, missingModel())
     const pool = choosePool(exchange, name, gateway)
     if (isRefusal(pool)) return refuse(exchange, pool)
     record.model = pool.model.name
-    const wantsStream = lastMember(scan.members, 'stream')?.kind === 'true'
-    record.stream = wantsStream
+    record.stream = read.wantsStream
 
-    const binding = await bindToState(taken.body.chunks, scan, operation, pool, exchange, gateway)
-    if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
-
-    await forward(
-      exchange,
-      askFor({ route, pool, scan, wantsStream, binding, body: () => held, releaseBody }, gateway),
-      gateway.forwardDeps,
-    )
+    const settle = await admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), parts)
+    if (settle === undefined) return
+    try {
+      const binding = await bindToState(taken.body.chunks, read.scan, operation, pool, exchange, gateway)
+      if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
+      await forward(
+        exchange,
+        askFor({ route, pool, read, binding, body: () => held, releaseBody }, gateway),
+        gateway.forwardDeps,
+      )
+    } finally {
+      settle()
+    }
   } finally {
     releaseBody()
   }
@@ -147,36 +133,36 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
 interface Parsed {
   readonly route: InferenceRoute
   readonly pool: Pool
-  readonly scan: ScannedObject
-  readonly wantsStream: boolean
+  readonly read: ReadBody
   readonly binding: Binding & { kind: 'free' | 'bound' }
   readonly body: () => HeldBody | undefined
   readonly releaseBody: () => void
 }
 
-function askFor({ route, pool, scan, wantsStream, binding, body, releaseBody }: Parsed, { parts }: Gateway): Ask {
+function askFor({ route, pool, read, binding, body, releaseBody }: Parsed, { parts }: Gateway): Ask {
   const { operation, query } = route
+  const { scan, wantsStream } = read
   const { quirks } = parts
   const chunks = body()?.chunks ?? []
   const usageOptions =
-    pool.model.streamUsage && wantsStream && operation.name === 'chat/completions'
+    pool.model.streamUsage && wantsStream && scan !== undefined && operation.name === 'chat/completions'
       ? optionsAskingUsage(chunks, scan)
       : undefined
   const optionsFor = (member: Member): string | undefined =>
     quirks.lacks(member.standing.id, STREAM_OPTIONS) ? undefined : usageOptions
-  const hash = pool.model.balance === 'prompt_cache' ? promptHash(chunks, scan) : undefined
+  const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
   return {
     pool,
     method: 'POST',
     dialect: operation.dialect,
     wantsStream,
-    json: true,
+    json: scan !== undefined || operation.body === 'session',
     creates: true,
     path: backend => operationPath(operation, backend, query),
     body(member) {
       const held = body()
       if (held === undefined) throw new Error('the body was let go of before its last attempt')
-      return bodyFor(member, held, scan, operation, optionsFor(member))
+      return bodyFor(member, held, read, operation, optionsFor(member))
     },
     releaseBody,
     turn: {

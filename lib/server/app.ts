@@ -10,8 +10,9 @@ import { healthReport, healthStatus } from '../handlers/health.ts'
 import { handleInference } from '../handlers/inference.ts'
 import { handleModel, handleModels } from '../handlers/models.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
-import { sendJson } from '../handlers/send.ts'
+import { sendJson, sendText } from '../handlers/send.ts'
 import type { Log } from '../log.ts'
+import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import { authenticate } from './auth.ts'
 import { type Route, route, shownPath } from './router.ts'
 
@@ -31,6 +32,8 @@ export interface AppDeps {
   readonly log: Log
   readonly version: string
   gateway(): Gateway
+  /** The text of GET /metrics. */
+  metricsText(): Promise<string>
   onFinished(finished: FinishedRequest): void
 }
 
@@ -71,7 +74,7 @@ const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'method_not_allowed',
 ])
 
-export function createApp({ clock, log, version, gateway, onFinished }: AppDeps): App {
+export function createApp({ clock, log, version, gateway, metricsText, onFinished }: AppDeps): App {
   const startedMs = clock.nowMs()
   const live = new Set<Exchange>()
   const whenIdle: (() => void)[] = []
@@ -84,6 +87,9 @@ export function createApp({ clock, log, version, gateway, onFinished }: AppDeps)
     if (target.kind === 'health') {
       const report = healthReport(current, { version, uptimeMs: clock.nowMs() - startedMs, draining })
       return sendJson(exchange, healthStatus(report), report)
+    }
+    if (target.kind === 'metrics' && current.config.metrics.enabled) {
+      return sendText(exchange, 200, METRICS_CONTENT_TYPE, await metricsText())
     }
     if (draining) {
       return refuse(exchange, {

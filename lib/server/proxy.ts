@@ -14,10 +14,14 @@ import type { AttemptReport } from '../forward/forward.ts'
 import { createQuirks } from '../forward/quirks.ts'
 import { createTransport } from '../forward/transport.ts'
 import { createGateway, type Gateway, type Parts } from '../handlers/gateway.ts'
+import { createKeyUsage } from '../handlers/key-limits.ts'
 import type { Log } from '../log.ts'
+import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
 import { logFinished, logStandingChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
+import { createMeasure, type ProcessFigures } from './measure.ts'
+import type { Peers } from './peers.ts'
 import { type Shared, shareLessons } from './sharing.ts'
 
 export interface ProxyOptions {
@@ -30,6 +34,9 @@ export interface ProxyOptions {
   readonly tls?: TlsFiles
   /** One of several processes: what it learns is sent, and it probes only when told to. */
   readonly shareWith?: (items: readonly Shared[]) => void
+  /** One of several processes: asks the others. */
+  readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
+  readonly processFigures?: () => ProcessFigures
 }
 
 export interface ProxyServer {
@@ -52,6 +59,17 @@ export interface ProxyServer {
   /** Takes over what another process learnt. */
   learn(items: readonly Shared[]): void
   startProbes(): void
+  /** What this process has counted, as JSON can carry it; a page for all processes is made from all of their states. */
+  state(): ProcessState
+}
+
+/** One process's figures. */
+export interface ProcessState {
+  readonly metrics: MetricsState
+}
+
+function isProcessState(value: unknown): value is ProcessState {
+  return typeof value === 'object' && value !== null && 'metrics' in value
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
@@ -66,6 +84,8 @@ export function createProxy({
   tokenAuthorizer,
   tls,
   shareWith,
+  peers,
+  processFigures,
 }: ProxyOptions): ProxyServer {
   let gateway: Gateway
   const current = (): Gateway => gateway
@@ -84,14 +104,32 @@ export function createProxy({
     deadlines,
     bodyBudget: createBodyBudget(() => current().config.server.maxBufferedBytes),
     tokenAuthorizer,
+    keyLimiter: peers?.keyLimiter ?? createKeyUsage(clock),
+    onKeyLimited: (key, limit) => measure.keyLimited(key, limit),
     onAttempt(report: AttemptReport) {
+      measure.attempted(report)
       if (report.label !== 'served') log.debug('attempt', { ...report })
     },
   }
   gateway = createGateway(config, parts)
   standings.onChange((change: StandingChange) => logStandingChange(log, change, current()))
 
-  const app = createApp({ clock, log, version, gateway: current, onFinished: finished => logFinished(log, finished) })
+  const measure = createMeasure({ clock, version, parts, gateway: current, app: () => app, processFigures })
+  const state = (): ProcessState => ({ metrics: measure.state() })
+  const states = async (): Promise<readonly ProcessState[]> =>
+    peers === undefined ? [state()] : (await peers.askAll()).filter(isProcessState)
+
+  const app: App = createApp({
+    clock,
+    log,
+    version,
+    gateway: current,
+    metricsText: async () => renderMetrics(mergeMetrics((await states()).map(({ metrics }) => metrics))),
+    onFinished(finished) {
+      measure.finished(finished)
+      logFinished(log, finished)
+    },
+  })
   const listener = createListener({ tls, onRequest: app.handle })
   const probes = createProbes({
     clock,
@@ -116,6 +154,7 @@ export function createProxy({
     listener,
     probe: () => probes.round(),
     startProbes: () => probes.start(),
+    state,
     learn: items => sharing?.take(items),
     reload(next, files) {
       const before = gateway.config
@@ -126,6 +165,7 @@ export function createProxy({
       const server = { ...next.server, port, host, workers, ...(keepsTls ? { tls } : {}) }
       gateway = createGateway({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, parts)
       if (files !== undefined && !keepsTls) listener.setTls(files)
+      measure.reloaded()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })
       const restart = needsRestart(before, next)

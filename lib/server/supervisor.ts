@@ -2,7 +2,9 @@
 // what they count, and brings all of them to an end together. It serves no request itself.
 import cluster, { type Worker } from 'node:cluster'
 import type { Clock, Timer } from '../clock.ts'
+import { createKeyUsage } from '../handlers/key-limits.ts'
 import type { Log } from '../log.ts'
+import type { Question, Reply } from './peers.ts'
 import type { Shared } from './sharing.ts'
 
 /** What a worker says. */
@@ -10,8 +12,7 @@ export type FromWorker =
   | { readonly kind: 'ready'; readonly port: number }
   | { readonly kind: 'cannot_listen'; readonly message: string }
   | { readonly kind: 'share'; readonly items: readonly Shared[] }
-  /** Asks for the counters of all workers. */
-  | { readonly kind: 'count'; readonly question: number }
+  | Question
   | { readonly kind: 'counted'; readonly question: number; readonly state: unknown }
 
 /** What a worker is told. */
@@ -22,7 +23,7 @@ export type ToWorker =
   | { readonly kind: 'reload' }
   | { readonly kind: 'shutdown' }
   | { readonly kind: 'count'; readonly question: number }
-  | { readonly kind: 'counts'; readonly question: number; readonly states: readonly unknown[] }
+  | Reply
 
 /** The environment variable in which a worker finds its arguments: argv is not its own, above all not in a packaged program. */
 export const WORKER_ARGS = 'AZURE_OPENAI_PROXY_WORKER'
@@ -62,6 +63,9 @@ function isMessage(value: unknown): value is FromWorker {
 export function createSupervisor({ workers, args, clock, log }: SupervisorOptions): Supervisor {
   const alive = new Set<Worker>()
   const bornMs = new WeakMap<Worker, number>()
+  const keyUsage = createKeyUsage(clock)
+  /** Admissions that each worker has not settled: settled for it should it die. */
+  const tickets = new Map<Worker, Set<number>>()
   const questions = new Map<string, { readonly states: unknown[]; missing: number; answer: () => void; timer: Timer }>()
   let leader: Worker | undefined
   let ending = false
@@ -122,6 +126,17 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
       case 'count':
         count(worker, message.question)
         return
+      case 'admit': {
+        const { question, name, limits, tokens } = message
+        const admission = keyUsage.admit(name, limits, tokens)
+        if (admission.kind === 'admitted') tickets.get(worker)?.add(admission.ticket)
+        tell(worker, { kind: 'admission', question, admission })
+        return
+      }
+      case 'settle':
+        tickets.get(worker)?.delete(message.ticket)
+        keyUsage.settle(message.ticket, message.tokens ?? undefined)
+        return
       case 'counted':
         counted(message.question, message.state)
         return
@@ -131,6 +146,7 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
   const fork = (): void => {
     const worker = cluster.fork({ [WORKER_ARGS]: JSON.stringify(args) })
     alive.add(worker)
+    tickets.set(worker, new Set())
     bornMs.set(worker, clock.nowMs())
     worker.on('message', message => onMessage(worker, message))
     worker.on('error', () => undefined)
@@ -139,6 +155,8 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
 
   const onExit = (worker: Worker, code: number | null, signal: string | null): void => {
     alive.delete(worker)
+    for (const ticket of tickets.get(worker) ?? []) keyUsage.settle(ticket, undefined)
+    tickets.delete(worker)
     if (ending) {
       if (alive.size === 0) allGone?.()
       return

@@ -1,0 +1,74 @@
+// A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and settled at its end.
+import type { ClientKey } from '../config/types.ts'
+import type { Exchange } from '../forward/exchange.ts'
+import { type Refusal, refuse } from '../forward/refuse.ts'
+import type { Parts } from './gateway.ts'
+import type { Admission } from './key-limits.ts'
+
+const UNLIMITED = (): void => undefined
+
+function hasLimits({ limits }: ClientKey): boolean {
+  return (
+    limits.requestsPerMinute !== undefined || limits.tokensPerMinute !== undefined || limits.concurrent !== undefined
+  )
+}
+
+/** OpenAI's way to write a wait in `x-ratelimit-reset-*`: `250ms`, `12.5s`, `1m0s`. */
+export function resetText(waitMs: number): string {
+  const ms = Math.max(Math.ceil(waitMs), 0)
+  if (ms < 1000) return `${ms}ms`
+  if (ms < 60_000) return `${Math.ceil(ms / 100) / 10}s`
+  const seconds = Math.ceil(ms / 1000)
+  return `${Math.floor(seconds / 60)}m${seconds % 60}s`
+}
+
+function refusalFor(key: ClientKey, { limit, max, remaining, waitMs }: Admission & { kind: 'limited' }): Refusal {
+  const what =
+    limit === 'concurrent' ? `${max} requests at once` : `${max} ${limit === 'tokens' ? 'tokens' : 'requests'} a minute`
+  const headers =
+    limit === 'concurrent'
+      ? []
+      : [
+          `x-ratelimit-limit-${limit}`,
+          String(max),
+          `x-ratelimit-remaining-${limit}`,
+          String(remaining),
+          `x-ratelimit-reset-${limit}`,
+          resetText(waitMs),
+        ]
+  return {
+    status: 429,
+    code: 'rate_limit_exceeded',
+    message: `The key ${JSON.stringify(key.name)} is limited to ${what} on this proxy.`,
+    retryAfterMs: waitMs,
+    headers,
+  }
+}
+
+/** What a request really took, as far as its end tells; undefined: nobody counted. */
+function tokensTaken({ record }: Exchange): number | undefined {
+  const { promptTokens, completionTokens } = record.usage
+  if (promptTokens !== undefined || completionTokens !== undefined) {
+    return (promptTokens ?? 0) + (completionTokens ?? 0)
+  }
+  return record.status >= 400 || record.attempts === 0 ? 0 : undefined
+}
+
+/**
+ * Asks for admission.
+ * @param tokens what it is estimated to take
+ * @returns how to settle when the request has ended, or undefined: it was refused, and has its answer
+ */
+export async function admit(exchange: Exchange, tokens: number, parts: Parts): Promise<(() => void) | undefined> {
+  const key = exchange.clientKey
+  if (key === undefined || !hasLimits(key)) return UNLIMITED
+  const { keyLimiter } = parts
+  const asked = keyLimiter.admit(key.name, key.limits, tokens)
+  const admission = asked instanceof Promise ? await asked : asked
+  if (admission.kind === 'limited') {
+    parts.onKeyLimited(key.name, admission.limit)
+    refuse(exchange, refusalFor(key, admission))
+    return undefined
+  }
+  return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange))
+}

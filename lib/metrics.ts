@@ -1,0 +1,231 @@
+// What is counted, and the text Prometheus reads (exposition format 0.0.4). Counters and histograms are plain numbers under their
+// label values; several processes' states are merged before they are shown. Label values come from the config only: nothing a
+// client sends can make a new series.
+
+/** How the figures of several processes become one. */
+type Merge = 'sum' | 'max' | 'min'
+
+interface Family {
+  readonly type: 'counter' | 'gauge' | 'histogram'
+  readonly help: string
+  readonly labels: readonly string[]
+  readonly merge: Merge
+  /** Upper bounds in seconds, ascending. */
+  readonly buckets?: readonly number[]
+}
+
+/** LLM answers take from a tenth of a second (embeddings) to ten minutes (reasoning without streaming). */
+const DURATION_BUCKETS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600]
+const FIRST_BYTE_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]
+
+const counter = (help: string, ...labels: readonly string[]): Family => ({
+  type: 'counter',
+  help,
+  labels,
+  merge: 'sum',
+})
+const gauge = (merge: Merge, help: string, ...labels: readonly string[]): Family => ({
+  type: 'gauge',
+  help,
+  labels,
+  merge,
+})
+const histogram = (help: string, buckets: readonly number[], ...labels: readonly string[]): Family => ({
+  type: 'histogram',
+  help,
+  labels,
+  merge: 'sum',
+  buckets,
+})
+
+const FAMILIES = {
+  proxy_requests_total: counter('Requests answered, by what the client got.', 'model', 'key', 'status'),
+  proxy_request_duration_seconds: histogram(
+    'From the head of a request to the last byte of its answer.',
+    DURATION_BUCKETS,
+    'model',
+  ),
+  proxy_time_to_first_byte_seconds: histogram(
+    'From the head of a request to the first byte of its answer.',
+    FIRST_BYTE_BUCKETS,
+    'model',
+  ),
+  proxy_attempts_total: counter('Tries at backends, by what each meant.', 'backend', 'outcome'),
+  proxy_failovers_total: counter('Requests that another backend saved.', 'model'),
+  proxy_spilled_total: counter('Requests that a lower tier took because the tiers above could not.', 'model'),
+  proxy_tokens_total: counter('Tokens as the backends counted them.', 'model', 'key', 'kind'),
+  proxy_key_limited_total: counter('Requests refused by a limit of their key.', 'key', 'limit'),
+  proxy_backend_up: gauge('min', '1 while the backend may be chosen, 0 while it is out.', 'model', 'backend'),
+  proxy_backend_throttled: gauge('max', '1 while the backend is told to wait.', 'model', 'backend'),
+  proxy_backend_in_flight: gauge('sum', 'Attempts in flight at the backend.', 'model', 'backend'),
+  proxy_backend_remaining_requests: gauge('min', 'Requests the backend last said it has left.', 'model', 'backend'),
+  proxy_backend_remaining_tokens: gauge('min', 'Tokens the backend last said it has left.', 'model', 'backend'),
+  proxy_open_streams: gauge('sum', 'Streamed answers being passed on.'),
+  proxy_requests_in_flight: gauge('sum', 'Requests being served.'),
+  proxy_buffered_bytes: gauge('sum', 'Request bytes held for replay.'),
+  proxy_log_lines_dropped_total: counter('Log lines lost because their reader was too slow.'),
+  proxy_config_reloads_total: counter('Configs taken into force after the first.'),
+  proxy_build_info: gauge('max', 'Always 1; the label tells the version.', 'version'),
+  proxy_workers: gauge('sum', 'Processes that serve.'),
+  process_cpu_seconds_total: counter('CPU time of the serving processes.'),
+  process_resident_memory_bytes: gauge('sum', 'Resident memory of the serving processes.'),
+  process_start_time_seconds: gauge('min', 'Start of the oldest serving process, seconds since the epoch.'),
+  nodejs_heap_size_used_bytes: gauge('sum', 'JavaScript heap in use.'),
+  nodejs_eventloop_lag_p50_seconds: gauge('max', 'Median delay of the event loop since the last reading.'),
+  nodejs_eventloop_lag_p99_seconds: gauge('max', '99th percentile delay of the event loop since the last reading.'),
+  nodejs_eventloop_lag_max_seconds: gauge('max', 'Longest delay of the event loop since the last reading.'),
+} as const satisfies Readonly<Record<string, Family>>
+
+export type MetricName = keyof typeof FAMILIES
+
+/**
+ * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number, or for histograms the
+ * count per bucket, the count above the last one, and the sum.
+ */
+export type MetricsState = Readonly<Partial<Record<MetricName, Readonly<Record<string, number | readonly number[]>>>>>
+
+/** A family beyond this many series counts the rest under `other`: a config with that many names is a mistake, not a memory leak. */
+const MAX_SERIES = 10_000
+const OTHER = 'other'
+const SEPARATOR = '\u0000'
+
+export interface Metrics {
+  add(name: MetricName, labels: readonly string[], amount?: number): void
+  observe(name: MetricName, labels: readonly string[], seconds: number): void
+  set(name: MetricName, labels: readonly string[], value: number): void
+  /** Called before each reading, to set what is looked up rather than counted. */
+  onRead(collect: () => void): void
+  read(): MetricsState
+}
+
+function bucketOf(buckets: readonly number[], seconds: number): number {
+  let i = 0
+  while (i < buckets.length && seconds > (buckets[i] ?? 0)) i++
+  return i
+}
+
+/** One process's counters. */
+export function createMetrics(): Metrics {
+  const families = new Map<MetricName, Map<string, number | number[]>>()
+  const collectors: (() => void)[] = []
+
+  const seriesOf = (name: MetricName): Map<string, number | number[]> => {
+    const found = families.get(name)
+    if (found !== undefined) return found
+    const made = new Map<string, number | number[]>()
+    families.set(name, made)
+    return made
+  }
+  const keyIn = (series: Map<string, unknown>, labels: readonly string[]): string => {
+    const key = labels.join(SEPARATOR)
+    if (series.has(key) || series.size < MAX_SERIES) return key
+    return labels.map(() => OTHER).join(SEPARATOR)
+  }
+
+  return {
+    add(name, labels, amount = 1) {
+      const series = seriesOf(name)
+      const key = keyIn(series, labels)
+      const before = series.get(key)
+      series.set(key, (typeof before === 'number' ? before : 0) + amount)
+    },
+    observe(name, labels, seconds) {
+      const family: Family = FAMILIES[name]
+      const buckets = family.buckets ?? []
+      const series = seriesOf(name)
+      const key = keyIn(series, labels)
+      const before = series.get(key)
+      const counts = Array.isArray(before) ? before : new Array<number>(buckets.length + 2).fill(0)
+      const at = bucketOf(buckets, seconds)
+      counts[at] = (counts[at] ?? 0) + 1
+      counts[buckets.length + 1] = (counts[buckets.length + 1] ?? 0) + seconds
+      if (before === undefined) series.set(key, counts)
+    },
+    set(name, labels, value) {
+      const series = seriesOf(name)
+      series.set(keyIn(series, labels), value)
+    },
+    onRead: collect => void collectors.push(collect),
+    read() {
+      // What is looked up is shown as it is now: a backend that a reload removed must not stay at its last figure.
+      for (const [name, series] of families) {
+        const family: Family = FAMILIES[name]
+        if (family.type === 'gauge') series.clear()
+      }
+      for (const collect of collectors) collect()
+      const entries = [...families].map(([name, series]) => [name, Object.fromEntries(series)] as const)
+      return Object.fromEntries(entries)
+    },
+  }
+}
+
+function mergeNumbers(rule: Merge, a: number, b: number): number {
+  return rule === 'sum' ? a + b : rule === 'max' ? Math.max(a, b) : Math.min(a, b)
+}
+
+function names(): MetricName[] {
+  return Object.keys(FAMILIES) as MetricName[]
+}
+
+/** The states of several processes as one. */
+export function mergeMetrics(states: readonly MetricsState[]): MetricsState {
+  const [only] = states
+  if (states.length === 1 && only !== undefined) return only
+  const merged = names().map(name => {
+    const family: Family = FAMILIES[name]
+    const series = new Map<string, number | number[]>()
+    for (const state of states) {
+      for (const [key, value] of Object.entries(state[name] ?? {})) {
+        const before = series.get(key)
+        if (typeof value === 'number') {
+          series.set(key, typeof before === 'number' ? mergeNumbers(family.merge, before, value) : value)
+        } else series.set(key, Array.isArray(before) ? value.map((n, i) => n + (before[i] ?? 0)) : [...value])
+      }
+    }
+    return [name, Object.fromEntries(series)] as const
+  })
+  return Object.fromEntries(merged)
+}
+
+function escaped(value: string): string {
+  return value.replace(/[\\"\n]/g, char => (char === '\n' ? '\\n' : `\\${char}`))
+}
+
+function labelText(names: readonly string[], key: string, more = ''): string {
+  const values = names.length === 0 ? [] : key.split(SEPARATOR)
+  const pairs = names.map((name, i) => `${name}="${escaped(values[i] ?? '')}"`)
+  if (more !== '') pairs.push(more)
+  return pairs.length === 0 ? '' : `{${pairs.join(',')}}`
+}
+
+function histogramLines(name: string, family: Family, key: string, value: readonly number[]): string[] {
+  const buckets = family.buckets ?? []
+  const lines: string[] = []
+  let seen = 0
+  for (const [i, bound] of buckets.entries()) {
+    seen += value[i] ?? 0
+    lines.push(`${name}_bucket${labelText(family.labels, key, `le="${bound}"`)} ${seen}`)
+  }
+  seen += value[buckets.length] ?? 0
+  lines.push(`${name}_bucket${labelText(family.labels, key, 'le="+Inf"')} ${seen}`)
+  lines.push(`${name}_sum${labelText(family.labels, key)} ${value[buckets.length + 1] ?? 0}`)
+  lines.push(`${name}_count${labelText(family.labels, key)} ${seen}`)
+  return lines
+}
+
+/** The text of GET /metrics; every family has its HELP and TYPE, those without a series too. */
+export function renderMetrics(state: MetricsState): string {
+  const lines: string[] = []
+  for (const name of names()) {
+    const family: Family = FAMILIES[name]
+    lines.push(`# HELP ${name} ${family.help}`, `# TYPE ${name} ${family.type}`)
+    for (const [key, value] of Object.entries(state[name] ?? {})) {
+      if (typeof value === 'number') lines.push(`${name}${labelText(family.labels, key)} ${value}`)
+      else lines.push(...histogramLines(name, family, key, value))
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The content type under which Prometheus takes that text. */
+export const METRICS_CONTENT_TYPE = 'text/plain; version=0.0.4; charset=utf-8'

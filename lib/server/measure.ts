@@ -1,0 +1,114 @@
+// What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
+import { isOut } from '../balancer/standings.ts'
+import type { Clock } from '../clock.ts'
+import type { AttemptReport } from '../forward/forward.ts'
+import type { Gateway, Parts } from '../handlers/gateway.ts'
+import { createMetrics, type MetricsState } from '../metrics.ts'
+import type { App, FinishedRequest } from './app.ts'
+
+/** What the process says of itself; passed in, since only commands touch it. */
+export interface ProcessFigures {
+  readonly cpuSeconds: number
+  readonly residentBytes: number
+  readonly startedEpochS: number
+  readonly heapUsedBytes: number
+  /** Delay of the event loop since the last reading, in seconds. */
+  readonly loopLag: { readonly p50: number; readonly p99: number; readonly max: number }
+  readonly logLinesDropped: number
+}
+
+export interface MeasureDeps {
+  readonly clock: Clock
+  readonly version: string
+  readonly parts: Pick<Parts, 'bodyBudget'>
+  gateway(): Gateway
+  app(): App
+  processFigures: (() => ProcessFigures) | undefined
+}
+
+export interface Measure {
+  finished(request: FinishedRequest): void
+  attempted(report: AttemptReport): void
+  keyLimited(key: string, limit: string): void
+  reloaded(): void
+  state(): MetricsState
+}
+
+/** What stands where a request has no model of the config, no key, no status: an empty label would read as a missing one. */
+const NONE = 'none'
+
+/** Routes that watch the proxy are not its work: they would drown it in the figures. */
+const WATCHING = /^\/(health|livez|metrics|dashboard)(\/|$)/
+
+/** Statuses that may become a label; an upstream's invention does not. */
+function statusLabel(status: number): string {
+  return status >= 100 && status <= 599 ? String(status) : NONE
+}
+
+export function createMeasure({ clock, version, parts, gateway, app, processFigures }: MeasureDeps): Measure {
+  const metrics = createMetrics()
+
+  metrics.onRead(() => {
+    const nowMs = clock.nowMs()
+    for (const pool of gateway().pools) {
+      for (const { backend, standing } of pool.members) {
+        const labels = [pool.model.name, backend.name]
+        const { throttledUntilMs, headroom, inFlight } = standing
+        metrics.set('proxy_backend_up', labels, isOut(standing, nowMs) ? 0 : 1)
+        metrics.set('proxy_backend_throttled', labels, throttledUntilMs > nowMs ? 1 : 0)
+        metrics.set('proxy_backend_in_flight', labels, inFlight)
+        if (headroom?.remainingRequests !== undefined) {
+          metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests)
+        }
+        if (headroom?.remainingTokens !== undefined) {
+          metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens)
+        }
+      }
+    }
+    metrics.set('proxy_open_streams', [], app().openStreams())
+    metrics.set('proxy_requests_in_flight', [], app().inFlight())
+    metrics.set('proxy_buffered_bytes', [], parts.bodyBudget.heldBytes())
+    metrics.set('proxy_build_info', [version], 1)
+    metrics.set('proxy_workers', [], 1)
+    if (processFigures === undefined) return
+    const figures = processFigures()
+    metrics.set('proxy_log_lines_dropped_total', [], figures.logLinesDropped)
+    metrics.set('process_cpu_seconds_total', [], figures.cpuSeconds)
+    metrics.set('process_resident_memory_bytes', [], figures.residentBytes)
+    metrics.set('process_start_time_seconds', [], figures.startedEpochS)
+    metrics.set('nodejs_heap_size_used_bytes', [], figures.heapUsedBytes)
+    metrics.set('nodejs_eventloop_lag_p50_seconds', [], figures.loopLag.p50)
+    metrics.set('nodejs_eventloop_lag_p99_seconds', [], figures.loopLag.p99)
+    metrics.set('nodejs_eventloop_lag_max_seconds', [], figures.loopLag.max)
+  })
+
+  return {
+    finished({ path, durationMs, record }) {
+      if (WATCHING.test(path)) return
+      const { usage } = record
+      const model = record.model ?? NONE
+      const key = record.key ?? NONE
+      metrics.add('proxy_requests_total', [model, key, statusLabel(record.status)])
+      if (record.model === undefined) return
+      const byModel = [model]
+      metrics.observe('proxy_request_duration_seconds', byModel, durationMs / 1000)
+      if (record.ttfbMs !== undefined) {
+        metrics.observe('proxy_time_to_first_byte_seconds', byModel, record.ttfbMs / 1000)
+      }
+      if (record.spilled) metrics.add('proxy_spilled_total', byModel)
+      const { promptTokens, completionTokens, cachedTokens } = usage
+      if (promptTokens !== undefined) metrics.add('proxy_tokens_total', [model, key, 'prompt'], promptTokens)
+      if (completionTokens !== undefined) {
+        metrics.add('proxy_tokens_total', [model, key, 'completion'], completionTokens)
+      }
+      if (cachedTokens !== undefined) metrics.add('proxy_tokens_total', [model, key, 'cached'], cachedTokens)
+    },
+    attempted({ model, backend, label, attempt }) {
+      metrics.add('proxy_attempts_total', [backend, label])
+      if (label === 'served' && attempt > 1) metrics.add('proxy_failovers_total', [model])
+    },
+    keyLimited: (key, limit) => metrics.add('proxy_key_limited_total', [key, limit]),
+    reloaded: () => metrics.add('proxy_config_reloads_total', []),
+    state: () => metrics.read(),
+  }
+}
