@@ -114,6 +114,13 @@ function connectFailed(detail: string): boolean {
   )
 }
 
+/** What a request's own error means. */
+export function failureOf(error: unknown): Outcome {
+  const detail = detailOf(error)
+  if (isProtocolError(detail)) return transportFailure('protocol_error', detail)
+  return transportFailure(connectFailed(detail) ? 'connect_failed' : 'connection_lost', detail)
+}
+
 /** Up to this size a body joins its head in one string and one write; above, copying costs more than a second write. */
 const ONE_WRITE_MAX_BYTES = 16 * 1024
 
@@ -156,10 +163,8 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, fresh: boolean): Promise<
     }
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     request.on('error', error => {
-      const detail = detailOf(error)
-      if (request.reusedSocket && !fresh && !isProtocolError(detail)) settle({ kind: 'stale_socket' })
-      else if (isProtocolError(detail)) giveUp(transportFailure('protocol_error', detail))
-      else giveUp(transportFailure(connectFailed(detail) ? 'connect_failed' : 'connection_lost', detail))
+      if (request.reusedSocket && !fresh && !isProtocolError(detailOf(error))) settle({ kind: 'stale_socket' })
+      else giveUp(failureOf(error))
     })
     request.once('close', () => giveUp(transportFailure('connection_lost', 'closed')))
     request.once('socket', socket => {
@@ -192,7 +197,7 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, fresh: boolean): Promise<
  * Reads on until it is clear whose answer this is: an event stream to its first output, an error or a short answer to its
  * end, anything else to its first byte.
  */
-function readAnswer(plan: AttemptPlan, deps: AttemptDeps, response: IncomingMessage): Promise<AttemptResult> {
+export function readAnswer(plan: AttemptPlan, deps: AttemptDeps, response: IncomingMessage): Promise<AttemptResult> {
   const status = response.statusCode ?? 0
   const headers = answerHeaders(response.rawHeaders)
   if (hasNoBody(status, plan.wire.method)) {

@@ -91,6 +91,12 @@ export function createRecord(): RequestRecord {
   }
 }
 
+/** A realtime session's own key: it is good at the resource that issued it, and goes there in place of the backend's. */
+export interface EphemeralKey {
+  readonly resourceId: string
+  readonly secret: string
+}
+
 export interface Exchange {
   /** The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`. */
   readonly id: string
@@ -105,4 +111,6 @@ export interface Exchange {
   lingerAndClose(): void
   /** The client's key; undefined while not authenticated, and where authentication is off. */
   clientKey: ClientKey | undefined
+  /** Shown instead of a client key. */
+  ephemeral: EphemeralKey | undefined
 }

@@ -1,15 +1,15 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
 import type { IncomingMessage } from 'node:http'
-import type { Authorizer } from '../azure/credentials.ts'
+import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Dialect } from '../azure/operations.ts'
 import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
 import type { Member, Pool, Turn, TurnOptions } from '../balancer/pool.ts'
-import type { Standings } from '../balancer/standings.ts'
+import type { Lease, Standings } from '../balancer/standings.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
 import type { Clock } from '../clock.ts'
 import type { BackendConfig } from '../config/types.ts'
-import { type AttemptResult, type AttemptTimeouts, attempt, type UpstreamAnswer } from './attempt.ts'
+import { type AttemptPlan, type AttemptResult, type AttemptTimeouts, attempt, type UpstreamAnswer } from './attempt.ts'
 import type { ChunkList } from './chunk-list.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { Exchange } from './exchange.ts'
@@ -18,6 +18,7 @@ import { blameOf, labelOf, type Outcome, type OutcomeLabel } from './outcome.ts'
 import { type Refusal, refuse } from './refuse.ts'
 import { type RelayEnd, type RelayOptions, relay } from './relay.ts'
 import type { Transport } from './transport.ts'
+import { attemptUpgrade, type Upgraded } from './upgrade.ts'
 import { finalRefusal, type History } from './verdict.ts'
 
 /** What the body is for one backend, and what was changed in it that the answer must be put right for. */
@@ -55,6 +56,11 @@ export interface Ask {
   onRefused?(member: Member, answer: UpstreamAnswer): 'again' | undefined
   /** The backend turned out not to offer the operation. */
   onUnsupported?(member: Member): void
+  /** It asks for a WebSocket: the headers that do, and what becomes of a backend's agreement. */
+  readonly upgrade?: {
+    readonly headers: readonly string[]
+    open(member: Member, upgraded: Upgraded): Promise<RelayEnd>
+  }
 }
 
 /** Seen by logs and metrics, once an attempt. */
@@ -121,45 +127,49 @@ function wireHeaders(
   return headers
 }
 
+/** A refused key is a mistake in the config only if it was the config's: a client's own ephemeral key may have expired. */
+function outcomeFor({ ephemeral }: Exchange, { kind, outcome }: AttemptResult): Outcome {
+  const clients = ephemeral !== undefined && kind === 'answer' && outcome.kind === 'misconfigured'
+  return clients ? { kind: 'served' } : outcome
+}
+
 /** What an attempt brought. It must not hold the body, which is let go of while the answer may stream for minutes. */
 interface Tried {
-  readonly result: AttemptResult
+  readonly result: AttemptResult | Upgraded
   readonly dropUsageEvent: boolean
 }
 
 async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: ForwardDeps): Promise<Tried> {
   const { backend } = member
   const body = ask.body(member)
-  const given = deps.authorizer(member).authorize()
+  const given: Authorization | Promise<Authorization> =
+    exchange.ephemeral === undefined
+      ? deps.authorizer(member).authorize()
+      : { kind: 'header', name: 'authorization', value: `Bearer ${exchange.ephemeral.secret}` }
   const authorization = given instanceof Promise ? await given : given
   if (authorization.kind === 'unavailable') {
     const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
     return { result: { kind: 'no_answer', outcome }, dropUsageEvent: false }
   }
   const hasBody = body.byteLength > 0 || ask.method === 'POST'
-  const result = await attempt(
-    {
-      wire: {
-        endpoint: backend.endpoint,
-        method: ask.method,
-        path: ask.path(backend),
-        headers: wireHeaders(
-          exchange.request,
-          backend,
-          authorization.kind === 'header' ? authorization : undefined,
-          hasBody ? body.byteLength : undefined,
-          body.byteLength > 0 && ask.json,
-        ),
-      },
-      body: body.chunks,
-      dialect: ask.dialect,
-      wantsStream: ask.wantsStream,
-      creates: ask.creates,
-      timeouts: timeoutsFor(ask.pool, deps),
-      cancellation: exchange.cancellation,
-    },
-    deps,
+  const headers = wireHeaders(
+    exchange.request,
+    backend,
+    authorization.kind === 'header' ? authorization : undefined,
+    hasBody ? body.byteLength : undefined,
+    body.byteLength > 0 && ask.json,
   )
+  if (ask.upgrade !== undefined) headers.push(...ask.upgrade.headers)
+  const plan: AttemptPlan = {
+    wire: { endpoint: backend.endpoint, method: ask.method, path: ask.path(backend), headers },
+    body: body.chunks,
+    dialect: ask.dialect,
+    wantsStream: ask.wantsStream,
+    creates: ask.creates,
+    timeouts: timeoutsFor(ask.pool, deps),
+    cancellation: exchange.cancellation,
+  }
+  const result = await (ask.upgrade === undefined ? attempt(plan, deps) : attemptUpgrade(plan, deps))
   return { result, dropUsageEvent: body.dropUsageEvent }
 }
 
@@ -241,6 +251,29 @@ function report(
   })
 }
 
+/** A backend agreed to a WebSocket: the lease is held for as long as the session lasts. */
+async function openTunnel(
+  exchange: Exchange,
+  ask: Ask,
+  member: Member,
+  lease: Lease,
+  upgraded: Upgraded,
+  deps: ForwardDeps,
+): Promise<void> {
+  const { record } = exchange
+  lease.answered()
+  let end: RelayEnd | undefined
+  try {
+    end = await ask.upgrade?.open(member, upgraded)
+  } finally {
+    lease.release({ kind: 'none' })
+  }
+  if (end?.kind === 'cut') record.error = `cut: ${end.detail}`
+  else if (end?.kind === 'cancelled') record.error = end.reason
+  const label = end === undefined || end.kind === 'complete' ? 'served' : end.kind
+  report(exchange, ask, member, label, end?.kind === 'cut' ? end.detail : '', deps)
+}
+
 /** Whether another backend is worth asking after this. */
 function goesOn(outcome: Outcome, ask: Ask): boolean {
   if (outcome.kind === 'foreign_state') return ask.searches
@@ -302,7 +335,11 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
         tried = await attemptAt(exchange, ask, member, deps)
       }
       const { result, dropUsageEvent } = tried
-      const { outcome } = result
+      if (result.kind === 'upgraded') {
+        await openTunnel(exchange, ask, member, lease, result, deps)
+        return
+      }
+      const outcome = outcomeFor(exchange, result)
       const headers = result.kind === 'answer' ? result.answer.response.headers : result.headers
       if (headers !== undefined) noteSignals(member, headers, deps.standings)
       history.outcomes.push(outcome)

@@ -1,15 +1,20 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
+import type { BackendConfig } from '../config/types.ts'
 import { type HeldBody, takeBody } from '../forward/body.ts'
 import type { Exchange } from '../forward/exchange.ts'
 import { type Ask, type BackendBody, forward } from '../forward/forward.ts'
+import { MODEL } from '../forward/model-field.ts'
 import { promptHash } from '../forward/prompt-key.ts'
-import { type Refusal, refuse } from '../forward/refuse.ts'
+import { refuse } from '../forward/refuse.ts'
 import { admit } from './admit.ts'
 import { type Binding, bindToState } from './bind-state.ts'
-import { type Gateway, mayUse } from './gateway.ts'
+import { choosePoolFor, isRefusal } from './choose-pool.ts'
+import { learnEphemeral } from './ephemeral.ts'
+import type { Gateway } from './gateway.ts'
 import { estimateTokens } from './key-limits.ts'
+import { queryValue, replaceParameter } from './query.ts'
 import { type ReadBody, readerFor } from './read-body.ts'
 import { optionsAskingUsage, refusesStreamOptions, STREAM_OPTIONS } from './stream-usage.ts'
 
@@ -19,43 +24,6 @@ export interface InferenceRoute {
   readonly model: string | undefined
   /** Without `?`, api-version and credentials. */
   readonly query: string
-}
-
-export function missingModel(): Refusal {
-  return {
-    status: 400,
-    code: 'missing_model',
-    message: 'The request names no model: "model" must be a string.',
-    param: 'model',
-  }
-}
-
-/** The pool a name stands for, if the key may use it. */
-export function choosePool(exchange: Exchange, name: string, gateway: Gateway): Pool | Refusal {
-  const pool = gateway.pool(name)
-  if (pool === undefined) {
-    // The name is the client's text: shown back to it, bounded, and never put into a metric.
-    const shown = JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}…` : name)
-    return {
-      status: 404,
-      code: 'model_not_found',
-      message: `The model ${shown} does not exist here, or you do not have access to it.`,
-      param: 'model',
-    }
-  }
-  if (!mayUse(exchange.clientKey, pool.model)) {
-    return {
-      status: 403,
-      code: 'model_not_allowed',
-      message: `This key may not use the model ${JSON.stringify(pool.model.name)}.`,
-      param: 'model',
-    }
-  }
-  return pool
-}
-
-export function isRefusal(value: Pool | Refusal): value is Refusal {
-  return 'status' in value
 }
 
 /** The body for one backend: the deployment put in where the backend reads it there, usage asked for where that is wanted. */
@@ -105,9 +73,8 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     const verdict = reader.finish(taken.body.chunks)
     if (verdict.kind === 'refused') return refuse(exchange, verdict.refusal)
     const { body: read } = verdict
-    const name = route.model ?? read.model
-    if (name === undefined) return refuse(exchange, missingModel())
-    const pool = choosePool(exchange, name, gateway)
+    const name = route.model ?? read.model ?? (operation.body === 'sdp' ? queryValue(route.query, MODEL) : undefined)
+    const pool = choosePoolFor(exchange, name, gateway)
     if (isRefusal(pool)) return refuse(exchange, pool)
     record.model = pool.model.name
     record.stream = read.wantsStream
@@ -119,7 +86,10 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
       if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
       await forward(
         exchange,
-        askFor({ route, pool, read, binding, body: () => held, releaseBody }, gateway),
+        askFor(
+          { route, pool, read, binding, body: () => held, releaseBody, home: exchange.ephemeral?.resourceId },
+          gateway,
+        ),
         gateway.forwardDeps,
       )
     } finally {
@@ -130,6 +100,11 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
   }
 }
 
+/** A call's offer may name its model in the query, where the backend reads its own name for it. */
+function queryFor(operation: Operation, backend: BackendConfig, query: string): string {
+  return operation.body === 'sdp' ? replaceParameter(query, MODEL, backend.deployment) : query
+}
+
 interface Parsed {
   readonly route: InferenceRoute
   readonly pool: Pool
@@ -137,9 +112,11 @@ interface Parsed {
   readonly binding: Binding & { kind: 'free' | 'bound' }
   readonly body: () => HeldBody | undefined
   readonly releaseBody: () => void
+  /** The resource that issued the ephemeral key it came with. */
+  readonly home: string | undefined
 }
 
-function askFor({ route, pool, read, binding, body, releaseBody }: Parsed, { parts }: Gateway): Ask {
+function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed, { parts }: Gateway): Ask {
   const { operation, query } = route
   const { scan, wantsStream } = read
   const { quirks } = parts
@@ -158,7 +135,7 @@ function askFor({ route, pool, read, binding, body, releaseBody }: Parsed, { par
     wantsStream,
     json: scan !== undefined || operation.body === 'session',
     creates: true,
-    path: backend => operationPath(operation, backend, query),
+    path: backend => operationPath(operation, backend, queryFor(operation, backend, query)),
     body(member) {
       const held = body()
       if (held === undefined) throw new Error('the body was let go of before its last attempt')
@@ -167,12 +144,16 @@ function askFor({ route, pool, read, binding, body, releaseBody }: Parsed, { par
     releaseBody,
     turn: {
       ...(binding.kind === 'bound' ? { allow: (member: Member) => binding.resources.has(member.resourceId) } : {}),
+      ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),
       ...(hash === undefined ? {} : { promptHash: hash }),
       avoid: member => quirks.lacks(member.standing.id, operation.name),
     },
-    bound: binding.kind === 'bound',
+    bound: binding.kind === 'bound' || home !== undefined,
     searches: binding.kind === 'free' && binding.searches,
-    onServed: binding.onServed,
+    onServed(member, answer) {
+      if (operation.body === 'session') learnEphemeral(answer, member.resourceId, parts.owners)
+      binding.onServed(member, answer)
+    },
     ...(binding.onEvents === undefined ? {} : { onEvents: binding.onEvents }),
     onRefused(member, answer) {
       if (optionsFor(member) === undefined || !refusesStreamOptions(answer)) return undefined

@@ -1,8 +1,8 @@
 // The model list in OpenAI's form: public names and aliases that the key may use (wire reference, 10.2).
 import type { Exchange } from '../forward/exchange.ts'
 import { refuse } from '../forward/refuse.ts'
+import { choosePool, isRefusal } from './choose-pool.ts'
 import { type Gateway, mayUse } from './gateway.ts'
-import { choosePool, isRefusal } from './inference.ts'
 import { sendJson } from './send.ts'
 
 interface ModelObject {

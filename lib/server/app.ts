@@ -2,19 +2,23 @@
 // that throws costs its own request and nothing else.
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import { createCancellation, createRecord, type Exchange, type RequestRecord } from '../forward/exchange.ts'
 import { refuse } from '../forward/refuse.ts'
+import { ephemeralKey } from '../handlers/ephemeral.ts'
 import type { Gateway } from '../handlers/gateway.ts'
 import { healthReport, healthStatus } from '../handlers/health.ts'
 import { handleInference } from '../handlers/inference.ts'
 import { handleModel, handleModels } from '../handlers/models.ts'
+import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import type { Log } from '../log.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import { authenticate } from './auth.ts'
 import { type Route, route, shownPath } from './router.ts'
+import { clientSocket } from './upgrade-socket.ts'
 
 /** A finished request, for the log and the counters. */
 export interface FinishedRequest {
@@ -39,6 +43,8 @@ export interface AppDeps {
 
 export interface App {
   handle(request: IncomingMessage, response: ServerResponse): void
+  /** A request to switch to WebSocket; the socket is no longer the server's. */
+  upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
   /** Refuses new work from now on; resolves when the last request in flight has ended. */
   drain(): Promise<void>
   /** Ends what is still in flight: streams are told, the rest is cut. */
@@ -74,13 +80,18 @@ const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'method_not_allowed',
 ])
 
+/** What an ephemeral key of a realtime session is good for. */
+function takesEphemeral(target: Route): boolean {
+  return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
+}
+
 export function createApp({ clock, log, version, gateway, metricsText, onFinished }: AppDeps): App {
   const startedMs = clock.nowMs()
   const live = new Set<Exchange>()
   const whenIdle: (() => void)[] = []
   let draining = false
 
-  const dispatch = async (exchange: Exchange, target: Route): Promise<void> => {
+  const dispatch = async (exchange: Exchange, target: Route, client?: ClientSocket): Promise<void> => {
     const current = gateway()
     const { auth } = current.config
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
@@ -101,8 +112,11 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
       })
     }
     if (auth.enabled && !OPEN_ROUTES.has(target.kind)) {
-      exchange.clientKey = authenticate(exchange.request.headers, auth.keys)
-      if (exchange.clientKey === undefined) {
+      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
+      if (exchange.clientKey === undefined && takesEphemeral(target)) {
+        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.parts.owners)
+      }
+      if (exchange.clientKey === undefined && exchange.ephemeral === undefined) {
         return refuse(exchange, {
           status: 401,
           code: 'invalid_api_key',
@@ -111,13 +125,15 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
           headers: ['www-authenticate', 'Bearer'],
         })
       }
-      exchange.record.key = exchange.clientKey.name
+      exchange.record.key = exchange.clientKey?.name
     }
     switch (target.kind) {
       case 'inference':
         return handleInference(exchange, target, current)
       case 'stored_response':
         return handleStoredResponse(exchange, target, current)
+      case 'realtime':
+        return handleRealtime(exchange, target, client, current)
       case 'models':
         return handleModels(exchange, current)
       case 'model':
@@ -143,7 +159,10 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
   const finish = (exchange: Exchange): void => {
     const { request, response, record } = exchange
     live.delete(exchange)
-    if (record.error === 'client_closed' || record.error === 'client_stalled') record.status = CLIENT_CLOSED
+    // A session that was open has its 101, however it ended.
+    const answered = record.status === 101
+    if (!answered && (record.error === 'client_closed' || record.error === 'client_stalled'))
+      record.status = CLIENT_CLOSED
     else if (!response.writableFinished && record.status === 0) record.status = CLIENT_CLOSED
     const trace = single(request.headers.traceparent)
     onFinished({
@@ -158,14 +177,14 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
     if (live.size === 0) for (const resolve of whenIdle.splice(0)) resolve()
   }
 
-  const serve = async (exchange: Exchange): Promise<void> => {
-    const { request, response, cancellation } = exchange
+  const serve = async (exchange: Exchange, client?: ClientSocket): Promise<void> => {
+    const { request, response, cancellation, record } = exchange
     try {
       // RFC 9112 section 3.2: without a Host, or with two, a request is malformed.
       if (request.httpVersion === '1.1' && request.headers.host === undefined) {
         refuse(exchange, { status: 400, code: 'invalid_request', message: 'The Host header is missing.', close: true })
-      } else await dispatch(exchange, route(request.method ?? '', request.url ?? ''))
-      if (!response.headersSent && !response.destroyed && cancellation.reason === undefined) {
+      } else await dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+      if (!response.headersSent && record.status === 0 && !response.destroyed && cancellation.reason === undefined) {
         throw new Error('a handler returned without an answer')
       }
     } catch (error) {
@@ -181,40 +200,59 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
     }
   }
 
+  const begin = (request: IncomingMessage, response: ServerResponse): Exchange => {
+    const exchange: Exchange = {
+      id: idOf(request),
+      request,
+      response,
+      cancellation: createCancellation(),
+      record: createRecord(),
+      beganMs: clock.nowMs(),
+      lingerAndClose() {
+        const timer = clock.after(LINGER_MS, () => response.end())
+        const end = (): void => {
+          timer.cancel()
+          response.end()
+        }
+        request.once('end', end).once('close', end).resume()
+      },
+      clientKey: undefined,
+      ephemeral: undefined,
+    }
+    live.add(exchange)
+    // Both may fail again while they are torn down, and neither must be uncaught.
+    request.on('error', () => undefined)
+    response.on('error', () => undefined)
+    return exchange
+  }
+
   return {
     handle(request, response) {
-      const cancellation = createCancellation()
-      const exchange: Exchange = {
-        id: idOf(request),
-        request,
-        response,
-        cancellation,
-        record: createRecord(),
-        beganMs: clock.nowMs(),
-        lingerAndClose() {
-          const timer = clock.after(LINGER_MS, () => response.end())
-          const end = (): void => {
-            timer.cancel()
-            response.end()
-          }
-          request.once('end', end).once('close', end).resume()
-        },
-        clientKey: undefined,
-      }
-      live.add(exchange)
+      const exchange = begin(request, response)
       // A request that is answered, and a response that is closed: only then is everything known that the log wants to say.
       let open = 2
       const oneDone = (): void => {
         if (--open === 0) finish(exchange)
       }
-      // Both may fail again while they are torn down, and neither must be uncaught.
-      request.on('error', () => undefined)
-      response.on('error', () => undefined)
       response.once('close', () => {
-        if (!response.writableFinished) cancellation.cancel('client_closed')
+        if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
         oneDone()
       })
       serve(exchange).then(oneDone, oneDone)
+    },
+    upgrade(request, socket, head) {
+      const client = clientSocket(request, socket, head)
+      const exchange = begin(request, client.response)
+      const onClose = (): void => exchange.cancellation.cancel('client_closed')
+      socket.once('close', onClose)
+      const done = (): void => finish(exchange)
+      serve(exchange, {
+        ...client,
+        takeOver() {
+          socket.off('close', onClose)
+          client.takeOver()
+        },
+      }).then(done, done)
     },
     drain() {
       draining = true
@@ -226,7 +264,7 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
     inFlight: () => live.size,
     openStreams() {
       let open = 0
-      for (const { record, response } of live) if (record.stream && response.headersSent) open++
+      for (const { record } of live) if (record.stream && record.ttfbMs !== undefined) open++
       return open
     },
   }

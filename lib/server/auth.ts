@@ -2,6 +2,7 @@
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { ClientKey } from '../config/types.ts'
+import { protocolKey } from '../handlers/ephemeral.ts'
 
 /** A presented key longer than this is none of ours; hashing megabytes for a stranger is not our business. */
 const MAX_KEY_CHARS = 4096
@@ -30,9 +31,19 @@ export function keyOf(text: string, keys: readonly ClientKey[]): ClientKey | und
   return match
 }
 
-/** The key a request is authenticated by, or undefined: none given, or none that is known. */
-export function authenticate(headers: IncomingHttpHeaders, keys: readonly ClientKey[]): ClientKey | undefined {
-  for (const text of presented(headers)) {
+/**
+ * The key a request is authenticated by, or undefined: none given, or none that is known.
+ * @param webSocket whether it may stand among the sub-protocols, where browsers have to put it
+ */
+export function authenticate(
+  headers: IncomingHttpHeaders,
+  keys: readonly ClientKey[],
+  webSocket: boolean,
+): ClientKey | undefined {
+  const inProtocol = webSocket ? protocolKey(headers) : undefined
+  const texts = presented(headers)
+  if (inProtocol !== undefined && inProtocol.length <= MAX_KEY_CHARS) texts.push(inProtocol)
+  for (const text of texts) {
     const key = keyOf(text, keys)
     if (key !== undefined) return key
   }

@@ -3,6 +3,7 @@ import http, { type IncomingMessage, type ServerOptions, type ServerResponse, ST
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../forward/refuse.ts'
+import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
 /** Headers of one request, in bytes: room for a long token beside the rest. */
 const MAX_HEAD_BYTES = 32 * 1024
@@ -23,7 +24,7 @@ export interface TlsFiles {
 export interface ListenerOptions {
   readonly tls: TlsFiles | undefined
   readonly onRequest: (request: IncomingMessage, response: ServerResponse) => void
-  readonly onUpgrade?: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
+  readonly onUpgrade: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
 }
 
 export interface Listener {
@@ -112,7 +113,10 @@ export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): 
       headers: ['allow', 'GET, POST, DELETE'],
     })
   })
-  if (onUpgrade !== undefined) server.on('upgrade', onUpgrade)
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (isWebSocket(request)) onUpgrade(request, socket, head)
+    else serveWithoutUpgrade(server, request, socket, head)
+  })
 
   return {
     server,

@@ -130,7 +130,7 @@ export function createProxy({
       logFinished(log, finished)
     },
   })
-  const listener = createListener({ tls, onRequest: app.handle })
+  const listener = createListener({ tls, onRequest: app.handle, onUpgrade: app.upgrade })
   const probes = createProbes({
     clock,
     random,

@@ -1,5 +1,6 @@
 // From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
 import { type Operation, operationNamed } from '../azure/operations.ts'
+import { queryValue, withoutParameter } from '../handlers/query.ts'
 
 export type Route =
   | {
@@ -66,22 +67,6 @@ export function upstreamQuery(query: string): string {
   return kept.join('&')
 }
 
-/** One parameter's decoded value, or undefined. */
-export function queryValue(query: string, name: string): string | undefined {
-  for (const part of query.split('&')) {
-    const equals = part.indexOf('=')
-    if (equals !== -1 && part.slice(0, equals) === name) return decoded(part.slice(equals + 1).replaceAll('+', ' '))
-  }
-  return undefined
-}
-
-function without(query: string, name: string): string {
-  return query
-    .split('&')
-    .filter(part => part.split('=', 1)[0] !== name)
-    .join('&')
-}
-
 function get(method: string, route: Route): Route {
   return method === 'GET' || method === 'HEAD' ? route : { kind: 'method_not_allowed', allow: 'GET, HEAD' }
 }
@@ -118,7 +103,11 @@ function api(method: string, segments: readonly string[], query: string): Route 
   }
   if (family === 'realtime' && second === undefined) {
     const model = queryValue(query, 'model') ?? queryValue(query, 'deployment')
-    return get(method, { kind: 'realtime', model, query: without(without(query, 'model'), 'deployment') })
+    return get(method, {
+      kind: 'realtime',
+      model,
+      query: withoutParameter(withoutParameter(query, 'model'), 'deployment'),
+    })
   }
   if (family !== undefined && RESOURCE_BOUND.has(family)) {
     return {

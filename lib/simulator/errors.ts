@@ -4,7 +4,7 @@
 export interface Answer {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
-  readonly body: string
+  readonly body: string | Buffer
   /** Sent in chunks, without a content-length. */
   readonly chunked?: boolean
   /** Sent with nothing but these headers. */

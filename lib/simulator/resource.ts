@@ -7,9 +7,21 @@
 //   resource.requests                    // what it was sent
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
-import { chat, checkChat, promptText, type Reply } from './chat.ts'
-import { checkEmbeddings, embeddings } from './embeddings.ts'
+import type { Reply } from './chat.ts'
+import {
+  type AskedBody,
+  checkAsked,
+  checkKind,
+  createDeployments,
+  type Deployment,
+  estimateOf,
+  namedDeployment,
+  readAsked,
+  replyTo,
+  type SimulatedDeployment,
+} from './deployments.ts'
 import {
   type Answer,
   contentFiltered,
@@ -21,7 +33,6 @@ import {
   resourceNotFound,
   serverError,
   throttled,
-  unparsableJson,
   versionNotSupported,
   wrongKey,
 } from './errors.ts'
@@ -34,19 +45,14 @@ import {
   type StreamErrorKind,
   type Waits,
 } from './faults.ts'
-import { createPromptCache, type PromptCache } from './prompt-cache.ts'
-import { createRateLimit, type RateLimit, type RateLimitOptions } from './rate-limit.ts'
+import type { RateLimitOptions } from './rate-limit.ts'
+import { openRealtime } from './realtime.ts'
 import { createResponseStore, type ResponseStore } from './responses.ts'
 import { type Access, type Asked, checkAccess, checkHead, isAnswer, readSurface } from './surface.ts'
-import { countTokens, digest } from './text.ts'
+import { digest } from './text.ts'
 import { pause, sendAnswer, sendEvents, type WriteOptions } from './writer.ts'
 
-export interface SimulatedDeployment extends Partial<RateLimitOptions> {
-  readonly name: string
-  readonly kind: 'chat' | 'embeddings'
-  /** The versioned model behind it; left out: by its kind. */
-  readonly model?: string
-}
+export type { SimulatedDeployment } from './deployments.ts'
 
 export interface SimulatedResourceOptions {
   readonly name: string
@@ -105,19 +111,9 @@ export interface SimulatedResource {
 }
 
 const MAX_REQUESTS = 1_000
+/** Sub-routes of responses that are asked of a model, not of a stored response. */
+const CREATES = new Set(['responses/compact', 'responses/input_tokens'])
 const MAX_BODY_BYTES = 128 * 1024 * 1024
-const DEFAULT_MODEL = { chat: 'gpt-4.1-mini-2025-04-14', embeddings: 'text-embedding-3-small' } as const
-/** What the output is estimated at when a request does not bound it. */
-const DEFAULT_OUTPUT_TOKENS = 16
-
-interface Deployment {
-  readonly name: string
-  readonly kind: 'chat' | 'embeddings'
-  readonly model: string
-  readonly limit: RateLimit
-  readonly cache: PromptCache | undefined
-}
-
 function waitHeaders(
   waits: Waits,
   epochMs: number,
@@ -256,15 +252,6 @@ async function readBody(request: IncomingMessage): Promise<Buffer> {
   return Buffer.concat(chunks)
 }
 
-function parseObject(body: Buffer): Readonly<Record<string, unknown>> | undefined {
-  try {
-    const value: unknown = JSON.parse(body.toString('utf8'))
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : undefined
-  } catch {
-    return undefined
-  }
-}
-
 function modelList(deployments: readonly Deployment[], id: string | undefined): Reply {
   const models = deployments.map(({ model, kind }) => ({
     id: model,
@@ -276,7 +263,7 @@ function modelList(deployments: readonly Deployment[], id: string | undefined): 
     capabilities: {
       fine_tune: false,
       inference: true,
-      completion: false,
+      completion: kind === 'completion',
       chat_completion: kind === 'chat',
       embeddings: kind === 'embeddings',
     },
@@ -294,19 +281,8 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
   const { clock, name } = options
   const access: Access = { keys: options.keys, acceptsToken: options.acceptsToken }
   const store: ResponseStore = createResponseStore(`secret of ${name}`)
-  const deployments = options.deployments.map(
-    (given): Deployment => ({
-      name: given.name,
-      kind: given.kind,
-      model: given.model ?? DEFAULT_MODEL[given.kind],
-      limit: createRateLimit(clock, {
-        requestsPerMinute: given.requestsPerMinute,
-        tokensPerMinute: given.tokensPerMinute,
-        provisionedPerSecond: given.provisionedPerSecond,
-      }),
-      cache: options.promptCache === true ? createPromptCache(clock) : undefined,
-    }),
-  )
+  const deployments = createDeployments(options.deployments, clock, options.promptCache === true)
+  const issuedKeys = new Set<string>()
   const requests: ReceivedRequest[] = []
   const violations: string[] = []
   const sockets = new Map<Socket, number>()
@@ -347,51 +323,68 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
 
   const createdS = (): number => Math.floor(clock.epochMs() / 1000)
 
-  /** A request for a deployment, from its checks to its reply. */
-  const create = (asked: Asked, body: Buffer, fault: Fault | undefined, headers: Record<string, string>): Reply => {
-    const value = parseObject(body)
-    if (value === undefined) return { kind: 'answer', answer: unparsableJson() }
-    const wanted = asked.deployment ?? (typeof value.model === 'string' ? value.model : undefined)
-    const deployment = deployments.find(candidate => candidate.name === wanted)
-    if (deployment === undefined) return { kind: 'answer', answer: deploymentNotFound() }
-    headers['x-ms-deployment-name'] = deployment.name
-    const isEmbeddings = asked.operation === 'embeddings'
-    if ((deployment.kind === 'embeddings') !== isEmbeddings) {
-      const operation = isEmbeddings ? 'embeddings' : asked.operation === 'responses' ? 'responses' : 'chatCompletion'
-      const message = `The ${operation} operation does not work with the specified model, ${deployment.model}. Please choose different model and try again.`
-      return { kind: 'answer', answer: frontError(400, 'OperationNotSupported', message) }
-    }
-    const refusal = isEmbeddings
-      ? checkEmbeddings(value)
-      : asked.operation === 'responses'
-        ? store.check(value)
-        : checkChat(value, asked.apiVersion)
-    if (refusal !== undefined) return { kind: 'answer', answer: refusal }
+  const issueKey = (): string => {
+    const key = `ek_${digest(`${name} ${issuedKeys.size} ${clock.epochMs()}`, 40)}`
+    issuedKeys.add(key)
+    return key
+  }
 
-    const output = value.max_completion_tokens ?? value.max_tokens ?? value.max_output_tokens ?? DEFAULT_OUTPUT_TOKENS
-    const estimate =
-      countTokens(isEmbeddings ? JSON.stringify(value.input) : promptText(value)) + (isEmbeddings ? 0 : Number(output))
+  /** The deployment that is asked, if it exists, can do it, and has something left. */
+  const admitTo = (
+    asked: Asked,
+    wanted: string | undefined,
+    estimate: number,
+    headers: Record<string, string>,
+    check: () => Answer | undefined,
+  ): Deployment | Answer => {
+    const deployment = deployments.find(candidate => candidate.name === wanted)
+    if (deployment === undefined) return deploymentNotFound()
+    headers['x-ms-deployment-name'] = deployment.name
+    const refusal = checkKind(asked.operation, deployment) ?? check()
+    if (refusal !== undefined) return refusal
     const admission = deployment.limit.admit(estimate)
     Object.assign(headers, deployment.limit.headers())
-    if (admission.kind === 'refused') {
-      const waits: Waits = { kind: admission.limit === 'provisioned' ? 'provisioned' : 'both', ms: admission.waitMs }
-      const { seconds, headers: named } = waitHeaders(waits, clock.epochMs())
-      return { kind: 'answer', answer: throttled(admission.limit, seconds, named) }
-    }
-    if (isEmbeddings) return embeddings(value, deployment.model)
-    const deltas = options.deltas ?? 12
-    if (asked.operation === 'responses')
-      return store.create(value, { createdS: createdS(), deltas, cache: deployment.cache })
-    return chat(value, {
-      model: deployment.model,
-      apiVersion: asked.apiVersion,
+    if (admission.kind !== 'refused') return deployment
+    const waits: Waits = { kind: admission.limit === 'provisioned' ? 'provisioned' : 'both', ms: admission.waitMs }
+    const { seconds, headers: named } = waitHeaders(waits, clock.epochMs())
+    return throttled(admission.limit, seconds, named)
+  }
+
+  /** A request for a deployment, from its checks to its reply. */
+  const create = (
+    asked: Asked,
+    contentType: string,
+    bytes: Buffer,
+    fault: Fault | undefined,
+    headers: Record<string, string>,
+  ): Reply => {
+    const read: AskedBody | Answer = readAsked(asked.operation, contentType, bytes)
+    if (isAnswer(read)) return { kind: 'answer', answer: read }
+    const wanted = asked.deployment ?? namedDeployment(asked.operation, read, asked.query)
+    // An ephemeral key stands for its session, whose deployment it need not name again.
+    const implied = asked.operation === 'realtime/calls' && wanted === undefined
+    const deployment = admitTo(
+      asked,
+      implied ? deployments.find(({ kind }) => kind === 'realtime')?.name : wanted,
+      estimateOf(asked.operation, read),
+      headers,
+      () => checkAsked(asked, read, store),
+    )
+    if (isAnswer(deployment)) return { kind: 'answer', answer: deployment }
+    return replyTo(asked, read, deployment, {
       createdS: createdS(),
-      deltas,
+      deltas: options.deltas ?? 12,
       filter: options.filter ?? 'default',
-      cache: deployment.cache,
       cutByFilter: fault?.kind === 'filtered_output',
+      store,
+      issueKey,
     })
   }
+
+  const isIssued =
+    (asked: Asked) =>
+    (token: string): boolean =>
+      asked.operation.startsWith('realtime') && issuedKeys.has(token)
 
   const readState = (method: string, asked: Asked): Reply => {
     const [, id = '', action] = asked.operation.split('/')
@@ -409,7 +402,9 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
   }
 
   const creates = (method: string, asked: Asked): boolean =>
-    method === 'POST' && !asked.operation.includes('responses/') && !asked.operation.startsWith('models')
+    method === 'POST' &&
+    (!asked.operation.includes('responses/') || CREATES.has(asked.operation)) &&
+    !asked.operation.startsWith('models')
 
   const serve = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const { socket } = request
@@ -479,9 +474,11 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
 
     if (head.refusal !== undefined) return sendAnswer(response, head.refusal, writing)
     if (isAnswer(asked)) return sendAnswer(response, asked, writing)
-    const denied = checkAccess(request, asked.surface, access)
+    const denied = checkAccess(request, asked.surface, access, isIssued(asked))
     if (denied !== undefined) return sendAnswer(response, denied, writing)
-    const reply = creates(method, asked) ? create(asked, body, fault, headers) : readState(method, asked)
+    const reply = creates(method, asked)
+      ? create(asked, request.headers['content-type'] ?? '', body, fault, headers)
+      : readState(method, asked)
     if (reply.kind === 'answer') {
       await pause(clock, creates(method, asked) ? writing.firstDelayMs : 0)
       return sendAnswer(response, reply.answer, writing)
@@ -495,6 +492,54 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
     return sendEvents(response, { ...reply, events }, writing)
   }
 
+  /** A WebSocket handshake: what is wrong with it is answered as HTTP, as Azure does. */
+  const upgrade = async (request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> => {
+    const refuse = (answer: Answer): void => {
+      const body = Buffer.from(answer.body)
+      const headers = Object.entries({ ...answer.headers, 'Content-Length': String(body.length), Connection: 'close' })
+      const lines = headers.map(([header, value]) => `${header}: ${value}`)
+      socket.end(
+        Buffer.concat([Buffer.from(`HTTP/1.1 ${answer.status} Refused\r\n${lines.join('\r\n')}\r\n\r\n`), body]),
+      )
+    }
+    const asked = readSurface(request.url ?? '')
+    const fault = faultFor(request, true, false)
+    const { violations: found, refusal } = checkHead(request, host, options.forbidden ?? [])
+    for (const violation of found) violations.push(`upgrade ${request.url ?? ''}: ${violation}`)
+    const received = { method: 'GET', url: request.url ?? '', rawHeaders: request.rawHeaders, headers: request.headers }
+    requests.push({ ...received, body: Buffer.alloc(0), aborted: false, reused: false })
+    switch (fault?.kind) {
+      case 'hang_up':
+        socket.destroy()
+        return
+      case 'silence':
+        return
+      case 'throttle': {
+        const { seconds, headers: waits } = waitHeaders(fault.waits, clock.epochMs())
+        return refuse(throttled('call', seconds, waits))
+      }
+      case 'fail':
+        return refuse(failure(fault.status, fault.family, fault.headers))
+      case 'named':
+        return refuse(named(fault.error))
+      default:
+    }
+    await pause(clock, options.firstDelayMs ?? 0)
+    if (refusal !== undefined) return refuse(refusal)
+    if (isAnswer(asked)) return refuse(asked)
+    if (asked.operation !== 'realtime') return refuse(resourceNotFound())
+    const denied = checkAccess(request, asked.surface, access, isIssued(asked))
+    if (denied !== undefined) return refuse(denied)
+    const wanted = asked.query.get(asked.surface === 'v1' ? 'model' : 'deployment') ?? undefined
+    const headers: Record<string, string> = {}
+    const deployment = admitTo(asked, wanted, 1, headers, () => undefined)
+    if (isAnswer(deployment)) return refuse(deployment)
+    openRealtime(request, socket, head, {
+      model: deployment.model,
+      onViolation: what => violations.push(`realtime: ${what}`),
+    })
+  }
+
   const server = http.createServer(
     { keepAliveTimeout: 120_000, requestTimeout: 0, maxHeaderSize: 64 * 1024 },
     (request, response) => {
@@ -502,6 +547,9 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
       serve(request, response).catch(() => response.destroy())
     },
   )
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    upgrade(request, socket, head).catch(() => socket.destroy())
+  })
   server.on('connection', socket => {
     sockets.set(socket, 0)
     socket.on('error', () => undefined)

@@ -58,8 +58,25 @@ const PER_DEPLOYMENT = new Set([
   'audio/translations',
 ])
 
+/** The first versions of operations that the older ones have not (inference specifications; wire reference, 1.2). */
+const SINCE: Readonly<Record<string, string>> = {
+  'audio/speech': '2024-02-15-preview',
+  'images/edits': '2025-04-01-preview',
+}
+/** Operations that only preview versions have among the dated ones. */
+const PREVIEW_ONLY = new Set(['audio/speech', 'images/edits', 'realtime'])
+const REALTIME_SINCE = '2024-10-01-preview'
+
 function isResourceOperation(operation: string): boolean {
-  return /^(responses(\/[^/]+){0,2}|models(\/[^/]+)?)$/.test(operation)
+  return /^(responses(\/[^/]+){0,2}|models(\/[^/]+)?|realtime)$/.test(operation)
+}
+
+/** What only the v1 surface has. */
+const V1_ONLY = new Set(['realtime/client_secrets', 'realtime/calls'])
+
+function hasOperation(operation: string, apiVersion: string): boolean {
+  if (PREVIEW_ONLY.has(operation) && !apiVersion.endsWith('-preview')) return false
+  return apiVersion >= (SINCE[operation] ?? '')
 }
 
 /** Reads a request's target, or refuses it as Azure does. */
@@ -71,14 +88,16 @@ export function readSurface(target: string): Asked | Answer {
   if (segments[0] !== 'openai') return resourceNotFound()
   if (segments[1] === 'v1') {
     const operation = segments.slice(2).join('/')
-    if (!PER_DEPLOYMENT.has(operation) && !isResourceOperation(operation)) return resourceNotFound()
+    if (!PER_DEPLOYMENT.has(operation) && !isResourceOperation(operation) && !V1_ONLY.has(operation)) {
+      return resourceNotFound()
+    }
     if (apiVersion !== null && apiVersion !== 'v1' && apiVersion !== 'preview') return versionNotSupported()
     return { surface: 'v1', operation, deployment: undefined, apiVersion: apiVersion ?? 'v1', query }
   }
   if (apiVersion === null || !VERSIONS.has(apiVersion)) return resourceNotFound()
   if (segments[1] === 'deployments') {
     const operation = segments.slice(3).join('/')
-    if (!PER_DEPLOYMENT.has(operation)) return resourceNotFound()
+    if (!PER_DEPLOYMENT.has(operation) || !hasOperation(operation, apiVersion)) return resourceNotFound()
     return { surface: 'classic', operation, deployment: decodeURIComponent(segments[2] ?? ''), apiVersion, query }
   }
   const operation = segments.slice(1).join('/')
@@ -89,6 +108,9 @@ export function readSurface(target: string): Asked | Answer {
       'BadRequest',
       `Azure OpenAI Responses API is enabled only for api-version ${RESPONSES_SINCE} and later`,
     )
+  }
+  if (operation === 'realtime' && (!hasOperation(operation, apiVersion) || apiVersion < REALTIME_SINCE)) {
+    return resourceNotFound()
   }
   return { surface: 'classic', operation, deployment: undefined, apiVersion, query }
 }
@@ -107,11 +129,20 @@ function single(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value
 }
 
-/** Checks the credential: a key as `api-key`, on v1 as Bearer too, or a token (wire reference, 2.1). */
-export function checkAccess(request: IncomingMessage, surface: Asked['surface'], access: Access): Answer | undefined {
+/**
+ * Checks the credential: a key as `api-key`, on v1 as Bearer too, or a token (wire reference, 2.1).
+ * @param ephemeral whether a token is one that this resource issued for a realtime session
+ */
+export function checkAccess(
+  request: IncomingMessage,
+  surface: Asked['surface'],
+  access: Access,
+  ephemeral: (token: string) => boolean = () => false,
+): Answer | undefined {
   const key = single(request.headers['api-key'])
   if (key !== undefined) return access.keys.includes(key) ? undefined : wrongKey()
   const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
+  if (bearer !== undefined && ephemeral(bearer)) return undefined
   if (bearer === undefined) return noCredential()
   if (access.acceptsToken?.(bearer) === true) return undefined
   return surface === 'v1' && access.keys.includes(bearer) ? undefined : noCredential()
@@ -144,6 +175,11 @@ const STANDARD = new Set([
   'te',
   'transfer-encoding',
   'user-agent',
+  'sec-websocket-extensions',
+  'sec-websocket-key',
+  'sec-websocket-protocol',
+  'sec-websocket-version',
+  'upgrade',
 ])
 const HOP_BY_HOP = new Set(['keep-alive', 'proxy-connection', 'proxy-authorization', 'te', 'trailer', 'upgrade'])
 const MAX_CUSTOM = 10
@@ -167,7 +203,8 @@ export function checkHead(request: IncomingMessage, host: string, forbidden: rea
     const value = request.rawHeaders[i + 1] ?? ''
     if (name === 'content-type') contentTypes++
     if (!STANDARD.has(name)) custom++
-    if (HOP_BY_HOP.has(name)) violations.push(`hop-by-hop header ${name}`)
+    const asksSocket = name === 'upgrade' && value === 'websocket'
+    if (HOP_BY_HOP.has(name) && !asksSocket) violations.push(`hop-by-hop header ${name}`)
     if (forbidden.some(secret => value.includes(secret))) violations.push(`a client's key in ${name}`)
   }
   if (forbidden.some(secret => (request.url ?? '').includes(secret))) violations.push("a client's key in the URL")

@@ -1,0 +1,148 @@
+// Realtime sessions: a WebSocket opened at the backend that the balancer chooses, with failover until a backend agrees; then
+// frames pass untouched. A session that no backend opens is answered with a plain HTTP error.
+import { type ServerResponse, STATUS_CODES } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { realtimePath } from '../azure/operations.ts'
+import type { Member } from '../balancer/pool.ts'
+import type { Exchange } from '../forward/exchange.ts'
+import { forward } from '../forward/forward.ts'
+import { answerHeaders } from '../forward/headers.ts'
+import { type Refusal, refuse } from '../forward/refuse.ts'
+import { tunnel } from '../forward/tunnel.ts'
+import type { Upgraded } from '../forward/upgrade.ts'
+import { admit } from './admit.ts'
+import { choosePoolFor, isRefusal } from './choose-pool.ts'
+import { KEY_PROTOCOL } from './ephemeral.ts'
+import type { Gateway } from './gateway.ts'
+
+export interface RealtimeRoute {
+  readonly model: string | undefined
+  readonly query: string
+}
+
+/** The client's end of a WebSocket that is asked for and not yet agreed to. */
+export interface ClientSocket {
+  readonly socket: Duplex
+  readonly head: Buffer
+  /** Answers with plain HTTP as long as nothing has been agreed. */
+  readonly response: ServerResponse
+  /** The socket is the tunnel's from now on. */
+  takeOver(): void
+}
+
+/** The headers of RFC 6455 that go upstream as the client sent them; the answer's accept key is made from the client's own. */
+const HANDSHAKE = ['sec-websocket-key', 'sec-websocket-version', 'sec-websocket-extensions'] as const
+
+/** What asks a backend to upgrade; a sub-protocol that holds a key stays here. */
+export function upgradeHeaders(headers: Exchange['request']['headers']): string[] {
+  const list = ['connection', 'Upgrade', 'upgrade', 'websocket']
+  for (const name of HANDSHAKE) {
+    const value = headers[name]
+    if (typeof value === 'string') list.push(name, value)
+  }
+  const protocols = (headers['sec-websocket-protocol'] ?? '')
+    .split(',')
+    .map(item => item.trim())
+    .filter(item => item !== '' && !item.startsWith(KEY_PROTOCOL))
+  if (protocols.length > 0) list.push('sec-websocket-protocol', protocols.join(', '))
+  return list
+}
+
+function handshakeProblem({ request }: Exchange): Refusal | undefined {
+  const { headers } = request
+  if (headers['sec-websocket-key'] === undefined || headers['sec-websocket-version'] !== '13') {
+    return {
+      status: 400,
+      code: 'invalid_request',
+      message: 'This is no WebSocket handshake of version 13 (RFC 6455).',
+      headers: ['sec-websocket-version', '13'],
+    }
+  }
+  return undefined
+}
+
+/** The 101 as the backend gave it, with what the proxy adds to every answer. */
+function agreement(exchange: Exchange, member: Member, { response }: Upgraded): string {
+  const { headers, hasRequestId } = answerHeaders(response.rawHeaders)
+  const list = [...headers]
+  if (!hasRequestId) list.push('x-request-id', exchange.id)
+  list.push('x-proxy-backend', encodeURI(member.backend.name), 'x-proxy-attempts', String(exchange.record.attempts))
+  const lines = [`HTTP/1.1 101 ${STATUS_CODES[101] ?? ''}`, 'connection: Upgrade', 'upgrade: websocket']
+  for (let i = 0; i < list.length; i += 2) lines.push(`${list[i]}: ${list[i + 1]}`)
+  return `${lines.join('\r\n')}\r\n\r\n`
+}
+
+/** Serves GET /v1/realtime, from the client's handshake to the end of its session. */
+export async function handleRealtime(
+  exchange: Exchange,
+  { model, query }: RealtimeRoute,
+  client: ClientSocket | undefined,
+  gateway: Gateway,
+): Promise<void> {
+  const { record, cancellation } = exchange
+  if (client === undefined) {
+    return refuse(exchange, {
+      status: 426,
+      code: 'upgrade_required',
+      message: 'A realtime session is a WebSocket: ask for an upgrade.',
+      headers: ['upgrade', 'websocket'],
+    })
+  }
+  const problem = handshakeProblem(exchange)
+  if (problem !== undefined) return refuse(exchange, problem)
+  const pool = choosePoolFor(exchange, model, gateway)
+  if (isRefusal(pool)) return refuse(exchange, pool)
+  record.model = pool.model.name
+  const settle = await admit(exchange, 0, gateway.parts)
+  if (settle === undefined) return
+  const { quirks, clock } = gateway.parts
+  const home = exchange.ephemeral?.resourceId
+  try {
+    await forward(
+      exchange,
+      {
+        pool,
+        method: 'GET',
+        dialect: 'opaque',
+        wantsStream: false,
+        json: false,
+        creates: true,
+        path: backend => realtimePath(backend, query),
+        body: () => ({ chunks: [], byteLength: 0, dropUsageEvent: false }),
+        releaseBody: () => undefined,
+        turn: {
+          ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),
+          avoid: member => quirks.lacks(member.standing.id, 'realtime'),
+        },
+        bound: home !== undefined,
+        searches: false,
+        onUnsupported: member => quirks.note(member.standing.id, 'realtime'),
+        upgrade: {
+          headers: upgradeHeaders(exchange.request.headers),
+          open(member, upgraded) {
+            client.takeOver()
+            record.status = 101
+            record.stream = true
+            record.ttfbMs = clock.nowMs() - exchange.beganMs
+            client.socket.write(agreement(exchange, member, upgraded))
+            return tunnel({
+              client: client.socket,
+              backend: upgraded.socket,
+              clientHead: client.head,
+              backendHead: upgraded.head,
+              cancellation,
+              clock,
+              onBytes(direction, bytes) {
+                if (direction === 'in') record.bytesIn += bytes
+                else record.bytesOut += bytes
+              },
+            })
+          },
+        },
+      },
+      gateway.forwardDeps,
+    )
+  } finally {
+    settle()
+  }
+}

@@ -1,0 +1,45 @@
+// A socket on which a client asked for another protocol. Node has let go of it by then: a WebSocket keeps it that way until it is
+// agreed to or refused, anything else goes back to the HTTP server as the plain request it also is.
+import { type IncomingMessage, type Server, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { ClientSocket } from '../handlers/realtime.ts'
+
+/** Gives the socket a response to answer with as long as no tunnel has taken it over. */
+export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buffer): ClientSocket {
+  // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
+  socket.on('error', () => undefined)
+  const response = new ServerResponse(request)
+  response.shouldKeepAlive = false
+  if (socket instanceof Socket) response.assignSocket(socket)
+  response.once('finish', () => socket.end())
+  return {
+    socket,
+    head,
+    response,
+    takeOver() {
+      if (socket instanceof Socket) response.detachSocket(socket)
+    },
+  }
+}
+
+export function isWebSocket({ headers }: IncomingMessage): boolean {
+  return headers.upgrade?.trim().toLowerCase() === 'websocket'
+}
+
+/** Headers that made Node take the request for an upgrade, and belong to the connection alone. */
+const UPGRADING = new Set(['upgrade', 'http2-settings', 'connection'])
+
+/**
+ * Gives a request that asks for some other protocol back to the server, without the asking: RFC 9110 section 7.8 lets a server
+ * ignore it, and Java's HTTP client asks every plain server for h2c. The head is written as it came, less what asked.
+ */
+export function serveWithoutUpgrade(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  const lines = [`${request.method} ${request.url} HTTP/${request.httpVersion}`]
+  for (let i = 0; i < request.rawHeaders.length; i += 2) {
+    const name = request.rawHeaders[i] ?? ''
+    if (!UPGRADING.has(name.toLowerCase())) lines.push(`${name}: ${request.rawHeaders[i + 1]}`)
+  }
+  socket.unshift(Buffer.concat([Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1'), head]))
+  server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
+}
