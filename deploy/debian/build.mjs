@@ -85,7 +85,8 @@ function licences(executable) {
   const texts = names.filter(name => /licen[cs]e/i.test(name) && !name.endsWith('/')).sort()
   const read = name => run('tar', ['-xOzf', archive, name], { maxBuffer: 16 * 1024 * 1024 }).trimEnd()
   const found = texts.map(name => ({ name: name.split('/').slice(1).join('/'), text: read(name) }))
-  if (found.length < 3) throw new Failure(`${basename(archive)} lacks licences: this program's, Node's and yaml's are due`)
+  if (found.length < 3)
+    throw new Failure(`${basename(archive)} lacks licences: this program's, Node's and yaml's are due`)
   return found
 }
 
@@ -155,7 +156,12 @@ function fill(tree, executable) {
   const sums = files
     .map(path => path.slice(tree.length + 1))
     .filter(path => !CONFFILES.includes(`/${path}`))
-    .map(path => `${createHash('md5').update(readFileSync(join(tree, path))).digest('hex')}  ${path}\n`)
+    .map(
+      path =>
+        `${createHash('md5')
+          .update(readFileSync(join(tree, path)))
+          .digest('hex')}  ${path}\n`,
+    )
   put(tree, 'DEBIAN/control', control({ ...executable, installedKiB }), 0o644)
   put(tree, 'DEBIAN/conffiles', CONFFILES.map(path => `${path}\n`).join(''), 0o644)
   put(tree, 'DEBIAN/md5sums', sums.join(''), 0o644)
