@@ -9,10 +9,10 @@ if ! command -v systemd-analyze >/dev/null; then
   exit 0
 fi
 
-# It looks for the executable, which need not be installed here.
+# It looks for the executable, which need not be installed here. What the unit offers as a comment is examined, too.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-sed 's#^ExecStart=/usr/bin/azure-openai-proxy#ExecStart=/bin/true#' "$unit" > "$work/$unit"
+sed -e 's#^ExecStart=/usr/bin/azure-openai-proxy#ExecStart=/bin/true#' -e 's/^#LoadCredential=/LoadCredential=/' "$unit" > "$work/$unit"
 
 # It ends with 0 for unknown options too: what it says counts.
 said=$(systemd-analyze verify "$work/$unit" 2>&1) || { echo "$said"; exit 1; }

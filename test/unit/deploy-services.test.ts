@@ -3,6 +3,7 @@ import t from 'tap'
 import { at, CONFIG_PATH, drainSeconds, flags, items, load, read } from '../fixtures/deploy-files.ts'
 
 const CREDENTIALS = '/run/credentials/azure-openai-proxy.service'
+const CREDENTIAL_LINE = 'LoadCredential=azure-key:/etc/azure-openai-proxy/secrets/azure-key'
 
 function unit(): ReadonlyMap<string, string> {
   const lines = read('deploy/systemd/azure-openai-proxy.service').split('\n')
@@ -81,13 +82,14 @@ t.test("the package's config is valid, lets nobody in, and holds no secret", asy
 })
 
 t.test(
-  "the package's config with everything switched on is valid, and names credentials as the unit loads them",
+  "the package's config with everything switched on is valid, and names its credential as the unit would load it",
   async t => {
     const text = read('deploy/debian/config.yaml').replace(/^ +api_key: .*$/m, '')
     const everythingOn = text.replaceAll(/^( *)#(?=[a-z_]+:)/gm, '$1')
-    const result = load(everythingOn, { [`${CREDENTIALS}/secrets_azure-key`]: 'a-key' })
+    const result = load(everythingOn, { [`${CREDENTIALS}/azure-key`]: 'a-key' })
     t.equal(result.kind, 'ok')
-    t.equal(unit().get('LoadCredential'), 'secrets:/etc/azure-openai-proxy/secrets')
+    t.match(read('deploy/systemd/azure-openai-proxy.service'), `\n#${CREDENTIAL_LINE}\n`)
+    t.match(text, `\n#   ${CREDENTIAL_LINE}\n`)
     if (result.kind !== 'ok') return
     t.equal(result.config.logging.file, '/var/log/azure-openai-proxy/proxy.log')
     t.match(read('deploy/logrotate'), /^\/var\/log\/azure-openai-proxy\/\*\.log \{$/m)
