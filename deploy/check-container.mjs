@@ -1,5 +1,6 @@
 // `make container-check`: is the container packaging sound? A check of our own always; docker-compose and buildah where they
-// are installed. Says plainly what ran and what did not. `--static`: our own check alone; `--root FOLDER`: of another tree.
+// are installed (BUILDAH_STORAGE=vfs: where overlay file systems are not to be had). Says plainly what ran and what did not.
+// `--static`: our own check alone; `--root FOLDER`: of another tree.
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
