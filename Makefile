@@ -50,3 +50,13 @@ check: lint types coverage ## types, lint, all tests, coverage
 
 clean: ## what was built
 	rm -rf dist build .tap
+
+.PHONY: deb container-check service-check
+deb: ## a Debian package of build/'s Linux executables (VERSION)
+	@node deploy/debian/build.mjs
+
+container-check: ## Dockerfile, compose file and manifest, as far as this machine can tell
+	@node deploy/check-container.mjs
+
+service-check: ## the systemd unit, by systemd-analyze
+	@deploy/systemd/check.sh

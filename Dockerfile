@@ -1,0 +1,46 @@
+# The proxy as a container image: nothing in it but Node, the compiled program and the one package it needs.
+#
+#   docker build -t azure-openai-proxy .
+#   docker run --rm -p 3000:3000 azure-openai-proxy --demo
+#   docker run -d -p 3000:3000 -v "$PWD/config.yaml:/etc/azure-openai-proxy/config.yaml:ro" azure-openai-proxy
+#
+# Node comes from NODE_IMAGE: name your own mirror, or an image by its digest, where builds must repeat exactly.
+ARG NODE_IMAGE=node:24-bookworm-slim
+
+# ---- TypeScript to dist ---------------------------------------------------------------------------------------------
+FROM ${NODE_IMAGE} AS build
+WORKDIR /src
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY tsconfig.json ./
+COPY lib ./lib
+RUN node_modules/.bin/tsc -p .
+# What --version, /health and the log say; package.json's own if left out.
+ARG VERSION=
+RUN if [ -n "$VERSION" ]; then npm pkg set "version=$VERSION"; fi
+
+# ---- The packages of the running program; pruning the others' would leave their folders behind -----------------------
+FROM ${NODE_IMAGE} AS packages
+WORKDIR /src
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
+
+# ---- What runs ------------------------------------------------------------------------------------------------------
+FROM ${NODE_IMAGE}
+ENV NODE_ENV=production
+WORKDIR /app
+COPY --from=packages /src/node_modules/yaml ./node_modules/yaml
+COPY --from=build /src/dist/lib ./dist/lib
+COPY --from=build /src/package.json ./package.json
+COPY bin/proxy.js ./bin/proxy.js
+COPY LICENSE config.template.yaml ./
+
+# By number, so that Kubernetes can see that it is not root. Nothing in /app belongs to it: it can read, not change.
+USER 1000:1000
+EXPOSE 3000
+STOPSIGNAL SIGTERM
+# The program asks itself where its config says it listens; no curl in the image. 3 s is its own time limit.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+  CMD ["node", "bin/proxy.js", "--health", "--config", "/etc/azure-openai-proxy/config.yaml"]
+ENTRYPOINT ["node", "bin/proxy.js"]
+CMD ["--config", "/etc/azure-openai-proxy/config.yaml"]
