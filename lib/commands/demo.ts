@@ -3,7 +3,7 @@
 import { systemClock } from '../clock.ts'
 import { loadConfig } from '../config/load.ts'
 import { fail, throttle } from '../simulator/faults.ts'
-import { createSimulatedResource, type SimulatedResource } from '../simulator/resource.ts'
+import { createSimulatedResource, type SimulatedDeployment, type SimulatedResource } from '../simulator/resource.ts'
 import type { ExitCode } from './exit-code.ts'
 import { serveLoaded } from './serve.ts'
 
@@ -13,7 +13,15 @@ const DEFAULT_PORT = 3000
 const DEPLOYMENTS = [
   { name: 'gpt-4o', kind: 'chat', requestsPerMinute: 600, tokensPerMinute: 600_000 },
   { name: 'text-embedding-3-small', kind: 'embeddings', requestsPerMinute: 600, tokensPerMinute: 600_000 },
-] as const
+  { name: 'gpt-35-turbo-instruct', kind: 'completion' },
+  { name: 'gpt-image-1', kind: 'image' },
+  { name: 'gpt-4o-mini-tts', kind: 'speech' },
+  { name: 'gpt-4o-transcribe', kind: 'transcription' },
+  { name: 'gpt-realtime', kind: 'realtime' },
+] as const satisfies readonly SimulatedDeployment[]
+
+/** Other names under which clients' examples ask for them. */
+const ALIASES: Readonly<Record<string, string>> = { 'gpt-4o': 'gpt-4o-mini', 'gpt-4o-transcribe': 'whisper-1' }
 
 function simulatedResources(): readonly SimulatedResource[] {
   const clock = systemClock()
@@ -59,19 +67,16 @@ function configText(port: number, urls: readonly (readonly [name: string, url: s
       return `      - {name: ${name}, endpoint: "${url}", api_key: key-of-${name}${version}}`
     })
     .join('\n')
+  const models = DEPLOYMENTS.map(({ name }) => {
+    const alias = ALIASES[name]
+    return `  ${name}:\n${alias === undefined ? '' : `    aliases: [${alias}]\n`}    backends:\n${backends}`
+  })
   return `
 server: {port: ${port}, shutdown_grace: 5s}
 auth:
   keys: [{name: demo, key: ${KEY}, admin: true}]
 models:
-  gpt-4o:
-    balance: round_robin
-    aliases: [gpt-4o-mini]
-    backends:
-${backends}
-  text-embedding-3-small:
-    backends:
-${backends}
+${models.join('\n')}
 health_check: {recovery: 8s, interval: 10s}
 logging: {format: text}
 `
@@ -98,6 +103,8 @@ curl ${url}/v1/embeddings \\
 curl ${url}/v1/responses \\
   -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
   -d '{"model": "gpt-4o", "input": "Hello"}'
+
+Also there: gpt-35-turbo-instruct (completions), gpt-image-1, gpt-4o-mini-tts, gpt-4o-transcribe, gpt-realtime; ${url}/metrics
 
 Watch the log below: attempts=2 is a failover that nobody noticed. Ctrl-C ends the demo.
 
