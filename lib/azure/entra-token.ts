@@ -43,14 +43,14 @@ const LAST_MOMENT_MS = 2_000
 /** When to refresh a token that lives for `livesMs`, counted from the fetch; up to a fifth earlier by chance. */
 export function refreshAfterMs(livesMs: number, random: Random): number {
   const latest = livesMs > LONG_LIFE_MS ? livesMs / 2 : livesMs - Math.min(LEAD_MS, livesMs / 2)
-  return latest * (1 - JITTER * random())
+  return Math.round(latest * (1 - JITTER * random()))
 }
 
 /** How long to leave the endpoint alone after so many failures in a row, of which the last may have named a wait. */
 export function backOffMs(failures: number, namedMs: number | undefined, random: Random): number {
   const doubled = Math.min(FIRST_BACK_OFF_MS * 2 ** Math.min(failures - 1, 16), LONGEST_BACK_OFF_MS)
   const named = Math.min(namedMs ?? 0, LONGEST_NAMED_WAIT_MS) * (1 + JITTER * random())
-  return Math.max(doubled * (1 - JITTER * random()), named)
+  return Math.round(Math.max(doubled * (1 - JITTER * random()), named))
 }
 
 interface Held {
