@@ -1,6 +1,6 @@
 // Backends that take Entra tokens, from the config's text to the token endpoint and back, over real sockets. Time for tokens is
 // moved by hand; the proxy's own runs.
-import { createServer } from 'node:net'
+import { createServer, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Authorization, TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'
 import { createTokenAuthorizers, type TokenAuthorizersOptions } from '../../lib/azure/entra.ts'
@@ -68,6 +68,33 @@ function workload(authority: string): Credential {
 }
 function managed(clientId?: string): Credential {
   return { kind: 'managed_identity', clientId, scope: SCOPE }
+}
+
+/** A listener that takes connections and says nothing. */
+async function listenSilently(): Promise<{
+  readonly port: number
+  readonly connected: Promise<void>
+  close(): Promise<void>
+}> {
+  const sockets: Socket[] = []
+  const server = createServer()
+  const connected = new Promise<void>(resolve => {
+    server.on('connection', socket => {
+      sockets.push(socket.on('error', () => undefined))
+      resolve()
+    })
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  return {
+    port: typeof address === 'object' && address !== null ? address.port : 0,
+    connected,
+    close: () =>
+      new Promise(resolve => {
+        server.close(() => resolve())
+        for (const socket of sockets) socket.destroy()
+      }),
+  }
 }
 
 async function ask({ authorizers }: Identity, credential: Credential): Promise<Authorization> {
@@ -189,18 +216,25 @@ t.test('a token endpoint that is silent is given up after ten seconds', async t 
   t.same(await given, { kind: 'unavailable', reason: 'fetching it took longer than 10 s' })
 })
 
-t.test('where there is no metadata service, connecting is given up soon and the reason is plain', async t => {
-  // A full backlog that nobody accepts from cannot be made in a portable way; a closed port can.
-  const closed = createServer().listen(0, '127.0.0.1')
-  await new Promise(resolve => closed.once('listening', resolve))
-  const address = closed.address()
-  const port = typeof address === 'object' && address !== null ? address.port : 0
-  await new Promise(resolve => closed.close(resolve))
+t.test('where there is no metadata service the reason is plain', async t => {
+  const { port, close } = await listenSilently()
+  await close()
   const identity = await startIdentity(t, { imdsUrl: `http://127.0.0.1:${port}` })
   t.same(await ask(identity, managed()), {
     kind: 'unavailable',
     reason: `the managed identity endpoint at 127.0.0.1:${port} does not answer (ECONNREFUSED): does this run on Azure, with an identity assigned?`,
   })
+})
+
+t.test('connecting is given up sooner than answering', async t => {
+  // A handshake that does not get on is the one connect that hangs on every machine alike.
+  const { port, connected, close } = await listenSilently()
+  t.teardown(close)
+  const identity = await startIdentity(t, { imdsUrl: `https://127.0.0.1:${port}` })
+  const given = ask(identity, managed())
+  await connected
+  identity.clock.advance(2_000)
+  t.match(await given, { kind: 'unavailable', reason: /does not answer \(no connection within 2 s\)/ })
 })
 
 t.test('an authority over plain http that is not this machine never sees the secret', async t => {
@@ -246,12 +280,12 @@ interface Setting extends Identity {
   readonly running: RunningProxy
 }
 
-function entraText(authority: string, secret = SECRET): string {
-  return `entra: {tenant_id: tenant-1, client_id: app-1, client_secret: ${secret}, authority: "${authority}"}`
+function entraText(authority: string, secret: string, scope: string): string {
+  return `entra: {tenant_id: tenant-1, client_id: app-1, client_secret: ${secret}, authority: "${authority}", scope: "${scope}"}`
 }
 
 /** A proxy whose backend `b1` takes tokens alone; `also` adds a second one with a key, asked when the first cannot be. */
-async function serve(t: Test, { also = '', secret = SECRET } = {}): Promise<Setting> {
+async function serve(t: Test, { also = '', secret = SECRET, scope = SCOPE } = {}): Promise<Setting> {
   const identity = await startIdentity(t)
   const resource = await startResource(t, {
     keys: [],
@@ -263,7 +297,7 @@ auth: {keys: [{name: tester, key: client-key-1}]}
 models:
   gpt-4o:
     backends:
-      - {name: b1, endpoint: "${resource.url}", ${entraText(identity.url, secret)}}
+      - {name: b1, endpoint: "${resource.url}", ${entraText(identity.url, secret, scope)}}
 ${also}
 server: {port: 0, host: 127.0.0.1, shutdown_grace: 1s}
 health_check: {enabled: false, recovery: 50ms}
@@ -280,8 +314,9 @@ health_check: {enabled: false, recovery: 50ms}
 }
 
 async function status(answer: Promise<Response>): Promise<number> {
-  const { status, ...rest } = await answer.then(async given => ({ status: given.status, body: await given.text() }))
-  return rest.body === '' ? 0 : status
+  const given = await answer
+  await given.text()
+  return given.status
 }
 
 t.test('a request goes out with the token as Bearer, and with no key', async t => {
@@ -385,11 +420,34 @@ t.test('once the token endpoint is back, so is the backend', async t => {
   t.match(said[1], 'working: ')
 })
 
-t.test('a token for another audience is refused by the resource, and that is the credential’s fault', async t => {
-  const { running, resource, identity } = await serve(t)
-  identity.setLifetime(10)
-  t.equal(await status(running.chat()), 200)
-  const given = await fetch(`${resource.url}/openai/v1/models`, { headers: { authorization: 'Bearer other' } })
-  t.equal(given.status, 401)
-  t.match(await given.json(), { statusCode: 401, message: /audience is incorrect/ })
+t.test('a token for another audience is refused by the resource, and that is a mistake in the config', async t => {
+  const { running, resource, said } = await serve(t, { scope: 'https://ai.azure.com/.default' })
+  t.equal(await status(running.chat()), 502)
+  t.equal(resource.resource.requests.length, 1)
+  t.same(said, [], 'Entra gave it')
+  t.match(
+    running.lines.find(({ msg }) => String(msg).startsWith('backend ejected')),
+    { level: 'error', reason: 'credentials_refused' },
+  )
 })
+
+for (const [what, token] of [
+  ['was never given', () => 'made-up'],
+  [
+    'has ended',
+    ({ identity, clock }: Setting) => {
+      clock.advance(3_600_000)
+      return identity.tokens[0]
+    },
+  ],
+] as const) {
+  t.test(`the simulated resource refuses a token that ${what}, as Azure does`, async t => {
+    const setting = await serve(t)
+    t.equal(await status(setting.running.chat()), 200)
+    const given = await fetch(`${setting.resource.url}/openai/v1/models`, {
+      headers: { authorization: `Bearer ${token(setting)}` },
+    })
+    t.equal(given.status, 401)
+    t.match(await given.json(), { statusCode: 401, message: /^Unauthorized\. Access token is missing, invalid/ })
+  })
+}
