@@ -1,7 +1,7 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
 import type { IncomingMessage } from 'node:http'
-import type { Authorizer } from '../azure/credentials.ts'
+import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Dialect } from '../azure/operations.ts'
 import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
 import type { Member, Pool, Turn, TurnOptions } from '../balancer/pool.ts'
@@ -127,11 +127,25 @@ interface Tried {
   readonly dropUsageEvent: boolean
 }
 
+/** A token is fetched for many requests: one that is given up does not wait for it, and does not end the fetch. */
+function unlessCancelled(
+  fetching: Promise<Authorization>,
+  { cancellation }: Exchange,
+): Promise<Authorization | (Outcome & { readonly kind: 'cancelled' })> {
+  return new Promise((resolve, reject) => {
+    const takeBack = cancellation.onCancel(reason => resolve({ kind: 'cancelled', reason }))
+    fetching.then(resolve, reject).finally(takeBack)
+  })
+}
+
 async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: ForwardDeps): Promise<Tried> {
   const { backend } = member
   const body = ask.body(member)
   const given = deps.authorizer(member).authorize()
-  const authorization = given instanceof Promise ? await given : given
+  const authorization = given instanceof Promise ? await unlessCancelled(given, exchange) : given
+  if (authorization.kind === 'cancelled') {
+    return { result: { kind: 'no_answer', outcome: authorization }, dropUsageEvent: false }
+  }
   if (authorization.kind === 'unavailable') {
     const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
     return { result: { kind: 'no_answer', outcome }, dropUsageEvent: false }

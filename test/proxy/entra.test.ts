@@ -339,6 +339,41 @@ t.test('a hundred requests at once cost one fetch', async t => {
   t.equal(identity.fetches(), 1)
 })
 
+t.test('a client that leaves does not wait for the token, and those who stay get it', async t => {
+  const { running, identity, resource } = await serve(t)
+  identity.next({ kind: 'hold' })
+  const fetched = identity.fetched()
+  const controller = new AbortController()
+  const leaving = running.chat({ signal: controller.signal }).catch(() => undefined)
+  const staying = status(running.chat())
+  await fetched
+  while (running.proxy.app.inFlight() < 2) await new Promise(resolve => setImmediate(resolve))
+  const logged = running.line('request')
+  controller.abort()
+  t.match(await logged, { status: 499, error: 'client_closed' })
+  await leaving
+  identity.release()
+  t.equal(await staying, 200)
+  t.equal(identity.fetches(), 1)
+  t.equal(resource.resource.requests.length, 1)
+  t.equal(
+    running.lines.find(({ msg }) => String(msg).startsWith('backend ejected')),
+    undefined,
+    'nobody is blamed',
+  )
+})
+
+t.test('a drain does not wait for a token endpoint that hangs', async t => {
+  const { running, identity } = await serve(t)
+  identity.next({ kind: 'hold' })
+  const fetched = identity.fetched()
+  const given = running.chat()
+  await fetched
+  await running.proxy.shutdown(0)
+  t.equal((await given).status, 503)
+  t.equal(running.proxy.app.inFlight(), 0)
+})
+
 t.test('a token is refreshed ahead of its end, and the new one is used', async t => {
   const { running, resource, identity, clock } = await serve(t)
   t.equal(await status(running.chat()), 200)
