@@ -44,7 +44,10 @@ export async function probe(file: string, { json }: { readonly json: boolean }):
   const loaded = loadOrExplain(file)
   if (loaded === undefined) return 2
   const clock = systemClock()
-  const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer: createEntra(clock, () => undefined) })
+  // What goes wrong with a token stands in the verdict of its backends.
+  const tokenAuthorizer = createEntra(clock, () => undefined)
+  const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer })
+  tokenAuthorizer.close()
   process.stdout.write(json ? `${JSON.stringify(found, null, 2)}\n` : `${table([HEAD, ...found.map(row)])}\n`)
   return found.every(inspection => inspection.problem === undefined) ? 0 : 1
 }

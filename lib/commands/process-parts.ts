@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
+import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOptions } from '../azure/entra.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
@@ -13,12 +13,10 @@ import type { ProcessFigures } from '../server/measure.ts'
 /** A timer this often measures the delay; finer costs more than it tells. */
 const LOOP_DELAY_RESOLUTION_MS = 20
 
-/** Entra ID tokens by the environment's identity. */
-export function createEntra(clock: Clock, onProblem: (message: string) => void): TokenAuthorizerFactory {
-  void clock
-  void onProblem
-  void readFile
-  return () => ({ authorize: () => ({ kind: 'unavailable', reason: 'not there yet' }) })
+/** Entra ID tokens with the identity that the config and this process's environment name. */
+export function createEntra(clock: Clock, onProblem: TokenAuthorizersOptions['onProblem']): TokenAuthorizers {
+  const readText = (path: string): Promise<string> => readFile(path, 'utf8')
+  return createTokenAuthorizers({ clock, random: Math.random, env: process.env, readFile: readText, onProblem })
 }
 
 export interface OpenedLog {

@@ -1,5 +1,6 @@
 // The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on the way out.
 import { availableParallelism } from 'node:os'
+import type { TokenAuthorizers } from '../azure/entra.ts'
 import { systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createPeers, type Peers } from '../server/peers.ts'
@@ -60,6 +61,7 @@ function logFor(config: () => Config, shared: boolean): OpenedLog | string {
 
 interface Process {
   readonly proxy: ProxyServer
+  readonly entra: TokenAuthorizers
   readonly opened: OpenedLog
 }
 
@@ -77,19 +79,20 @@ function assemble(
   if (typeof opened === 'string') return opened
   const clock = systemClock()
   const tls = readTls(config.server.tls)
+  const entra = createEntra(clock, (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message))
   const proxy = createProxy({
     config,
     version,
     clock,
     random: Math.random,
     log: opened.log,
-    tokenAuthorizer: createEntra(clock, message => opened.log.error(message)),
+    tokenAuthorizer: entra,
     ...(tls === undefined ? {} : { tls }),
     ...(among ?? {}),
     processFigures: processFigures(opened.output),
   })
   current = () => proxy.gateway().config
-  return { proxy, opened }
+  return { proxy, entra, opened }
 }
 
 /** Listens to SIGHUP and, where asked for, to the files; both read the config again. */
@@ -130,7 +133,7 @@ async function serveHere(
 ): Promise<ExitCode> {
   const assembled = assemble(config, version)
   if (typeof assembled === 'string') return complain(assembled)
-  const { proxy, opened } = assembled
+  const { proxy, entra, opened } = assembled
   const { log, output } = opened
   const stopped = stopSignal()
   hooks.follow?.(assembled)
@@ -145,6 +148,7 @@ async function serveHere(
   const graceMs = proxy.gateway().config.server.shutdownGraceMs
   log.info('draining', { signal, in_flight: proxy.app.inFlight(), grace_ms: graceMs })
   await proxy.shutdown(graceMs)
+  entra.close()
   log.info('stopped')
   await output.flush(FLUSH_MS)
   return 0
@@ -225,7 +229,7 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
   )
   const assembled = assemble(config, options.version, { shareWith: items => say({ kind: 'share', items }), peers })
   if (typeof assembled === 'string') return complain(assembled)
-  const { proxy, opened } = assembled
+  const { proxy, entra, opened } = assembled
   const { log, output } = opened
   // The primary alone answers signals: a terminal sends them to the whole group.
   process.on('SIGINT', () => undefined)
@@ -265,6 +269,7 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
   }
   await ended
   await proxy.shutdown(proxy.gateway().config.server.shutdownGraceMs)
+  entra.close()
   await output.flush(FLUSH_MS)
   process.exit(0)
 }

@@ -139,6 +139,17 @@ interface Tried {
   readonly dropUsageEvent: boolean
 }
 
+/** A token is fetched for many requests: one that is given up does not wait for it, and does not end the fetch. */
+function unlessCancelled(
+  fetching: Promise<Authorization>,
+  { cancellation }: Exchange,
+): Promise<Authorization | (Outcome & { readonly kind: 'cancelled' })> {
+  return new Promise((resolve, reject) => {
+    const takeBack = cancellation.onCancel(reason => resolve({ kind: 'cancelled', reason }))
+    fetching.then(resolve, reject).finally(takeBack)
+  })
+}
+
 async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: ForwardDeps): Promise<Tried> {
   const { backend } = member
   const body = ask.body(member)
@@ -146,7 +157,10 @@ async function attemptAt(exchange: Exchange, ask: Ask, member: Member, deps: For
     exchange.ephemeral === undefined
       ? deps.authorizer(member).authorize()
       : { kind: 'header', name: 'authorization', value: `Bearer ${exchange.ephemeral.secret}` }
-  const authorization = given instanceof Promise ? await given : given
+  const authorization = given instanceof Promise ? await unlessCancelled(given, exchange) : given
+  if (authorization.kind === 'cancelled') {
+    return { result: { kind: 'no_answer', outcome: authorization }, dropUsageEvent: false }
+  }
   if (authorization.kind === 'unavailable') {
     const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
     return { result: { kind: 'no_answer', outcome }, dropUsageEvent: false }

@@ -1,0 +1,180 @@
+// One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives, and left alone for a while when
+// fetching fails. How it is fetched is handed in; this file knows no HTTP.
+import type { Clock, Random, Timer } from '../clock.ts'
+import type { Authorization, Authorizer } from './credentials.ts'
+import type { TokenAnswer } from './entra-requests.ts'
+
+export interface TokenKeeperOptions {
+  readonly clock: Clock
+  readonly random: Random
+  /** Makes one fetch; ends soon once the signal is aborted. May reject. */
+  readonly fetch: (signal: AbortSignal) => Promise<TokenAnswer>
+  /** Called when fetching begins to fail and when it works again, not in between. */
+  readonly onChange: (change: TokenChange) => void
+  /** Once aborted, fetches end and none begins; a token that is there still serves until its end. */
+  readonly closing: AbortSignal
+}
+
+export type TokenChange =
+  /** @property leftMs how long the present token still serves; 0: requests fail now */
+  { readonly kind: 'failing'; readonly reason: string; readonly leftMs: number } | { readonly kind: 'working' }
+
+export interface TokenKeeper extends Authorizer {
+  /** Cancels its timer until somebody asks again: for an identity that may have left the config. */
+  rest(): void
+}
+
+/** A whole fetch, with the federated file's reading: longer, and a request waits better at another backend. */
+export const FETCH_TIMEOUT_MS = 10_000
+/** First wait after a failure; doubles up to the longest. */
+const FIRST_BACK_OFF_MS = 1_000
+const LONGEST_BACK_OFF_MS = 60_000
+/** A named wait beyond this is not waited for: no token endpoint needs more, and an operator may have mended it. */
+const LONGEST_NAMED_WAIT_MS = 300_000
+/** Waits and refreshes are spread by this share, so that many proxies do not ask in step. */
+const JITTER = 0.2
+/** Refreshed this long before the end, as Azure's own SDKs do (wire reference, 2.5), or at half of a shorter life. */
+const LEAD_MS = 300_000
+/** Longer lives are refreshed at their half (wire reference, 2.5). */
+const LONG_LIFE_MS = 7_200_000
+/** In its last moments a token might end on its way. */
+const LAST_MOMENT_MS = 2_000
+
+/** When to refresh a token that lives for `livesMs`, counted from the fetch; up to a fifth earlier by chance. */
+export function refreshAfterMs(livesMs: number, random: Random): number {
+  const latest = livesMs > LONG_LIFE_MS ? livesMs / 2 : livesMs - Math.min(LEAD_MS, livesMs / 2)
+  return Math.round(latest * (1 - JITTER * random()))
+}
+
+/** How long to leave the endpoint alone after so many failures in a row, of which the last may have named a wait. */
+export function backOffMs(failures: number, namedMs: number | undefined, random: Random): number {
+  const doubled = Math.min(FIRST_BACK_OFF_MS * 2 ** Math.min(failures - 1, 16), LONGEST_BACK_OFF_MS)
+  const named = Math.min(namedMs ?? 0, LONGEST_NAMED_WAIT_MS) * (1 + JITTER * random())
+  return Math.round(Math.max(doubled * (1 - JITTER * random()), named))
+}
+
+interface Held {
+  readonly authorization: Authorization
+  readonly refreshAtMs: number
+  readonly endsAtMs: number
+  /** The same by the wall clock: the monotonic one stands still while a machine is suspended. */
+  readonly endsAtEpochMs: number
+}
+
+interface Failure {
+  readonly authorization: Authorization
+  readonly count: number
+  readonly retryAtMs: number
+}
+
+interface Fetch {
+  readonly settled: Promise<Authorization>
+  /** Set off by a timer after a failure: nobody waits for it. */
+  readonly background: boolean
+}
+
+const STOPPING: Authorization = Object.freeze({ kind: 'unavailable', reason: 'the proxy is stopping' })
+
+function failed(reason: string): TokenAnswer {
+  return { kind: 'failed', reason, waitMs: undefined }
+}
+
+/** Keeps one identity's token. Nothing is fetched before the first request asks. */
+export function createTokenKeeper({ clock, random, fetch, onChange, closing }: TokenKeeperOptions): TokenKeeper {
+  let held: Held | undefined
+  let failure: Failure | undefined
+  let underWay: Fetch | undefined
+  let timer: Timer | undefined
+  let askedSinceFetch = false
+
+  const leftMs = (): number =>
+    held === undefined ? 0 : Math.min(held.endsAtMs - clock.nowMs(), held.endsAtEpochMs - clock.epochMs())
+
+  const schedule = (atMs: number): void => {
+    timer?.cancel()
+    timer = undefined
+    if (closing.aborted) return
+    timer = clock.after(Math.max(atMs - clock.nowMs(), 0), () => {
+      timer = undefined
+      // Nobody asked for it since: the next who does sets a fetch off.
+      if (askedSinceFetch && underWay === undefined && !closing.aborted) begin(true)
+    })
+  }
+
+  const take = (token: string, livesMs: number, beganMs: number, beganEpochMs: number): Authorization => {
+    held = {
+      authorization: Object.freeze({ kind: 'header', name: 'authorization', value: `Bearer ${token}` }),
+      refreshAtMs: beganMs + refreshAfterMs(livesMs, random),
+      endsAtMs: beganMs + livesMs,
+      endsAtEpochMs: beganEpochMs + livesMs,
+    }
+    const recovered = failure !== undefined
+    failure = undefined
+    schedule(held.refreshAtMs)
+    if (recovered) onChange({ kind: 'working' })
+    return held.authorization
+  }
+
+  const fail = (reason: string, waitMs: number | undefined): Authorization => {
+    const count = (failure?.count ?? 0) + 1
+    const before = failure
+    failure = {
+      authorization: Object.freeze({ kind: 'unavailable', reason }),
+      count,
+      retryAtMs: clock.nowMs() + backOffMs(count, waitMs, random),
+    }
+    schedule(failure.retryAtMs)
+    if (before === undefined) onChange({ kind: 'failing', reason, leftMs: Math.max(leftMs() - LAST_MOMENT_MS, 0) })
+    return leftMs() > LAST_MOMENT_MS && held !== undefined ? held.authorization : failure.authorization
+  }
+
+  const fetchOnce = async (): Promise<Authorization> => {
+    const beganMs = clock.nowMs()
+    const beganEpochMs = clock.epochMs()
+    const ending = new AbortController()
+    const late = new Promise<TokenAnswer>(resolve => {
+      ending.signal.addEventListener('abort', () =>
+        resolve(failed(`fetching it took longer than ${FETCH_TIMEOUT_MS / 1000} s`)),
+      )
+    })
+    const end = (): void => ending.abort()
+    const timeout = clock.after(FETCH_TIMEOUT_MS, end)
+    closing.addEventListener('abort', end)
+    const answer = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
+    timeout.cancel()
+    closing.removeEventListener('abort', end)
+    if (closing.aborted) return STOPPING
+    return answer.kind === 'token'
+      ? take(answer.token, answer.livesMs, beganMs, beganEpochMs)
+      : fail(answer.reason, answer.waitMs)
+  }
+
+  const begin = (background: boolean): Promise<Authorization> => {
+    askedSinceFetch = false
+    const settled = fetchOnce().finally(() => {
+      underWay = undefined
+    })
+    underWay = { settled, background: background && failure !== undefined }
+    return settled
+  }
+
+  return {
+    authorize() {
+      askedSinceFetch = true
+      const nowMs = clock.nowMs()
+      const mayBegin = underWay === undefined && !closing.aborted && nowMs >= (failure?.retryAtMs ?? 0)
+      if (held !== undefined && leftMs() > LAST_MOMENT_MS) {
+        // Not left to the timer alone: it may have been set before the machine slept, or not at all.
+        if (mayBegin && nowMs >= held.refreshAtMs) begin(false)
+        return held.authorization
+      }
+      if (mayBegin) return begin(false)
+      if (underWay !== undefined && !underWay.background) return underWay.settled
+      return failure?.authorization ?? STOPPING
+    },
+    rest() {
+      timer?.cancel()
+      timer = undefined
+    },
+  }
+}
