@@ -34,6 +34,7 @@ export interface InferenceRoute {
   readonly query: string
 }
 
+/** The refusal of a request that names no model, neither in its body nor in its path. */
 export function missingModel(): Refusal {
   return {
     status: 400,
@@ -67,6 +68,7 @@ export function choosePool(exchange: Exchange, name: string, gateway: Gateway): 
   return pool
 }
 
+/** Tells a refusal from a pool: only a refusal has a status. */
 export function isRefusal(value: Pool | Refusal): value is Refusal {
   return 'status' in value
 }
