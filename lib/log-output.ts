@@ -2,6 +2,7 @@
 // in batches without ever blocking the event loop, and are counted when they have to be dropped. It knows nothing of what they say.
 import fs from 'node:fs'
 import net from 'node:net'
+import os from 'node:os'
 
 export interface LogOutput {
   /** Takes a line without its newline. Never throws, never blocks. */
@@ -50,7 +51,7 @@ function streamWriter(fd: number): Writer {
 function writerFor(fd: number): Writer {
   try {
     const stat = fs.fstatSync(fd)
-    if (process.platform !== 'win32' && (stat.isFIFO() || stat.isSocket())) return streamWriter(fd)
+    if (os.platform() !== 'win32' && (stat.isFIFO() || stat.isSocket())) return streamWriter(fd)
   } catch {
     return (_text, done) => done(Object.assign(new Error('closed'), { code: 'EBADF' }))
   }

@@ -1,7 +1,8 @@
 // What a log line looks like: JSON for machines, short text for people. One line an event; no secret and no body ever gets
 // here, because nothing that holds one is passed in.
 import type { Clock } from './clock.ts'
-import type { LogLevel } from './config/types.ts'
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 
 /** Flat and small: what stands in a line. Undefined fields are left out, null ones are shown. */
 export type LogFields = Readonly<Record<string, string | number | boolean | null | undefined>>

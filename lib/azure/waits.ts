@@ -26,13 +26,18 @@ function decimal(text: string | undefined): number | undefined {
   return text !== undefined && DECIMAL.test(text) ? Number(text) : undefined
 }
 
+// RFC 9110 section 5.6.7: the fixed form, and the two old ones that have to be understood still. Date.parse alone would take
+// "about 5" for a day in May 2001, which is a wait of nothing.
+const HTTP_DATE = /^[A-Za-z]{3,9},? [A-Za-z\d -]{6,11} \d{2}:\d{2}:\d{2}(?: \d{4})?( GMT| UTC)?$/
+
 function retryAfterMs(text: string | undefined, epochMs: number): number | undefined {
   if (text === undefined) return undefined
   const seconds = decimal(text)
   if (seconds !== undefined) return bounded(seconds * 1000)
-  // RFC 9110 section 10.2.3: an HTTP date. A bare negative number is no date, though Date.parse takes some for a year.
-  if (!/[A-Za-z]/.test(text)) return undefined
-  const at = Date.parse(text)
+  const date = HTTP_DATE.exec(text)
+  if (date === null) return undefined
+  // asctime names no zone and means GMT, where Date.parse would take the machine's own.
+  const at = Date.parse(date[1] === undefined ? `${text} GMT` : text)
   return Number.isNaN(at) ? undefined : bounded(at - epochMs)
 }
 

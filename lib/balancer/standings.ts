@@ -162,9 +162,10 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
     const answered = (): void => {
       standing.lastAnsweredMs = clock.nowMs()
       // An answer to a request that began before the ejection says nothing of the time after it.
-      if (standing.ejection !== undefined && standing.ejection === underEjection) {
-        restore(standing, onTrial ? 'trial' : 'request')
-      }
+      if (standing.ejection === undefined || standing.ejection !== underEjection) return
+      // Asked because nobody else was left: what an operator took out stays out for the time that was said.
+      if (standing.ejection.reason === 'by_hand' && !onTrial) return
+      restore(standing, onTrial ? 'trial' : 'request')
     }
 
     const blameFailure = (reason: EjectReason, detail: string, holdMs: number | undefined): void => {

@@ -63,6 +63,7 @@ export function createWaitQueue(clock: Clock): WaitQueue {
     const order = places.get(leaving) ?? nextOrder++
     places.set(leaving, order)
     return new Promise(resolve => {
+      let left = false
       const waiter: Waiter = {
         order,
         wake(turnCame) {
@@ -71,6 +72,7 @@ export function createWaitQueue(clock: Clock): WaitQueue {
         },
       }
       const stopWatching = leaving.onCancel(() => {
+        left = true
         line.waiters = line.waiters.filter(other => other !== waiter)
         if (line.waiters.length === 0) {
           line.timer?.cancel()
@@ -78,6 +80,8 @@ export function createWaitQueue(clock: Clock): WaitQueue {
         }
         resolve(false)
       })
+      // Who was gone already when it came takes no place: nobody would take it back again.
+      if (left) return
       // Someone who was woken and found nothing keeps the place in front of those who came later.
       const at = line.waiters.findIndex(other => other.order > order)
       line.waiters.splice(at === -1 ? line.waiters.length : at, 0, waiter)

@@ -2,6 +2,7 @@
 import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
 
+/** `--check`: every problem of the config on standard error, or one line that says it is sound. 0 sound, 2 not. */
 export function check(file: string): ExitCode {
   const loaded = loadOrExplain(file)
   if (loaded === undefined) return 2

@@ -1,4 +1,5 @@
 // The config as the rest of the program sees it: read once, checked, defaults filled in, units in the names, frozen.
+import type { LogLevel } from '../log.ts'
 import type { Secret } from './secret.ts'
 
 /** How a model spreads its requests over its backends (README, "Balancing"). */
@@ -117,8 +118,6 @@ export interface HealthCheckConfig {
   readonly timeoutMs: number
   readonly recoveryMs: number
 }
-
-export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 
 export interface LoggingConfig {
   readonly level: LogLevel

@@ -133,6 +133,7 @@ export type OutcomeLabel =
   | 'cut'
   | 'cancelled'
 
+/** The label of an outcome. A 408 counts as a timeout; state held elsewhere as served, since the backend did its part. */
 export function labelOf(outcome: Outcome): OutcomeLabel {
   switch (outcome.kind) {
     case 'failed':

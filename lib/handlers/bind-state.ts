@@ -48,6 +48,7 @@ const ASKS_ENCRYPTED = Buffer.from('reasoning.encrypted_content')
 
 const NOTHING: Learning = { onServed: () => undefined, onEvents: undefined }
 
+/** Whether a text has the form of the ids that the Responses API gives out. */
 export function isResponseId(text: string): boolean {
   return RESPONSE_ID.test(text)
 }

@@ -4,6 +4,7 @@ import type { Exchange } from '../forward/exchange.ts'
 import type { Refusal } from '../forward/refuse.ts'
 import { type Gateway, mayUse } from './gateway.ts'
 
+/** The refusal of a request that names no model, neither in its body nor in its path. */
 export function missingModel(): Refusal {
   return {
     status: 400,
@@ -37,6 +38,7 @@ export function choosePool(exchange: Exchange, name: string, gateway: Gateway): 
   return pool
 }
 
+/** Tells a refusal from a pool: only a refusal has a status. */
 export function isRefusal(value: Pool | Refusal): value is Refusal {
   return 'status' in value
 }

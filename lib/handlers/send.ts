@@ -24,6 +24,7 @@ export function sendText(exchange: Exchange, status: number, contentType: string
   response.end(text)
 }
 
+/** Answers with a value as JSON, and its length. */
 export function sendJson(exchange: Exchange, status: number, value: unknown): void {
   sendText(exchange, status, 'application/json', JSON.stringify(value))
 }

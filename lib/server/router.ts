@@ -77,7 +77,8 @@ function post(method: string, route: Route): Route {
 
 function storedResponse(method: string, rest: readonly string[], query: string): Route {
   const id = decoded(rest[0] ?? '')
-  if (id === undefined || id === '') return UNKNOWN
+  // As path segments the dots would climb out of the responses, however they are escaped (RFC 3986 section 5.2.4).
+  if (id === undefined || id === '' || id === '.' || id === '..') return UNKNOWN
   const action = rest[1]
   if (action === undefined) {
     if (method !== 'GET' && method !== 'DELETE') return { kind: 'method_not_allowed', allow: 'GET, DELETE' }

@@ -23,6 +23,7 @@ export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buf
   }
 }
 
+/** Whether a request that asks for another protocol asks for a WebSocket (RFC 6455, section 4.1). */
 export function isWebSocket({ headers }: IncomingMessage): boolean {
   return headers.upgrade?.trim().toLowerCase() === 'websocket'
 }

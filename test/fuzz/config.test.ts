@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { formatProblem, type LoadResult, parseConfig } from '../../lib/config/load.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const DEFAULT_RUNS = 400
 const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 1_000_000_000)
@@ -16,18 +17,7 @@ const everythingOn = template
   .replaceAll(/^ *#.*\n/gm, '')
   .replaceAll(/ #.*$/gm, '')
 
-// mulberry32: small, and the same on every machine.
-function createRandom(start: number): () => number {
-  let state = start | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
-
-const random = createRandom(seed)
+const random = seededRandom(seed)
 const below = (limit: number) => Math.floor(random() * limit)
 const pick = <T>(items: readonly [T, ...T[]]): T => items[below(items.length)] ?? items[0]
 

@@ -6,23 +6,13 @@ import { findStringsOfKey } from '../../lib/forward/json-key-search.ts'
 import { scanJson } from '../../lib/forward/json-scan.ts'
 import { lastMember, setModel } from '../../lib/forward/model-field.ts'
 import { scanMultipart, setField } from '../../lib/forward/multipart-scan.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)
 const runs = Number(process.env.FUZZ_RUNS ?? 2000)
 t.comment(`FUZZ_SEED=${seed} FUZZ_RUNS=${runs}`)
 
 const wanted = new Set(['model', 'stream', 'mödel'])
-
-/** Chance that can be repeated (mulberry32). */
-function seededRandom(start: number): () => number {
-  let state = start
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 const random = seededRandom(seed)
 const below = (limit: number): number => Math.floor(random() * limit)

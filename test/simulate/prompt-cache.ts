@@ -7,6 +7,7 @@ import type { Clock } from '../../lib/clock.ts'
 import type { BackendConfig, Balance, ModelConfig } from '../../lib/config/types.ts'
 import { scanJson } from '../../lib/forward/json-scan.ts'
 import { promptHash } from '../../lib/forward/prompt-key.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const MIN_TOKENS = 1024
 const STEP_TOKENS = 128
@@ -28,18 +29,6 @@ function createCache() {
       })
       return cached
     },
-  }
-}
-
-/** A small generator with a fixed course (mulberry32, public domain). */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = state
-    t = Math.imul(t ^ (t >>> 15), t | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
 }
 

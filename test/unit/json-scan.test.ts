@@ -1,3 +1,4 @@
+// What the JSON scanner finds in a request body without parsing it, and what it refuses.
 import t from 'tap'
 import { byteLengthOf, replaceBytes, sliceBytes, viewBytes } from '../../lib/forward/chunk-list.ts'
 import { findStringsOfKey } from '../../lib/forward/json-key-search.ts'

@@ -2,7 +2,7 @@
 import t from 'tap'
 import { resetText } from '../../lib/handlers/admit.ts'
 import { createKeyUsage, estimateTokens } from '../../lib/handlers/key-limits.ts'
-import { fakeClock } from '../fixtures/fake-clock.ts'
+import { createFakeClock } from '../fixtures/fake-clock.ts'
 
 const NONE = { requestsPerMinute: undefined, tokensPerMinute: undefined, concurrent: undefined }
 
@@ -12,7 +12,7 @@ function admitted(admission: ReturnType<ReturnType<typeof createKeyUsage>['admit
 }
 
 t.test('in no minute, wherever it begins, are more requests admitted than the limit', async t => {
-  const clock = fakeClock()
+  const clock = createFakeClock()
   const usage = createKeyUsage(clock)
   const limits = { ...NONE, requestsPerMinute: 30 }
   const admittedAt: number[] = []
@@ -30,7 +30,7 @@ t.test('in no minute, wherever it begins, are more requests admitted than the li
 })
 
 t.test('the wait that is told is the wait until one more is admitted', async t => {
-  const clock = fakeClock()
+  const clock = createFakeClock()
   const usage = createKeyUsage(clock)
   const limits = { ...NONE, requestsPerMinute: 2 }
   usage.admit('team', limits, 0)
@@ -45,7 +45,7 @@ t.test('the wait that is told is the wait until one more is admitted', async t =
 })
 
 t.test('tokens are reserved by estimate and put right at the end', async t => {
-  const clock = fakeClock()
+  const clock = createFakeClock()
   const usage = createKeyUsage(clock)
   const limits = { ...NONE, tokensPerMinute: 1_000 }
   const first = admitted(usage.admit('team', limits, 900))
@@ -61,7 +61,7 @@ t.test('tokens are reserved by estimate and put right at the end', async t => {
 })
 
 t.test('what a long answer took beyond its estimate counts in the minute it ended in', async t => {
-  const clock = fakeClock()
+  const clock = createFakeClock()
   const usage = createKeyUsage(clock)
   const limits = { ...NONE, tokensPerMinute: 1_000 }
   const ticket = admitted(usage.admit('team', limits, 100))
@@ -71,14 +71,14 @@ t.test('what a long answer took beyond its estimate counts in the minute it ende
 })
 
 t.test('a request larger than the whole limit passes when nothing else has used it', async t => {
-  const usage = createKeyUsage(fakeClock())
+  const usage = createKeyUsage(createFakeClock())
   const limits = { ...NONE, tokensPerMinute: 100 }
   t.equal(usage.admit('team', limits, 5_000).kind, 'admitted')
   t.equal(usage.admit('team', limits, 1).kind, 'limited')
 })
 
 t.test('requests at once are limited, and a place is free again when one ends', async t => {
-  const usage = createKeyUsage(fakeClock())
+  const usage = createKeyUsage(createFakeClock())
   const limits = { ...NONE, concurrent: 2 }
   const first = admitted(usage.admit('team', limits, 0))
   usage.admit('team', limits, 0)

@@ -1,3 +1,4 @@
+// What the form scanner finds in a multipart body without copying its files, and what it refuses.
 import t from 'tap'
 import { parseBoundary } from '../../lib/forward/multipart-headers.ts'
 import type { MultipartResult, ScannedForm } from '../../lib/forward/multipart-scan.ts'

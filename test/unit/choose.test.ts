@@ -1,0 +1,204 @@
+// The policies: who of those that may be chosen takes the next request.
+import t from 'tap'
+import { type Choosable, LOAD_BOUND, leastBusy, promptCache, roundRobin } from '../../lib/balancer/choose.ts'
+import { hashText } from '../../lib/balancer/pool.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
+
+interface Named extends Choosable {
+  readonly name: string
+  inFlight: number
+}
+
+const named = (name: string, weight = 1, inFlight = 0): Named => ({
+  name,
+  weight,
+  inFlight,
+  hashSeed: hashText(name),
+  credit: 0,
+})
+
+const turns = (members: readonly Named[], count: number): string =>
+  Array.from({ length: count }, () => roundRobin(members).name).join('')
+
+function shares(names: Iterable<string>): Readonly<Record<string, number>> {
+  const counts: Record<string, number> = {}
+  for (const name of names) counts[name] = (counts[name] ?? 0) + 1
+  return counts
+}
+
+t.test('round_robin takes equal members in turn', t => {
+  t.equal(turns([named('a'), named('b'), named('c')], 9), 'abcabcabc')
+  t.equal(turns([named('a')], 3), 'aaa')
+  t.end()
+})
+
+t.test('round_robin is smooth: weights 5, 1, 1 come as nginx gives them, never in a burst', t => {
+  t.equal(turns([named('a', 5), named('b'), named('c')], 14), 'aabacaaaabacaa')
+  t.equal(turns([named('a', 2), named('b', 1)], 6), 'abaaba')
+  t.end()
+})
+
+t.test(
+  'round_robin is exact: over the sum of weights each is taken exactly its weight, from wherever one starts',
+  t => {
+    const random = seededRandom(7)
+    for (let run = 0; run < 50; run++) {
+      const members = Array.from({ length: 2 + Math.floor(random() * 6) }, (_, i) =>
+        named(`m${i}`, 1 + Math.floor(random() * 20)),
+      )
+      const sum = members.reduce((all, { weight }) => all + weight, 0)
+      const expected = Object.fromEntries(members.map(({ name, weight }) => [name, weight]))
+      const round = (): string[] => Array.from({ length: sum }, () => roundRobin(members).name)
+      const first = round()
+      const second = round()
+      t.strictSame(shares(first), expected)
+      t.strictSame(second, first, 'and every round is like the one before')
+    }
+    t.end()
+  },
+)
+
+t.test('round_robin keeps its shares while members leave and come back', t => {
+  const a = named('a', 3)
+  const b = named('b', 2)
+  const c = named('c', 1)
+  turns([a, b, c], 6)
+  const without = Array.from({ length: 500 }, () => roundRobin([a, b]).name)
+  t.strictSame(shares(without), { a: 300, b: 200 }, 'those that stay share by weight')
+  const again = Array.from({ length: 600 }, () => roundRobin([a, b, c]).name)
+  t.strictSame(shares(again), { a: 300, b: 200, c: 100 }, 'who comes back takes its share again')
+  t.end()
+})
+
+t.test('round_robin does not favour anybody for long when membership changes at every turn', t => {
+  const random = seededRandom(11)
+  const members = [named('a'), named('b'), named('c'), named('d')]
+  const taken: string[] = []
+  for (let turn = 0; turn < 8_000; turn++) {
+    const usable = members.filter(() => random() < 0.7)
+    if (usable.length > 0) taken.push(roundRobin(usable).name)
+  }
+  for (const [name, count] of Object.entries(shares(taken))) {
+    t.ok(Math.abs(count / taken.length - 0.25) < 0.02, `${name} had ${count} of ${taken.length}`)
+  }
+  t.end()
+})
+
+t.test('a policy is never asked to choose among nobody', t => {
+  t.throws(() => roundRobin([]), /among no members/)
+  t.end()
+})
+
+t.test('least_busy takes the fewest in flight per weight', t => {
+  const never = (): number => {
+    throw new Error('few members are all looked at, without chance')
+  }
+  t.equal(leastBusy([named('a', 1, 3), named('b', 1, 2), named('c', 1, 5)], never).name, 'b')
+  t.equal(leastBusy([named('a', 10, 19), named('b', 1, 2)], never).name, 'a', '1.9 per weight is less than 2')
+  t.equal(leastBusy([named('a', 10, 20), named('b', 1, 1)], never).name, 'b')
+  t.end()
+})
+
+t.test('least_busy takes those that are alike in turn, by weight', t => {
+  const members = [named('a', 2), named('b', 1)]
+  const taken = Array.from({ length: 6 }, () => leastBusy(members, Math.random).name)
+  t.equal(taken.join(''), 'abaaba')
+  t.end()
+})
+
+t.test('least_busy spreads what stays in flight evenly per weight', t => {
+  const members = [named('a', 1), named('b', 2), named('c', 5)]
+  for (let i = 0; i < 80; i++) leastBusy(members, Math.random).inFlight++
+  t.same(
+    members.map(({ inFlight }) => inFlight),
+    [10, 20, 50],
+  )
+  t.end()
+})
+
+t.test('least_busy looks at two random ones of many, never twice at the same', t => {
+  const members = Array.from({ length: 9 }, (_, i) => named(`m${i}`, 1, i))
+  const draw = (a: number, b: number): string => {
+    const drawn = [a / 9, b / 8]
+    return leastBusy(members, () => drawn.shift() ?? 0).name
+  }
+  t.equal(draw(4, 7), 'm4', 'the eighth other one is m8')
+  t.equal(draw(4, 3), 'm3')
+  t.equal(draw(4, 4), 'm4', 'the fifth other one is m5')
+  t.equal(draw(8, 7), 'm7')
+  t.equal(draw(0, 0), 'm0', 'the first other one is m1')
+  t.end()
+})
+
+t.test('least_busy keeps many members nearly even', t => {
+  const random = seededRandom(3)
+  const members = Array.from({ length: 20 }, (_, i) => named(`m${i}`))
+  for (let i = 0; i < 2_000; i++) leastBusy(members, random).inFlight++
+  const inFlight = members.map(member => member.inFlight)
+  t.ok(Math.max(...inFlight) - Math.min(...inFlight) <= 10, `100 each, found ${inFlight.join(' ')}`)
+  t.end()
+})
+
+t.test('prompt_cache sends prompts that begin alike to the same member, in whatever order the members come', t => {
+  const members = [named('a'), named('b'), named('c')]
+  for (let hash = 0; hash < 300; hash++) {
+    const home = promptCache(members, hash).name
+    t.equal(promptCache([...members].reverse(), hash).name, home)
+    t.equal(promptCache(members, hash).name, home)
+  }
+  t.end()
+})
+
+t.test('prompt_cache spreads prompts by weight', t => {
+  const members = [named('a', 1), named('b', 2), named('c', 5)]
+  const taken = Array.from({ length: 16_000 }, (_, i) => promptCache(members, hashText(`prompt ${i}`)).name)
+  const found = shares(taken)
+  for (const { name, weight } of members) {
+    const share = (found[name] ?? 0) / taken.length
+    t.ok(Math.abs(share - weight / 8) < 0.015, `${name} of weight ${weight} in 8 took ${share}`)
+  }
+  t.end()
+})
+
+t.test('a member that leaves gives up only its own prompts, and gets them back', t => {
+  const [a, b, c] = [named('a'), named('b'), named('c')]
+  const hashes = Array.from({ length: 1_000 }, (_, i) => hashText(`prompt ${i}`))
+  const before = hashes.map(hash => promptCache([a, b, c], hash).name)
+  const without = hashes.map(hash => promptCache([a, b], hash).name)
+  for (const [i, home] of before.entries()) if (home !== 'c') t.equal(without[i], home)
+  t.same(
+    hashes.map(hash => promptCache([a, b, c], hash).name),
+    before,
+  )
+  t.end()
+})
+
+t.test('prompt_cache keeps every member within 1.25 times its share of what is in flight', t => {
+  t.equal(LOAD_BOUND, 1.25)
+  const members = [named('a', 1), named('b', 1), named('c', 2)]
+  for (let sent = 1; sent <= 400; sent++) {
+    promptCache(members, 42).inFlight++
+    for (const { name, weight, inFlight } of members) {
+      t.ok(inFlight <= (sent * weight * LOAD_BOUND) / 4 + 1, `${name} has ${inFlight} of ${sent}`)
+    }
+  }
+  t.end()
+})
+
+t.test('an idle member gets its prompts, however busy the others are', t => {
+  const random = seededRandom(5)
+  for (let hash = 0; hash < 300; hash++) {
+    const members = [named('a'), named('b'), named('c'), named('d')]
+    const home = promptCache(members, hash)
+    for (const member of members) if (member !== home) member.inFlight = Math.floor(random() * 50)
+    t.equal(promptCache(members, hash).name, home.name)
+  }
+  t.end()
+})
+
+t.test('what has no cache to warm goes in turn, within the same bound', t => {
+  const members = [named('a'), named('b'), named('c', 1, 9)]
+  const taken = Array.from({ length: 4 }, () => promptCache(members, undefined).name)
+  t.equal(taken.join(''), 'abab', 'c carries more than its share already')
+  t.end()
+})

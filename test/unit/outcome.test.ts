@@ -1,0 +1,391 @@
+// What an answer, a failure or an error event means for the request and for the backend: the table of outcomes, row by row,
+// and what a client is told when no backend gave it an answer.
+import t, { type Test } from 'tap'
+import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
+import type { EjectReason } from '../../lib/balancer/standings.ts'
+import {
+  blameOf,
+  classifyAnswer,
+  classifyStreamError,
+  labelOf,
+  type Outcome,
+  transportFailure,
+} from '../../lib/forward/outcome.ts'
+import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/forward/refuse.ts'
+import { finalRefusal, type History } from '../../lib/forward/verdict.ts'
+
+const NOW = 1_700_000_000_000
+
+const bodyOf = (error: Readonly<Record<string, unknown>>): UpstreamError =>
+  readErrorBody(Buffer.from(JSON.stringify({ error })))
+const NO_BODY = readErrorBody(Buffer.alloc(0))
+
+function answered(
+  status: number,
+  {
+    headers = {},
+    error = NO_BODY,
+    creates = true,
+  }: Partial<{ headers: Record<string, string>; error: UpstreamError; creates: boolean }> = {},
+): Outcome {
+  return classifyAnswer(status, headers, error, { creates, epochMs: NOW })
+}
+
+const DEPLOYMENT_MISSING = bodyOf({
+  code: 'DeploymentNotFound',
+  message:
+    'The API deployment for this resource does not exist. If you created the deployment within the last 5 minutes …',
+})
+const CONTENT_FILTER = bodyOf({
+  code: 'content_filter',
+  message: 'The response was filtered …',
+  param: 'prompt',
+  status: 400,
+})
+const NOT_HERE = bodyOf({
+  code: 'previous_response_not_found',
+  message: "Previous response with id 'resp_1' not found.",
+})
+const NOT_MINE = bodyOf({
+  code: null,
+  message: 'The encrypted content gAAA could not be verified. Reason: it could not be decrypted or parsed.',
+})
+
+t.test('what the backend did as it should goes to the client as it is, and the backend is healthy', t => {
+  for (const status of [200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 405, 409, 410, 413, 415, 422, 451]) {
+    const outcome = answered(status, { error: bodyOf({ code: 'x', message: 'The request is wrong.' }) })
+    t.same(outcome, { kind: 'served' }, `${status}`)
+    t.same(blameOf(outcome, false), { kind: 'healthy' })
+    t.equal(labelOf(outcome), 'served')
+  }
+  t.same(answered(400, { error: CONTENT_FILTER }), { kind: 'served' }, 'the content filter')
+  t.same(answered(404, { creates: false }), { kind: 'served' }, 'a stored object that is not there')
+  t.same(answered(404, { creates: false, error: bodyOf({ code: '404', message: 'Resource not found' }) }), {
+    kind: 'served',
+  })
+  t.end()
+})
+
+t.test('500, 502, 503 and 504 take the backend out for the recovery time, or for as long as it says', t => {
+  for (const status of [500, 501, 502, 503, 504, 507, 529]) {
+    const plain = blameOf(answered(status), false)
+    t.same(plain, { kind: 'ejected', reason: 'server_error', detail: `${status}` }, `${status}`)
+    const named = blameOf(answered(status, { headers: { 'retry-after': '7' } }), false)
+    t.same(named, { kind: 'ejected', reason: 'server_error', detail: `${status}`, holdMs: 7_000 })
+    const exact = blameOf(answered(status, { headers: { 'retry-after': '7', 'retry-after-ms': '50' } }), false)
+    t.match(exact, { holdMs: 50 })
+    t.equal(labelOf(answered(status)), 'failed')
+  }
+  t.notOk('holdMs' in answered(503, { headers: { 'x-ratelimit-reset-requests': '5' } }), 'a reset is no Retry-After')
+  t.end()
+})
+
+t.test('a 408 leaves the backend where it is, and the request goes on', t => {
+  const outcome = answered(408)
+  t.match(outcome, { kind: 'gave_up' })
+  t.same(blameOf(outcome, false), { kind: 'none' })
+  t.equal(labelOf(outcome), 'timeout')
+  t.end()
+})
+
+t.test('a 429 throttles for the wait it names, else for ten seconds, and does not blame', t => {
+  const waits: readonly (readonly [Record<string, string>, number])[] = [
+    [{}, 10_000],
+    [{ 'retry-after': '3' }, 3_000],
+    [{ 'retry-after': '3', 'retry-after-ms': '2500' }, 2_500],
+    [{ 'x-ratelimit-reset-requests': '150' }, 150],
+    [{ 'x-ratelimit-reset-tokens': '6m0s' }, 360_000],
+    [{ 'retry-after': new Date(NOW + 5_000).toUTCString() }, 5_000],
+  ]
+  for (const [headers, waitMs] of waits) {
+    const outcome = answered(429, { headers })
+    t.match(outcome, { kind: 'throttled', waitMs }, JSON.stringify(headers))
+    t.same(blameOf(outcome, true), { kind: 'throttled', waitMs })
+  }
+  t.equal(labelOf(answered(429)), 'throttled')
+  t.match(answered(429, { creates: false }), { kind: 'throttled' }, 'reads are throttled too')
+  t.end()
+})
+
+t.test('401, 403 and a deployment that is not there are mistakes in the config, and the backend is out', t => {
+  for (const status of [401, 403]) {
+    const outcome = answered(status)
+    t.match(outcome, { kind: 'misconfigured', reason: 'credentials_refused', detail: `${status}` })
+    t.same(blameOf(outcome, true), { kind: 'ejected', reason: 'credentials_refused', detail: `${status}` })
+  }
+  const missing = [
+    DEPLOYMENT_MISSING,
+    bodyOf({ code: null, message: 'The API deployment for this resource does not exist.' }),
+    bodyOf({ code: 'model_not_found', message: 'The model `x` does not exist' }),
+    bodyOf({ message: 'Could not find an existing deployment to match the model in the request.' }),
+  ]
+  for (const error of missing) {
+    for (const status of [404, 400]) {
+      t.match(answered(status, { error }), { kind: 'misconfigured', reason: 'deployment_missing' }, error.message)
+    }
+  }
+  t.equal(labelOf(answered(404, { error: DEPLOYMENT_MISSING })), 'misconfigured')
+  t.end()
+})
+
+t.test('an operation that a backend does not offer is looked for elsewhere without blame', t => {
+  const unsupported: readonly (readonly [number, UpstreamError])[] = [
+    [404, NO_BODY],
+    [404, bodyOf({ code: '404', message: 'Resource not found' })],
+    [404, readErrorBody(Buffer.from('{"statusCode":404,"message":"Resource not found"}'))],
+    [400, bodyOf({ code: 'BadRequest', message: 'API version not supported' })],
+    [
+      400,
+      bodyOf({ message: 'Azure OpenAI Responses API is enabled only for api-version 2025-03-01-preview and later' }),
+    ],
+  ]
+  for (const [status, error] of unsupported) {
+    const outcome = answered(status, { error })
+    t.match(outcome, { kind: 'unsupported' }, `${status} ${error.message}`)
+    t.same(blameOf(outcome, false), { kind: 'none' })
+  }
+  t.end()
+})
+
+t.test('state that another resource holds blames nobody', t => {
+  for (const [status, error] of [
+    [400, NOT_HERE],
+    [404, NOT_HERE],
+    [400, NOT_MINE],
+    [404, bodyOf({ code: null, message: "Response with id 'resp_x' not found." })],
+    [400, bodyOf({ message: "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false." })],
+  ] as const) {
+    for (const creates of [true, false]) {
+      const outcome = answered(status, { error, creates })
+      t.match(outcome, { kind: 'foreign_state' }, `${status} ${error.message}`)
+      t.same(blameOf(outcome, false), { kind: 'healthy' })
+    }
+  }
+  t.match(answered(500, { error: NOT_HERE }), { kind: 'failed' }, 'a 500 is a failure whatever it says')
+  t.end()
+})
+
+const TIMEOUTS: readonly EjectReason[] = ['header_timeout', 'first_output_timeout', 'idle_timeout']
+const BREAKS: readonly EjectReason[] = ['connect_failed', 'connection_lost', 'protocol_error', 'credential_unavailable']
+
+t.test('a broken connection takes the backend out whatever the request has met before', t => {
+  for (const reason of BREAKS) {
+    const outcome = transportFailure(reason, 'ECONNRESET')
+    for (const metSuspect of [false, true]) {
+      t.same(blameOf(outcome, metSuspect), { kind: 'ejected', reason, detail: 'ECONNRESET' }, reason)
+    }
+    t.equal(labelOf(outcome), 'failed')
+  }
+  t.end()
+})
+
+t.test('a timeout blames only a backend that answered nobody else meanwhile', t => {
+  for (const reason of [...TIMEOUTS, 'connect_timeout'] as const) {
+    const outcome = transportFailure(reason, 'none in 2000 ms')
+    t.same(blameOf(outcome, false), { kind: 'unanswered', reason, detail: 'none in 2000 ms' }, reason)
+    t.equal(labelOf(outcome), 'timeout')
+  }
+  t.end()
+})
+
+t.test('of 500s and timeouts only the first that a request meets blames a backend', t => {
+  for (const reason of TIMEOUTS) t.same(blameOf(transportFailure(reason, ''), true), { kind: 'none' }, reason)
+  for (const status of [500, 504]) t.same(blameOf(answered(status), true), { kind: 'none' }, `${status}`)
+  for (const status of [502, 503])
+    t.match(blameOf(answered(status), true), { kind: 'ejected' }, `${status} is no request's doing`)
+  const inStream = classifyStreamError(bodyOf({ code: 'server_error', message: '' }), {}, NOW)
+  t.match(blameOf(inStream, false), { kind: 'ejected', reason: 'stream_error' })
+  t.same(blameOf(inStream, true), { kind: 'none' })
+  t.match(
+    blameOf(transportFailure('connect_timeout', ''), true),
+    { kind: 'unanswered' },
+    'no request makes a connect slow',
+  )
+  t.end()
+})
+
+t.test('a request that went away blames nobody', t => {
+  for (const reason of ['client_closed', 'shutdown', 'client_stalled'] as const) {
+    t.same(blameOf({ kind: 'cancelled', reason }, false), { kind: 'none' })
+    t.equal(labelOf({ kind: 'cancelled', reason }), 'cancelled')
+  }
+  t.end()
+})
+
+t.test('an error event before any output throttles or takes out, as it says', t => {
+  const throttles = [
+    { code: 'rate_limit_exceeded', message: '' },
+    { type: 'too_many_requests', message: '' },
+    { code: 429, message: '' },
+    { message: 'Requests have exceeded call rate limit of your current pricing tier.' },
+  ]
+  for (const error of throttles) {
+    t.match(classifyStreamError(bodyOf(error), {}, NOW), { kind: 'throttled', waitMs: 10_000 }, JSON.stringify(error))
+    t.match(
+      classifyStreamError(bodyOf(error), { 'retry-after-ms': '300' }, NOW),
+      { kind: 'throttled', waitMs: 300 },
+      'the wait stands in the headers of the 200',
+    )
+  }
+  t.match(classifyStreamError(bodyOf({ code: 'server_error' }), {}, NOW), { kind: 'failed', reason: 'stream_error' })
+  t.match(
+    classifyStreamError(NO_BODY, {}, NOW),
+    { kind: 'failed', reason: 'stream_error' },
+    'it may say nothing at all',
+  )
+  t.match(classifyStreamError(bodyOf({ code: 'x' }), { 'retry-after': '2' }, NOW), { kind: 'failed', holdMs: 2_000 })
+  t.match(classifyStreamError(DEPLOYMENT_MISSING, {}, NOW), { kind: 'misconfigured' })
+  t.match(classifyStreamError(NOT_HERE, {}, NOW), { kind: 'foreign_state' })
+  t.end()
+})
+
+t.test("an error event that the request has caused is the client's own", t => {
+  for (const error of [
+    { code: 'content_filter' },
+    { code: 'context_length_exceeded' },
+    { code: 'invalid_prompt' },
+    { code: 'image_too_large' },
+    { type: 'invalid_request_error', message: 'max_tokens is too large' },
+  ]) {
+    t.same(classifyStreamError(bodyOf(error), {}, NOW), { kind: 'served' }, JSON.stringify(error))
+  }
+  t.end()
+})
+
+t.test('the detail names the status and a code, and never the text of an answer', t => {
+  t.match(answered(500, { error: bodyOf({ code: 'InternalServerError', message: 'secret' }) }), {
+    detail: '500 InternalServerError',
+  })
+  for (const code of ['a b', 'x'.repeat(65), 'a\nb', '{"key":"sk-1"}', '']) {
+    t.match(answered(500, { error: bodyOf({ code, message: 'secret' }) }), { detail: '500' }, JSON.stringify(code))
+    t.match(classifyStreamError(bodyOf({ code, message: 'secret' }), {}, NOW), { detail: 'in stream' })
+  }
+  t.end()
+})
+
+// What a client is told.
+
+const throttled: Outcome = { kind: 'throttled', waitMs: 5_000, detail: '429' }
+const misconfigured = answered(401)
+const lost = transportFailure('connection_lost', 'ECONNRESET')
+const tooSlow = transportFailure('header_timeout', '')
+const gaveUp = answered(408)
+
+const history = (outcomes: Outcome[], more: Partial<History> = {}): History => ({
+  outcomes,
+  throttledLeft: undefined,
+  stopped: 'exhausted',
+  ...more,
+})
+
+function told(t: Test, given: History, expected: object, ownerBackMs?: number): void {
+  t.match(finalRefusal('gpt-4o', given, ownerBackMs), expected, JSON.stringify(given.outcomes.map(labelOf)))
+}
+
+t.test('429 rate_limit_exceeded with the time when the soonest is back, when backends are throttled', t => {
+  const expected = { status: 429, code: 'rate_limit_exceeded', retryAfterMs: 4_000, pointless: false }
+  told(t, history([], { throttledLeft: 4_000, stopped: 'throttled' }), expected)
+  told(t, history([throttled, throttled], { throttledLeft: 4_000 }), expected)
+  told(t, history([lost, throttled], { throttledLeft: 4_000 }), expected)
+  told(t, history([throttled, lost], { throttledLeft: 4_000 }), expected)
+  told(t, history([throttled], { throttledLeft: undefined }), { status: 429, retryAfterMs: 1 })
+  t.end()
+})
+
+t.test('a wait of more than a minute is not told, and the answer says that retrying is pointless', t => {
+  t.equal(MAX_TOLD_WAIT_MS, 60_000)
+  told(t, history([throttled], { throttledLeft: 60_000 }), { status: 429, pointless: false })
+  told(t, history([throttled], { throttledLeft: 60_001 }), { status: 429, pointless: true })
+  told(t, history([]), { status: 503, code: 'no_backend', pointless: true, retryAfterMs: 90_000 }, 90_000)
+  t.end()
+})
+
+t.test('504 upstream_timeout only when every attempt timed out', t => {
+  told(t, history([tooSlow]), { status: 504, code: 'upstream_timeout' })
+  told(t, history([tooSlow, transportFailure('connect_timeout', '')]), { status: 504, code: 'upstream_timeout' })
+  told(t, history([tooSlow, tooSlow], { throttledLeft: 3_000 }), { status: 504 })
+  told(t, history([tooSlow, lost]), { status: 502, code: 'upstream_error' })
+  told(t, history([lost, tooSlow]), { status: 502, code: 'upstream_error' })
+  t.end()
+})
+
+t.test(
+  '502 upstream_error when no backend could be reached, or the config is wrong, which retrying does not mend',
+  t => {
+    told(t, history([lost]), { status: 502, code: 'upstream_error', pointless: undefined })
+    told(t, history([lost, gaveUp, misconfigured]), { status: 502, code: 'upstream_error', pointless: undefined })
+    told(t, history([misconfigured, misconfigured]), { status: 502, code: 'upstream_error', pointless: true })
+    t.end()
+  },
+)
+
+t.test('503 no_backend with a wait when nobody was asked, or enough requests try the same already', t => {
+  told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  told(t, history([lost], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  t.end()
+})
+
+t.test('a request bound to one resource is told when that resource is back', t => {
+  told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 12_000, pointless: false }, 12_000)
+  told(t, history([lost]), { status: 503, code: 'no_backend', retryAfterMs: 12_000 }, 12_000)
+  told(t, history([], { throttledLeft: 2_000 }), { status: 429, retryAfterMs: 2_000 }, 2_000)
+  told(t, history([lost]), { status: 502 }, 0)
+  t.end()
+})
+
+t.test("the proxy's own errors have OpenAI's shape", t => {
+  const shape = (status: 400 | 429 | 503): unknown =>
+    JSON.parse(errorJson({ status, code: 'no_backend', message: 'So it is.' }))
+  const error = { message: 'So it is.', param: null, code: 'no_backend' }
+  t.same(shape(400), { error: { ...error, type: 'invalid_request_error' } })
+  t.same(shape(429), { error: { ...error, type: 'rate_limit_error' } })
+  t.same(shape(503), { error: { ...error, type: 'server_error' } })
+  t.match(JSON.parse(errorJson({ status: 400, code: 'missing_model', message: '', param: 'model' })), {
+    error: { param: 'model' },
+  })
+  t.end()
+})
+
+t.test(
+  'a wait is told in whole seconds for everyone and in milliseconds for those who read them, never over a minute',
+  t => {
+    const told = (ms: number): unknown => waitHeaders(ms)
+    t.same(told(4_200), ['retry-after', '5', 'retry-after-ms', '4200'])
+    t.same(told(1), ['retry-after', '1', 'retry-after-ms', '1'])
+    t.same(told(0), ['retry-after', '1', 'retry-after-ms', '1'])
+    t.same(told(-5), ['retry-after', '1', 'retry-after-ms', '1'])
+    t.same(told(0.2), ['retry-after', '1', 'retry-after-ms', '1'])
+    t.same(told(86_400_000), ['retry-after', '60', 'retry-after-ms', '60000'])
+    t.end()
+  },
+)
+
+t.test('a refusal says its length in bytes, its wait, that retrying is pointless and that the connection ends', t => {
+  const { headers, body } = refusalParts({
+    status: 503,
+    code: 'no_backend',
+    message: 'Größer als ASCII',
+    retryAfterMs: 2_000,
+    pointless: true,
+    headers: ['allow', 'GET'],
+    close: true,
+  })
+  t.same(headers, [
+    'content-type',
+    'application/json',
+    'content-length',
+    String(Buffer.byteLength(body)),
+    'retry-after',
+    '2',
+    'retry-after-ms',
+    '2000',
+    'x-should-retry',
+    'false',
+    'allow',
+    'GET',
+    'connection',
+    'close',
+  ])
+  t.not(Buffer.byteLength(body), body.length)
+  t.end()
+})

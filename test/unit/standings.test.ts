@@ -1,0 +1,485 @@
+// When a deployment is out, throttled, on trial or back, and who may say so.
+import t, { type Test } from 'tap'
+import type { Member } from '../../lib/balancer/pool.ts'
+import { createProbes, type ProbeVerdict } from '../../lib/balancer/probes.ts'
+import {
+  type Blame,
+  createStandings,
+  isAvailable,
+  isOut,
+  type Standing,
+  type StandingChange,
+  type Standings,
+} from '../../lib/balancer/standings.ts'
+import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
+import { createTestPool } from '../fixtures/pools.ts'
+
+const RECOVERY_MS = 30_000
+const HEALTHY: Blame = { kind: 'healthy' }
+const BROKEN: Blame = { kind: 'ejected', reason: 'connection_lost', detail: 'ECONNRESET' }
+const FAILED_500: Blame = { kind: 'ejected', reason: 'server_error', detail: '500' }
+const SLOW: Blame = { kind: 'unanswered', reason: 'header_timeout', detail: 'none in 2000 ms' }
+
+interface Scene {
+  readonly clock: FakeClock
+  readonly standings: Standings
+  readonly standing: Standing
+  readonly changes: StandingChange[]
+  /** One whole attempt, begun and ended now. */
+  attempt(blame: Blame): void
+  available(): boolean
+  out(): boolean
+}
+
+function scene(): Scene {
+  const clock = createFakeClock()
+  const standings = createStandings({ clock, recoveryMs: () => RECOVERY_MS })
+  const standing = standings.of('d1')
+  const changes: StandingChange[] = []
+  standings.onChange(change => changes.push(change))
+  return {
+    clock,
+    standings,
+    standing,
+    changes,
+    attempt: blame => standings.lease(standing).release(blame),
+    available: () => isAvailable(standing, clock.nowMs()),
+    out: () => isOut(standing, clock.nowMs()),
+  }
+}
+
+const kinds = (changes: readonly StandingChange[]): readonly string[] => changes.map(({ kind }) => kind)
+
+t.test('a new deployment is available, and asking for it again gives the same standing', t => {
+  const { standings, standing, available, out } = scene()
+  t.equal(available(), true)
+  t.equal(out(), false)
+  t.equal(standings.of('d1'), standing)
+  t.not(standings.of('d2'), standing)
+  t.end()
+})
+
+t.test('a lease counts as in flight until it is given back, which happens once', t => {
+  const { standings, standing } = scene()
+  const one = standings.lease(standing)
+  const two = standings.lease(standing)
+  t.equal(standing.inFlight, 2)
+  one.release(HEALTHY)
+  t.equal(standing.inFlight, 1)
+  t.throws(() => one.release(HEALTHY), /d1 released twice/)
+  t.equal(standing.inFlight, 1)
+  two.release({ kind: 'none' })
+  t.equal(standing.inFlight, 0)
+  t.end()
+})
+
+t.test('a failed one is out for the recovery time, to the millisecond', t => {
+  const { clock, attempt, available, out, standing } = scene()
+  attempt(BROKEN)
+  t.match(standing.ejection, { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
+  clock.advance(RECOVERY_MS - 1)
+  t.equal(out(), true)
+  t.equal(available(), false)
+  clock.advance(1)
+  t.equal(out(), false)
+  t.equal(available(), true)
+  t.end()
+})
+
+t.test('a Retry-After of its own takes the place of the recovery time, be it longer or shorter', t => {
+  for (const holdMs of [100, 90_000]) {
+    const { clock, attempt, available } = scene()
+    attempt({ ...FAILED_500, holdMs })
+    clock.advance(holdMs - 1)
+    t.equal(available(), false, `${holdMs} ms`)
+    clock.advance(1)
+    t.equal(available(), true)
+  }
+  t.end()
+})
+
+t.test('who comes back is given one request first; its success returns it in full', t => {
+  const { clock, standings, standing, attempt, available, changes } = scene()
+  attempt(BROKEN)
+  clock.advance(RECOVERY_MS)
+  const trial = standings.lease(standing)
+  t.equal(available(), false, 'nobody else while it is on trial')
+  trial.answered()
+  t.equal(available(), true, 'its headers are enough: the stream behind them may take minutes')
+  t.match(changes.at(-1), { kind: 'restored', by: 'trial' })
+  trial.release(HEALTHY)
+  t.same(kinds(changes), ['ejected', 'restored'], 'said once')
+  t.equal(standing.ejection, undefined)
+  t.end()
+})
+
+t.test('a trial that fails begins a new hold; one that says nothing lets the next one try', t => {
+  const { clock, standings, standing, attempt, available, changes } = scene()
+  attempt(BROKEN)
+  clock.advance(RECOVERY_MS)
+  attempt(FAILED_500)
+  t.equal(available(), false)
+  clock.advance(RECOVERY_MS - 1)
+  t.equal(available(), false)
+  clock.advance(1)
+  t.equal(available(), true)
+  const trial = standings.lease(standing)
+  trial.release({ kind: 'none' })
+  t.equal(available(), true, 'the client went away: nothing is known')
+  t.same(kinds(changes), ['ejected', 'ejected'])
+  t.end()
+})
+
+t.test('stragglers of the same trouble do not stretch the hold, and are not said again', t => {
+  const { clock, standings, standing, changes } = scene()
+  const leases = Array.from({ length: 5 }, () => standings.lease(standing))
+  for (const lease of leases) {
+    lease.release(BROKEN)
+    clock.advance(1_000)
+  }
+  clock.advance(RECOVERY_MS - 5_000)
+  t.equal(isAvailable(standing, clock.nowMs()), true, 'thirty seconds after the first')
+  t.same(kinds(changes), ['ejected'])
+  t.end()
+})
+
+t.test('a straggler to whom the server names a longer time does stretch it', t => {
+  const { clock, standings, standing, available } = scene()
+  const one = standings.lease(standing)
+  const two = standings.lease(standing)
+  one.release(BROKEN)
+  two.release({ ...FAILED_500, holdMs: 60_000 })
+  clock.advance(59_999)
+  t.equal(available(), false)
+  clock.advance(1)
+  t.equal(available(), true)
+  t.end()
+})
+
+t.test('a straggler that succeeds does not excuse a later failure', t => {
+  const { standings, standing, attempt, available } = scene()
+  const early = standings.lease(standing)
+  attempt(BROKEN)
+  early.release(HEALTHY)
+  t.equal(available(), false)
+  t.end()
+})
+
+t.test('trouble that goes on keeps the time when it began, by which the longest rested is found', t => {
+  const { clock, standings, standing } = scene()
+  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
+  const since = clock.nowMs()
+  clock.advance(10_000)
+  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
+  t.match(standing.ejection, { sinceMs: since, failedMs: since + 10_000, untilMs: since + 10_000 + RECOVERY_MS })
+  t.end()
+})
+
+t.test('a timeout blames only who answered nobody else since that attempt began', t => {
+  const silent = scene()
+  const lost = silent.standings.lease(silent.standing)
+  silent.clock.advance(2_000)
+  lost.release(SLOW)
+  t.equal(silent.available(), false)
+
+  const busy = scene()
+  const slow = busy.standings.lease(busy.standing)
+  busy.clock.advance(1_000)
+  busy.attempt(HEALTHY)
+  busy.clock.advance(1_000)
+  slow.release(SLOW)
+  t.equal(busy.available(), true, 'it answered somebody else meanwhile')
+
+  const before = scene()
+  before.attempt(HEALTHY)
+  before.clock.advance(1)
+  const later = before.standings.lease(before.standing)
+  before.clock.advance(2_000)
+  later.release(SLOW)
+  t.equal(before.available(), false, 'an answer before the attempt is none')
+
+  const throttling = scene()
+  const waiting = throttling.standings.lease(throttling.standing)
+  throttling.clock.advance(1)
+  throttling.attempt({ kind: 'throttled', waitMs: 10 })
+  throttling.clock.advance(1_000)
+  waiting.release(SLOW)
+  t.equal(throttling.available(), true, 'a 429 is an answer too')
+  t.end()
+})
+
+t.test('a throttled one is left alone for its wait, and is not out', t => {
+  const { clock, attempt, available, out, changes } = scene()
+  attempt({ kind: 'throttled', waitMs: 5_000 })
+  t.equal(available(), false)
+  t.equal(out(), false)
+  clock.advance(4_999)
+  t.equal(available(), false)
+  clock.advance(1)
+  t.equal(available(), true)
+  t.match(changes, [{ kind: 'throttled', waitMs: 5_000 }])
+  t.end()
+})
+
+t.test('a later longer wait extends it, a shorter one never cuts it, and it is said once', t => {
+  const { clock, attempt, available, changes } = scene()
+  attempt({ kind: 'throttled', waitMs: 10_000 })
+  clock.advance(1_000)
+  attempt({ kind: 'throttled', waitMs: 2_000 })
+  clock.advance(8_999)
+  t.equal(available(), false, 'the first wait goes on')
+  attempt({ kind: 'throttled', waitMs: 5_000 })
+  clock.advance(4_999)
+  t.equal(available(), false)
+  clock.advance(1)
+  t.equal(available(), true)
+  t.same(kinds(changes), ['throttled'])
+  attempt({ kind: 'throttled', waitMs: 1 })
+  t.same(kinds(changes), ['throttled', 'throttled'], 'a new one is said anew')
+  t.end()
+})
+
+t.test('a wait of nothing throttles nobody', t => {
+  const { attempt, available, changes } = scene()
+  attempt({ kind: 'throttled', waitMs: 0 })
+  t.equal(available(), true)
+  t.same(changes, [])
+  t.end()
+})
+
+t.test('a throttled answer on trial shows that it lives', t => {
+  const { clock, attempt, standing, available, changes } = scene()
+  attempt(BROKEN)
+  clock.advance(RECOVERY_MS)
+  attempt({ kind: 'throttled', waitMs: 1_000 })
+  t.equal(standing.ejection, undefined)
+  t.equal(available(), false)
+  t.same(kinds(changes), ['ejected', 'restored', 'throttled'])
+  t.end()
+})
+
+t.test('who says of itself that nothing is left is avoided for a while, and stays available', t => {
+  const { clock, standings, standing, available } = scene()
+  const left = { remainingRequests: 0, remainingTokens: 5, limitRequests: 100, limitTokens: 1_000 }
+  standings.noteHeadroom(standing, left, 600)
+  t.same(standing.headroom, { ...left, atMs: clock.nowMs() })
+  t.equal(standing.exhaustedUntilMs, clock.nowMs() + 600)
+  t.equal(available(), true)
+  standings.noteHeadroom(standing, { ...left, remainingRequests: 1 }, 0)
+  t.equal(standing.exhaustedUntilMs <= clock.nowMs(), true, 'the newest word counts')
+  t.end()
+})
+
+t.test('a failing probe takes out, a passing one brings back what a probe took out', t => {
+  const { clock, standings, standing, available, changes } = scene()
+  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
+  t.equal(available(), false)
+  clock.advance(5_000)
+  standings.probePassed(standing, clock.nowMs())
+  t.equal(available(), true)
+  t.match(changes, [{ kind: 'ejected' }, { kind: 'restored', by: 'probe' }])
+  t.end()
+})
+
+t.test('a pass that was asked for before the failure excuses nothing', t => {
+  const { clock, standings, standing, attempt, available } = scene()
+  const askedAtMs = clock.nowMs()
+  clock.advance(10)
+  attempt(BROKEN)
+  standings.probePassed(standing, askedAtMs)
+  t.equal(available(), false)
+  t.end()
+})
+
+t.test('after a failed request a passing probe ends the hold, and one request decides', t => {
+  const { clock, standings, standing, attempt, available } = scene()
+  attempt(BROKEN)
+  clock.advance(1_000)
+  standings.probePassed(standing, clock.nowMs())
+  t.equal(available(), true)
+  standings.lease(standing)
+  t.equal(available(), false, 'on trial')
+  t.end()
+})
+
+const KEPT: readonly (readonly [string, (scene: Scene) => void])[] = [
+  ['a time that the server named', ({ attempt }) => attempt({ ...FAILED_500, holdMs: 20_000 })],
+  [
+    'a missing deployment, of which the model list says nothing',
+    ({ attempt }) => attempt({ kind: 'ejected', reason: 'deployment_missing', detail: '404' }),
+  ],
+  ["an operator's hand", ({ standings, standing }) => standings.eject(standing, undefined)],
+]
+for (const [what, takeOut] of KEPT) {
+  t.test(`a passing probe does not shorten ${what}`, t => {
+    const given = scene()
+    takeOut(given)
+    given.clock.advance(1_000)
+    given.standings.probePassed(given.standing, given.clock.nowMs())
+    t.equal(given.available(), false)
+    t.end()
+  })
+}
+
+t.test('an operator ejects for a time or until restored, and restores anything', t => {
+  const { clock, standings, standing, attempt, available, changes } = scene()
+  standings.eject(standing, 1_000)
+  clock.advance(1_000)
+  t.equal(available(), true)
+  standings.eject(standing, undefined)
+  clock.advance(1e9)
+  t.equal(available(), false)
+  attempt({ kind: 'throttled', waitMs: 60_000 })
+  standings.restore(standing)
+  t.equal(available(), true, 'the throttle is lifted too')
+  t.match(changes.at(-1), { kind: 'restored', by: 'hand' })
+  t.end()
+})
+
+t.test('an answer of one that was asked because nobody else was left returns it, unless an operator took it out', t => {
+  const failed = scene()
+  failed.attempt(BROKEN)
+  failed.attempt(HEALTHY)
+  t.equal(failed.available(), true)
+  t.match(failed.changes.at(-1), { kind: 'restored', by: 'request' })
+  const byHand = scene()
+  byHand.standings.eject(byHand.standing, 60_000)
+  byHand.attempt(HEALTHY)
+  t.equal(byHand.available(), false)
+  byHand.clock.advance(60_000)
+  byHand.attempt(HEALTHY)
+  t.match(byHand.changes.at(-1), { kind: 'restored', by: 'trial' }, 'its time over, it comes back as all do')
+  t.end()
+})
+
+t.test('what another worker learnt is taken over; of two throttles the longer one stands', t => {
+  const { clock, standings, standing, available } = scene()
+  const nowMs = clock.nowMs()
+  standings.adopt('d1', { throttledUntilMs: nowMs + 5_000 })
+  standings.adopt('d1', { throttledUntilMs: nowMs + 1_000 })
+  t.equal(standing.throttledUntilMs, nowMs + 5_000)
+  const ejection = {
+    sinceMs: nowMs,
+    failedMs: nowMs,
+    untilMs: nowMs + 9_000,
+    reason: 'server_error',
+    detail: '500',
+    named: false,
+  } as const
+  standings.adopt('d1', { ejection })
+  clock.advance(5_000)
+  t.equal(available(), false)
+  standings.adopt('d1', { ejection: null })
+  t.equal(available(), true)
+  standings.adopt('never seen', { throttledUntilMs: nowMs + 1 })
+  t.end()
+})
+
+t.test('a deployment that leaves the config is forgotten, and its last lease harms nobody', t => {
+  const { standings, standing } = scene()
+  const lease = standings.lease(standing)
+  standings.retain(new Set(['d2']))
+  const fresh = standings.of('d1')
+  t.not(fresh, standing)
+  lease.release({ kind: 'none' })
+  t.equal(standing.inFlight, 0)
+  t.equal(fresh.inFlight, 0)
+  t.end()
+})
+
+t.test('who listens no longer is told no more', t => {
+  const { standings, attempt } = scene()
+  let told = 0
+  const stop = standings.onChange(() => told++)
+  attempt(BROKEN)
+  stop()
+  standings.restore(standings.of('d1'))
+  t.equal(told, 1)
+  t.end()
+})
+
+// Probes: whom they ask, and what their answers do.
+
+function probing(t: Test, verdicts: Readonly<Record<string, ProbeVerdict>>, sameResource = false) {
+  const scene = createTestPool(['', '', ''], { sameResource })
+  const asked: string[] = []
+  let enabled = true
+  const probes = createProbes({
+    clock: scene.clock,
+    random: () => 0.5,
+    standings: scene.standings,
+    members: () => scene.pool.members,
+    settings: () => ({ enabled, intervalMs: 30_000 }),
+    ask(member: Member) {
+      asked.push(member.backend.name)
+      return Promise.resolve(verdicts[member.backend.name] ?? { kind: 'alive' })
+    },
+  })
+  t.teardown(() => probes.stop())
+  return { ...scene, probes, asked, disable: () => (enabled = false) }
+}
+
+const DEAD: ProbeVerdict = { kind: 'out', reason: 'probe_failed', detail: 'ECONNREFUSED', timeout: false }
+
+t.test('each resource is asked once a round, however many deployments it has', async t => {
+  const apart = probing(t, {})
+  await apart.probes.round()
+  t.same(apart.asked, ['b1', 'b2', 'b3'])
+  const shared = probing(t, { b1: DEAD }, true)
+  await shared.probes.round()
+  t.same(shared.asked, ['b1'])
+  t.same(shared.pool.counts(), { healthy: 0, total: 3 }, 'its answer counts for all of them')
+})
+
+t.test('a failing probe takes its backends out alone; an answer that says nothing moves nobody', async t => {
+  const { probes, pool, member, clock } = probing(t, { b1: DEAD, b2: { kind: 'unknown' } })
+  await probes.round()
+  t.same(pool.counts(), { healthy: 2, total: 3 })
+  t.equal(isOut(member('b1').standing, clock.nowMs()), true)
+})
+
+t.test('busy is not dead: a probe that timed out blames nobody who answered meanwhile', async t => {
+  const { standings, member, pool, clock } = createTestPool(['', ''])
+  const probes = createProbes({
+    clock,
+    random: () => 0.5,
+    standings,
+    members: () => pool.members,
+    settings: () => ({ enabled: true, intervalMs: 30_000 }),
+    ask(asked) {
+      clock.advance(5_000)
+      if (asked.backend.name === 'b1') standings.lease(asked.standing).release(HEALTHY)
+      return Promise.resolve({ kind: 'out', reason: 'probe_failed', detail: 'none in 5000 ms', timeout: true })
+    },
+  })
+  await probes.round()
+  t.equal(isOut(member('b1').standing, clock.nowMs()), false)
+  t.equal(isOut(member('b2').standing, clock.nowMs()), true)
+})
+
+t.test('rounds follow each other by the interval, and stop when told', async t => {
+  const { probes, clock, asked, disable } = probing(t, {})
+  const settled = async (): Promise<void> => {
+    // A round is over some microtasks later, and only then the next one is set.
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  probes.start()
+  probes.start()
+  t.equal(clock.pending(), 1, 'starting twice is starting once')
+  clock.advance(29_999)
+  t.equal(asked.length, 0, 'the first requests find out sooner anyway')
+  clock.advance(1)
+  await settled()
+  t.equal(asked.length, 3)
+  clock.advance(30_000)
+  await settled()
+  t.equal(asked.length, 6)
+  disable()
+  clock.advance(30_000)
+  await settled()
+  t.equal(asked.length, 6, 'switched off by a reload, it asks nobody')
+  probes.stop()
+  clock.advance(300_000)
+  await settled()
+  t.equal(clock.pending(), 0)
+})
