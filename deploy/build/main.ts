@@ -1,9 +1,10 @@
-// Builds the packaged executables: `node dist/deploy/build/main.js current | all | PLATFORM...`, through make build-current and
-// make build-all. Everything is made and checked in a folder of its own, and put in place at the end: all or nothing.
+// Builds the packaged executables: `node dist/deploy/build/main.js current | all | PLATFORM... [--out DIR] [--runtimes FILE]`,
+// through make build-current and make build-all. Everything is made and checked in a folder of its own, and put in place at the end: all or nothing.
 import { spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
+import { parseArgs } from 'node:util'
 import { buildAll } from './build.ts'
 import { BuildError, explain } from './errors.ts'
 import { hostName, PLATFORM_NAMES, type Platform, platformOf } from './platforms.ts'
@@ -86,7 +87,6 @@ function putInPlace(files: readonly string[], from: string, to: string): void {
 
 async function build(source: Source, runtimes: Runtimes, platforms: readonly Platform[], host: Platform, out: string) {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1))
-  checkSpace(out, platforms.length)
   await inWorkFolder(out, async folder => {
     const say = (line: string): void => void process.stdout.write(`${line}\n`)
     const cache = join(out, 'cache')
@@ -96,21 +96,48 @@ async function build(source: Source, runtimes: Runtimes, platforms: readonly Pla
   })
 }
 
-async function main(args: readonly string[]): Promise<number> {
-  const root = process.cwd()
-  const host = thisPlatform()
-  const source = readSource(root, process.env)
-  const platforms = platformsOf(args, host)
-  const runtimes = readRuntimes(join('deploy', 'runtimes.json'))
-  const out = 'build'
-  mkdirSync(join(out, 'cache'), { recursive: true })
-  if (process.version !== `v${runtimes.node}`) {
-    if (process.env[AGAIN] !== undefined)
-      throw new BuildError(`the pinned runtime is ${process.version}, not ${runtimes.node}`)
-    return again(runtimes, host, out, join(out, 'cache'))
+interface Arguments {
+  readonly platforms: readonly string[]
+  /** The folder everything goes to. */
+  readonly out: string
+  readonly runtimes: string
+}
+
+function parse(argv: readonly string[]): Arguments {
+  try {
+    const { values, positionals } = parseArgs({
+      args: [...argv],
+      allowPositionals: true,
+      options: {
+        out: { type: 'string', default: 'build' },
+        runtimes: { type: 'string', default: join('deploy', 'runtimes.json') },
+      },
+    })
+    return { platforms: positionals, out: values.out, runtimes: values.runtimes }
+  } catch (error) {
+    throw new BuildError(error instanceof Error ? error.message : 'the command line is wrong', 2)
   }
-  await build(source, runtimes, platforms, host, out)
-  return 0
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const given = parse(argv)
+  const host = thisPlatform()
+  const source = readSource(process.cwd(), process.env)
+  const platforms = platformsOf(given.platforms, host)
+  const runtimes = readRuntimes(given.runtimes)
+  const { out } = given
+  const cache = join(out, 'cache')
+  mkdirSync(cache, { recursive: true })
+  if (process.version === `v${runtimes.node}`) {
+    if (process.env[AGAIN] === undefined) checkSpace(out, platforms.length)
+    await build(source, runtimes, platforms, host, out)
+    return 0
+  }
+  if (process.env[AGAIN] !== undefined) {
+    throw new BuildError(`the pinned runtime is ${process.version}, not ${runtimes.node}`)
+  }
+  checkSpace(out, platforms.length)
+  return again(runtimes, host, out, cache)
 }
 
 main(process.argv.slice(2)).then(
