@@ -75,7 +75,10 @@ async function again(runtimes: Runtimes, host: Platform, out: string, cache: str
     const child = spawn(node, process.argv.slice(1), { stdio: 'inherit', env: { ...process.env, [AGAIN]: '1' } })
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))
     return new Promise((resolve, reject) => {
-      child.once('error', reject)
+      child.once('error', error => {
+        const why = 'code' in error && error.code === 'ENOENT' ? 'it needs glibc 2.28 or newer' : error.message
+        reject(new BuildError(`Node ${runtimes.node}, which the build runs on, does not start on this machine: ${why}`))
+      })
       child.once('exit', code => resolve(code ?? 1))
     })
   })

@@ -81,6 +81,7 @@ async function download(spec: string, cacheFolder: string, name: string): Promis
     // npm is a shell script on Windows, which execFile starts by a shell alone.
     const shell = process.platform === 'win32'
     await promisify(execFile)('npm', args, { timeout: FETCH_TIMEOUT_MS, shell }).catch((error: unknown) => {
+      if (isRecord(error) && error.code === 'ENOENT') throw new BuildError(`npm is needed to fetch the runtime ${spec}`)
       const stderr = isRecord(error) && typeof error.stderr === 'string' ? error.stderr : ''
       throw new BuildError(`the runtime ${spec} could not be fetched: ${npmComplaint(stderr)}`)
     })
