@@ -3,10 +3,11 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e fuzz simulate coverage lint format types check clean
+.PHONY: help install build run test unit e2e fuzz simulate coverage lint format types check clean \
+  build-current build-all run-linux-arm64 run-win-x64
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: node_modules/.package-lock.json ## the packages of package-lock.json
 node_modules/.package-lock.json: package.json package-lock.json
@@ -48,7 +49,19 @@ format: install ## rewrite the sources as the formatter wants them
 
 check: lint types coverage ## types, lint, all tests, coverage
 
-clean: ## what was built
+build-current: build ## this platform's executable and the portable archive, in build/ (VERSION=2.0.0)
+	@node dist/deploy/build/main.js current
+
+build-all: build ## the executables of all six platforms, archives, sums, bill of materials (VERSION=2.0.0)
+	@node dist/deploy/build/main.js all
+
+run-linux-arm64: build ## runs build-all's executable under qemu-user, where it is installed
+	@node dist/deploy/build/run.js linux-arm64
+
+run-win-x64: build ## runs build-all's executable under wine, where it is installed
+	@node dist/deploy/build/run.js win-x64
+
+clean: ## removes what was built
 	rm -rf dist build .tap
 
 .PHONY: deb container-check service-check

@@ -1,0 +1,62 @@
+// The program as one CommonJS file, and as the blob that a Node runtime takes in ("single executable application").
+import { execFile } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { build } from 'esbuild'
+import { BuildError } from './errors.ts'
+
+/** Not minified: traces from a packaged program name places in this file, and no source map is applied there. */
+const BUNDLE = 'app.cjs'
+const BLOB = 'sea.blob'
+
+/**
+ * Bundles the program with its one dependency.
+ * @param root the repository
+ * @param version what --version prints
+ * @returns the bundle and its source map
+ * @throws BuildError when the bundle would name a folder of this machine, which no two machines have in common
+ */
+export async function bundle(root: string, version: string): Promise<{ readonly code: string; readonly map: string }> {
+  const result = await build({
+    absWorkingDir: root,
+    entryPoints: ['deploy/build/sea-entry.ts'],
+    outfile: BUNDLE,
+    write: false,
+    bundle: true,
+    platform: 'node',
+    target: 'node20',
+    format: 'cjs',
+    sourcemap: 'external',
+    legalComments: 'eof',
+    // A node_modules that is a link would otherwise show in the comments where it leads.
+    preserveSymlinks: true,
+    define: { __APP_VERSION__: JSON.stringify(version) },
+    logLevel: 'error',
+  })
+  const text = (suffix: string): string => result.outputFiles.find(file => file.path.endsWith(suffix))?.text ?? ''
+  const code = text('.cjs')
+  const map = text('.map')
+  if (code.includes(root) || map.includes(root)) throw new BuildError(`the bundle names the folder ${root}`)
+  return { code, map }
+}
+
+/**
+ * Makes the blob. Neither snapshot nor code cache, which would bind it to one platform; no execArgv, which would disable NODE_OPTIONS.
+ * @param node a runtime of this machine of the version the executables have
+ * @param folder where it may leave its files
+ */
+export async function makeBlob(node: string, code: string, folder: string): Promise<Buffer> {
+  writeFileSync(join(folder, BUNDLE), code)
+  // Relative paths: the blob holds the name of its source.
+  const config = {
+    main: BUNDLE,
+    output: BLOB,
+    disableExperimentalSEAWarning: true,
+    useSnapshot: false,
+    useCodeCache: false,
+  }
+  writeFileSync(join(folder, 'sea.json'), JSON.stringify(config))
+  await promisify(execFile)(node, ['--experimental-sea-config', 'sea.json'], { cwd: folder })
+  return readFileSync(join(folder, BLOB))
+}

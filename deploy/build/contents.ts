@@ -1,0 +1,96 @@
+// What is in which archive.
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { BuildError } from './errors.ts'
+import type { Platform } from './platforms.ts'
+import type { Entry } from './tar.ts'
+
+/** Service files that may be missing; any other stops the build. */
+const MAY_BE_MISSING: readonly string[] = [
+  'deploy/systemd/azure-openai-proxy.service',
+  'deploy/launchd/com.azure-openai-proxy.plist',
+  'deploy/windows/README.md',
+]
+
+function file(root: string, from: string, to: string): Entry {
+  const path = join(root, from)
+  if (!existsSync(path)) throw new BuildError(`${from} is missing: it belongs into an archive`)
+  return { path: to, bytes: readFileSync(path), executable: false }
+}
+
+/** What every archive holds beside the program. */
+function common(root: string, nodeLicense: Buffer | undefined): readonly Entry[] {
+  return [
+    file(root, 'config.template.yaml', 'config.template.yaml'),
+    file(root, 'README.md', 'README.md'),
+    file(root, 'LICENSE', 'LICENSE'),
+    file(root, 'node_modules/yaml/LICENSE', 'licenses/yaml.txt'),
+    ...(nodeLicense === undefined ? [] : [{ path: 'licenses/node.txt', bytes: nodeLicense, executable: false }]),
+  ]
+}
+
+function under(folder: string, entries: readonly Entry[]): readonly Entry[] {
+  return entries.map(entry => ({ ...entry, path: `${folder}/${entry.path}` }))
+}
+
+/**
+ * The archive of an executable: one folder.
+ * @throws BuildError when a file that belongs there is missing
+ */
+export function executableArchive(
+  root: string,
+  folder: string,
+  platform: Platform,
+  executable: Buffer,
+  nodeLicense: Buffer,
+): readonly Entry[] {
+  const services = Object.entries(platform.serviceFiles)
+    .filter(([from]) => existsSync(join(root, from)) || !MAY_BE_MISSING.includes(from))
+    .map(([from, to]) => file(root, from, to))
+  const program = { path: `azure-openai-proxy${platform.suffix}`, bytes: executable, executable: true }
+  return under(folder, [program, ...services, ...common(root, nodeLicense)])
+}
+
+function filesIn(folder: string): readonly string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter(entry => entry.isFile())
+    .map(entry =>
+      join(entry.parentPath ?? entry.path, entry.name)
+        .slice(folder.length + 1)
+        .replaceAll('\\', '/'),
+    )
+}
+
+/** The compiled program, by its sources: what an older build left in dist stays out. */
+function compiled(root: string): readonly Entry[] {
+  return filesIn(join(root, 'lib'))
+    .filter(name => name.endsWith('.ts'))
+    .flatMap(name => [`${name.slice(0, -3)}.js`, `${name.slice(0, -3)}.js.map`])
+    .map(name => file(root, `dist/lib/${name}`, `dist/lib/${name}`))
+}
+
+/** yaml as Node loads it: without its browser build and its command. */
+function yamlPackage(root: string): readonly Entry[] {
+  const folder = 'node_modules/yaml'
+  return filesIn(join(root, folder))
+    .filter(name => /^(dist\/.*\.js|package\.json|LICENSE)$/.test(name))
+    .map(name => file(root, `${folder}/${name}`, `${folder}/${name}`))
+}
+
+/**
+ * The portable archive, for machines that have Node: what `node bin/proxy.js` needs, and no npm.
+ * @throws BuildError when a file that belongs there is missing
+ */
+export function portableArchive(root: string, folder: string, version: string): readonly Entry[] {
+  const { name, description, license, type, engines, bin, dependencies } = JSON.parse(
+    readFileSync(join(root, 'package.json'), 'utf8'),
+  ) as Readonly<Record<string, unknown>>
+  const description2 = { name, version, description, license, private: true, type, engines, bin, dependencies }
+  return under(folder, [
+    { path: 'package.json', bytes: Buffer.from(`${JSON.stringify(description2, null, 2)}\n`), executable: false },
+    { ...file(root, 'bin/proxy.js', 'bin/proxy.js'), executable: true },
+    ...compiled(root),
+    ...yamlPackage(root),
+    ...common(root, undefined),
+  ])
+}
