@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e fuzz simulate coverage lint format types check clean
+.PHONY: help install build run test unit e2e fuzz simulate bench bench-compare soak coverage lint format types check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
+
+bench: build ## CPU, latency and memory beside direct and nginx (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
+	@node dist/test/bench/main.js
+
+bench-compare: build ## two runs side by side (OLD=FILE NEW=FILE)
+	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
+
+soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
+	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak-main.js
 
 coverage: build ## all tests, with what they do not reach
 	@$(TAP) run -R tap --show-full-coverage

@@ -97,6 +97,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const { measured, rest, note } = pins()
   if (nginx === undefined) notes.push('no nginx on the PATH: the table lacks this yardstick')
   if (note !== undefined) notes.push(note)
+  if (env.BENCH_BRIEF === '1') notes.push('a brief run: it shows that the benchmark works, its figures mean nothing')
   if (!tellsUsage()) notes.push('no /proc here: neither CPU time nor memory can be told')
   for (const text of notes) say(`note: ${text}`)
 

@@ -63,37 +63,49 @@ const REFUSED = whole('401 Unauthorized', Buffer.from('{"error":{"code":"401","m
 const SOUND = new RegExp(`^POST /openai/deployments/[^ ]+\\?api-version=[^]*\\r\\napi-key: *${AZURE_KEY}`, 'i')
 const WANTED = new RegExp(`\\r\\n${ANSWER_HEADER}: *([a-z]+)(?:=(\\d+))?`, 'i')
 
-/** Slow streams are written in this many groups, one after the other, so that they do not all speak at once. */
-const GROUPS = 10
+/** Slow streams speak in this many groups, one after the other: independent streams would not all speak at once. */
+const GROUPS = 100
 const GROUP_EVERY_US = 1e6 / SLOW_EVENTS_PER_S / GROUPS
-const TICK_MS = 5
+const TICK_MS = 1
 
 interface SlowStream {
   readonly socket: Socket
   left: number
 }
 
+/** @returns begins a stream on a connection, of so many seconds */
 function createSlowStreams(): (socket: Socket, seconds: number) => void {
   const groups = Array.from({ length: GROUPS }, () => new Set<SlowStream>())
+  let ticking: NodeJS.Timeout | undefined
+  let open = 0
   let begun = 0
   let due = 0
-  let dueUs = nowUs()
+  let dueUs = 0
 
   const speak = (group: Set<SlowStream>): void => {
     for (const stream of group) {
-      if (stream.left-- > 0 && !stream.socket.destroyed) stream.socket.write(chunk(stampedEvent(nowUs())))
-      else {
-        group.delete(stream)
-        if (!stream.socket.destroyed) stream.socket.write(STREAM_END)
+      if (stream.left-- > 0 && !stream.socket.destroyed) {
+        stream.socket.write(chunk(stampedEvent(nowUs())))
+        continue
       }
+      group.delete(stream)
+      open--
+      if (!stream.socket.destroyed) stream.socket.write(STREAM_END)
     }
   }
-  setInterval(() => {
+  const tick = (): void => {
     for (; dueUs <= nowUs(); dueUs += GROUP_EVERY_US) speak(groups[due++ % GROUPS] ?? new Set())
-  }, TICK_MS)
+    if (open > 0) return
+    clearInterval(ticking)
+    ticking = undefined
+  }
   return (socket, seconds) => {
     socket.write(STREAM_HEAD)
     groups[begun++ % GROUPS]?.add({ socket, left: seconds * SLOW_EVENTS_PER_S })
+    open++
+    if (ticking !== undefined) return
+    dueUs = nowUs()
+    ticking = setInterval(tick, TICK_MS)
   }
 }
 
