@@ -41,7 +41,7 @@ bench-compare: build ## two runs side by side (OLD=FILE NEW=FILE)
 	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
-	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak-main.js
+	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak.js
 
 coverage: build ## all tests, with what they do not reach
 	@$(TAP) run -R tap --show-full-coverage

@@ -28,7 +28,7 @@ export function stop(child: ChildProcess): Promise<void> {
 }
 
 /** The next message of this kind. Rejects when the child ends before. */
-function heard<M extends { readonly kind: string }, K extends M['kind']>(
+export function heard<M extends { readonly kind: string }, K extends M['kind']>(
   child: ChildProcess,
   kind: K,
 ): Promise<Extract<M, { readonly kind: K }>> {
@@ -43,7 +43,8 @@ function heard<M extends { readonly kind: string }, K extends M['kind']>(
   })
 }
 
-function startHere(prefix: readonly string[], file: string): ChildProcess {
+/** Starts a file of this folder as a process of its own, with a channel for messages. */
+export function startHere(prefix: readonly string[], file: string): ChildProcess {
   return start(prefix, [process.execPath, fileURLToPath(new URL(file, import.meta.url))], 'ipc')
 }
 
