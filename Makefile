@@ -3,8 +3,8 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e fuzz simulate coverage lint format types check clean \
-  build-current build-all run-linux-arm64 run-win-x64
+.PHONY: help install build run test unit e2e fuzz simulate bench bench-compare soak coverage lint format types check clean \
+  build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,15 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
 
+bench: build ## CPU, latency and memory beside direct and nginx (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
+	@node dist/test/bench/main.js
+
+bench-compare: build ## two runs side by side (OLD=FILE NEW=FILE)
+	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
+
+soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
+	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak.js
+
 coverage: build ## all tests, with what they do not reach
 	@$(TAP) run -R tap --show-full-coverage
 
@@ -61,10 +70,6 @@ run-linux-arm64: build ## runs build-all's executable under qemu-user, where it 
 run-win-x64: build ## runs build-all's executable under wine, where it is installed
 	@node dist/deploy/build/run.js win-x64
 
-clean: ## removes what was built
-	rm -rf dist build .tap
-
-.PHONY: deb container-check service-check
 deb: ## a Debian package of build/'s Linux executables (VERSION)
 	@node deploy/debian/build.mjs
 
@@ -73,3 +78,6 @@ container-check: ## Dockerfile, compose file and manifest, as far as this machin
 
 service-check: ## the systemd unit, by systemd-analyze
 	@deploy/systemd/check.sh
+
+clean: ## removes what was built
+	rm -rf dist build .tap

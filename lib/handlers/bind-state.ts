@@ -61,7 +61,8 @@ function announcedId(answer: UpstreamAnswer): string | undefined {
     body.kind === 'whole' ? body.chunks : body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
   for (const piece of pieces) {
     const id = /"id"\s*:\s*"(resp_[\w-]{1,250})"/.exec(piece.toString('latin1'))?.[1]
-    if (id !== undefined) return id
+    // A copy: a match is a slice, which would keep the whole piece in memory for as long as the id is remembered.
+    if (id !== undefined) return Buffer.from(id, 'latin1').toString('latin1')
   }
   return undefined
 }

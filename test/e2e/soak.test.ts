@@ -1,0 +1,30 @@
+// A short soak: mixed load while backends fail in every way the simulator knows. `make soak` runs a long one.
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+
+const SOAK = fileURLToPath(new URL('../bench/soak.js', import.meta.url))
+/** SOAK_SECONDS=60 makes a longer one of it. */
+const seconds = process.env.SOAK_SECONDS ?? '5'
+
+function soak(): Promise<{ readonly code: number | string | null | undefined; readonly text: string }> {
+  return new Promise(resolve => {
+    const env = { ...process.env, SECONDS: seconds, CLIENTS: '16' }
+    execFile(process.execPath, ['--expose-gc', SOAK], { env }, (error, stdout, stderr) =>
+      resolve({ code: error === null ? 0 : error.code, text: stdout + stderr }),
+    )
+  })
+}
+
+t.test('under load and faults each answer is right or an honest error, and all that was taken comes back', async t => {
+  const { code, text } = await soak()
+
+  if (code !== 0) t.comment(text)
+  t.equal(code, 0, 'nothing was wrong and nothing is left')
+  t.match(text, /Everything came back/, 'it says so')
+  // It has really been under way: every kind of client, and backends that failed.
+  for (const kind of ['chat: 200', 'chat stream: 200', 'embeddings: 200', 'response: 200', 'leaves a stream: left']) {
+    t.match(text, `| ${kind} `, kind)
+  }
+  t.match(text, /requests, [1-9]\d* faults/, 'backends failed meanwhile')
+})
