@@ -21,7 +21,7 @@ import {
   wrongLength,
 } from '../../lib/simulator/faults.ts'
 import { createSimulatedResource } from '../../lib/simulator/resource.ts'
-import { seededRandom } from '../simulate/prompt-cache.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
 
 export const RESOURCES = ['north', 'west', 'east'] as const
 export const RESOURCE_KEY = 'soak-azure-key'
