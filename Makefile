@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e fuzz simulate bench bench-compare soak coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-compare soak coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -28,6 +28,9 @@ unit: build ## the tests without sockets
 
 e2e: build ## the tests that start the program (PROXY_BIN=FILE: a packaged one)
 	@$(TAP) run -R tap --disable-coverage dist/test/e2e
+
+browser: build ## the live status page in a real browser (CHROMIUM=FILE, SCREENSHOTS=FOLDER)
+	@test/browser/run.sh
 
 fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 	@$(TAP) run -R tap --disable-coverage dist/test/fuzz

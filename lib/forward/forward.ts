@@ -70,6 +70,8 @@ export interface AttemptReport {
   readonly label: OutcomeLabel
   readonly detail: string
   readonly attempt: number
+  /** Milliseconds from asking this backend to the first byte that was passed on; undefined when none was. */
+  readonly ttfbMs: number | undefined
 }
 
 export interface ForwardDeps {
@@ -252,16 +254,17 @@ function report(
   exchange: Exchange,
   ask: Ask,
   member: Member,
-  label: OutcomeLabel,
-  detail: string,
+  { label, detail, askedMs }: { readonly label: OutcomeLabel; readonly detail: string; readonly askedMs: number },
   deps: ForwardDeps,
 ): void {
+  const { ttfbMs, attempts } = exchange.record
   deps.onAttempt({
     model: ask.pool.model.name,
     backend: member.backend.name,
     label,
     detail,
-    attempt: exchange.record.attempts,
+    attempt: attempts,
+    ttfbMs: ttfbMs === undefined ? undefined : exchange.beganMs + ttfbMs - askedMs,
   })
 }
 
@@ -269,9 +272,12 @@ function report(
 async function openTunnel(
   exchange: Exchange,
   ask: Ask,
-  member: Member,
-  lease: Lease,
-  upgraded: Upgraded,
+  {
+    member,
+    lease,
+    askedMs,
+    upgraded,
+  }: { readonly member: Member; readonly lease: Lease; readonly askedMs: number; readonly upgraded: Upgraded },
   deps: ForwardDeps,
 ): Promise<void> {
   const { record } = exchange
@@ -285,7 +291,7 @@ async function openTunnel(
   if (end?.kind === 'cut') record.error = `cut: ${end.detail}`
   else if (end?.kind === 'cancelled') record.error = end.reason
   const label = end === undefined || end.kind === 'complete' ? 'served' : end.kind
-  report(exchange, ask, member, label, end?.kind === 'cut' ? end.detail : '', deps)
+  report(exchange, ask, member, { label, detail: end?.kind === 'cut' ? end.detail : '', askedMs }, deps)
 }
 
 /** Whether another backend is worth asking after this. */
@@ -343,6 +349,7 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
       record.attempts++
       record.backend = member.backend.name
       if (pick.spilled) record.spilled = true
+      const askedMs = deps.clock.nowMs()
 
       let tried = await attemptAt(exchange, ask, member, deps)
       if (tried.result.kind === 'answer' && ask.onRefused?.(member, tried.result.answer) === 'again') {
@@ -350,7 +357,7 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
       }
       const { result, dropUsageEvent } = tried
       if (result.kind === 'upgraded') {
-        await openTunnel(exchange, ask, member, lease, result, deps)
+        await openTunnel(exchange, ask, { member, lease, askedMs, upgraded: result }, deps)
         return
       }
       const outcome = outcomeFor(exchange, result)
@@ -367,11 +374,12 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
           lease.release({ kind: 'none' })
         }
         const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
-        report(exchange, ask, member, label, end.kind === 'cut' ? end.detail : detailOf(outcome), deps)
+        const detail = end.kind === 'cut' ? end.detail : detailOf(outcome)
+        report(exchange, ask, member, { label, detail, askedMs }, deps)
         return
       }
       lease.release(blameOf(outcome, metSuspect))
-      report(exchange, ask, member, labelOf(outcome), detailOf(outcome), deps)
+      report(exchange, ask, member, { label: labelOf(outcome), detail: detailOf(outcome), askedMs }, deps)
       if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
       if (outcome.kind === 'unsupported') ask.onUnsupported?.(member)
       aside = result.kind === 'answer' ? { member, answer: result.answer, outcome } : undefined

@@ -10,6 +10,7 @@ export type RefusalCode =
   | 'missing_model'
   | 'invalid_api_key'
   | 'model_not_allowed'
+  | 'admin_key_required'
   | 'model_not_found'
   | 'unknown_url'
   | 'method_not_allowed'

@@ -41,7 +41,7 @@ export function logFinished(
 }
 
 /** The names under which a deployment is known, one for each pool it is in. */
-function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
+export function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
   const found = pools.flatMap(pool =>
     pool.members
       .filter(member => member.standing.id === standingId)

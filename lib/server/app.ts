@@ -38,6 +38,8 @@ export interface AppDeps {
   gateway(): Gateway
   /** The text of GET /metrics. */
   metricsText(): Promise<string>
+  /** Serves a path below /dashboard. */
+  dashboard(exchange: Exchange, path: string): void | Promise<void>
   onFinished(finished: FinishedRequest): void
 }
 
@@ -75,7 +77,6 @@ const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'health',
   'livez',
   'metrics',
-  'dashboard',
   'unknown_url',
   'method_not_allowed',
 ])
@@ -85,7 +86,7 @@ function takesEphemeral(target: Route): boolean {
   return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
 }
 
-export function createApp({ clock, log, version, gateway, metricsText, onFinished }: AppDeps): App {
+export function createApp({ clock, log, version, gateway, metricsText, dashboard, onFinished }: AppDeps): App {
   const startedMs = clock.nowMs()
   const live = new Set<Exchange>()
   const whenIdle: (() => void)[] = []
@@ -111,7 +112,8 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
         close: true,
       })
     }
-    if (auth.enabled && !OPEN_ROUTES.has(target.kind)) {
+    const isPage = target.kind === 'dashboard' && target.path === ''
+    if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
       exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
       if (exchange.clientKey === undefined && takesEphemeral(target)) {
         exchange.ephemeral = ephemeralKey(exchange.request.headers, current.parts.owners)
@@ -132,6 +134,8 @@ export function createApp({ clock, log, version, gateway, metricsText, onFinishe
         return handleInference(exchange, target, current)
       case 'stored_response':
         return handleStoredResponse(exchange, target, current)
+      case 'dashboard':
+        return dashboard(exchange, target.path)
       case 'realtime':
         return handleRealtime(exchange, target, client, current)
       case 'models':

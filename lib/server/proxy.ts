@@ -17,12 +17,14 @@ import { createGateway, type Gateway, type Parts } from '../handlers/gateway.ts'
 import { createKeyUsage } from '../handlers/key-limits.ts'
 import type { Log } from '../log.ts'
 import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
+import type { StatusSnapshot } from '../status/status.ts'
 import { logFinished, logStandingChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createMeasure, type ProcessFigures } from './measure.ts'
 import type { Peers } from './peers.ts'
 import { type Shared, shareLessons } from './sharing.ts'
+import { createWatch } from './watch.ts'
 
 export interface ProxyOptions {
   readonly config: Config
@@ -66,10 +68,11 @@ export interface ProxyServer {
 /** One process's figures. */
 export interface ProcessState {
   readonly metrics: MetricsState
+  readonly status: StatusSnapshot
 }
 
 function isProcessState(value: unknown): value is ProcessState {
-  return typeof value === 'object' && value !== null && 'metrics' in value
+  return typeof value === 'object' && value !== null && 'metrics' in value && 'status' in value
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
@@ -108,16 +111,28 @@ export function createProxy({
     onKeyLimited: (key, limit) => measure.keyLimited(key, limit),
     onAttempt(report: AttemptReport) {
       measure.attempted(report)
+      watch.attempted(report)
       if (report.label !== 'served') log.debug('attempt', { ...report })
     },
   }
   gateway = createGateway(config, parts)
-  standings.onChange((change: StandingChange) => logStandingChange(log, change, current()))
+  standings.onChange((change: StandingChange) => {
+    logStandingChange(log, change, current())
+    watch.changed(change)
+  })
 
   const measure = createMeasure({ clock, version, parts, gateway: current, app: () => app, processFigures })
-  const state = (): ProcessState => ({ metrics: measure.state() })
+  const state = (): ProcessState => ({ metrics: measure.state(), status: watch.snapshot() })
   const states = async (): Promise<readonly ProcessState[]> =>
     peers === undefined ? [state()] : (await peers.askAll()).filter(isProcessState)
+
+  const watch = createWatch({
+    clock,
+    log,
+    standings,
+    gateway: current,
+    snapshots: async () => (await states()).map(({ status }) => status),
+  })
 
   const app: App = createApp({
     clock,
@@ -125,7 +140,9 @@ export function createProxy({
     version,
     gateway: current,
     metricsText: async () => renderMetrics(mergeMetrics((await states()).map(({ metrics }) => metrics))),
+    dashboard: watch.serve,
     onFinished(finished) {
+      watch.finished(finished)
       measure.finished(finished)
       logFinished(log, finished)
     },
@@ -179,6 +196,7 @@ export function createProxy({
     },
     async shutdown(graceMs) {
       probes.stop()
+      watch.close()
       const finished = app.drain()
       const over = new Promise<void>(resolve => clock.after(graceMs, resolve))
       await Promise.race([finished, over])

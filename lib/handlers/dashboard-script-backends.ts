@@ -1,0 +1,249 @@
+// The live status page's script, third part: the summary that is read first, the totals, the table of backends.
+
+export const DASHBOARD_SCRIPT_BACKENDS = String.raw`
+const TOTALS = [
+  ['rate', 'over_1', t => rate(t.requests_per_s), h => [h.requests, h.errors, perSecond]],
+  ['errors', 'over_5', t => share(t.error_share)],
+  ['in_flight', 'now', t => count(t.in_flight)],
+  ['first_byte', 'over_5', t => millis(t.ttfb_p50_ms) + ' / ' + millis(t.ttfb_p95_ms)],
+  ['tokens', 'over_1', t => count(t.tokens_per_min), h => [h.tokens, [], max => say('spark', { max: rate(max / (view.data.step_ms / 1000)) })]],
+  ['cached', 'over_5', t => share(t.cached_share)],
+].map(([name, over, text, series]) => {
+  const box = make('div')
+  const figure = make('dd')
+  const chart = series === undefined ? null : sparkNode()
+  box.append(make('dt', '', say(name)), figure, make('dd', 'over', say(over)))
+  if (chart !== null) box.append(chart)
+  byId('totals').append(box)
+  return { figure, chart, text, series }
+})
+
+function drawTotals({ totals }) {
+  const history = view.histories.get(TOTAL)
+  for (const { figure, chart, text, series } of TOTALS) {
+    setText(figure, text(totals))
+    if (chart !== null) spark(chart, ...series(history))
+  }
+}
+
+/** "moody of gpt-4o is out because …, until …": the line a stranger reads first. */
+function outLine(row) {
+  const line = make('li')
+  const state = shownState(row)
+  line.dataset.state = state
+  const mark = iconNode()
+  icon(mark, state)
+  const words = make('span')
+  line.append(mark, words)
+  words.append(make('b', '', row.backend), ' (' + row.model + ') ')
+  const left = row.until_ms === null ? null : row.until_ms - now()
+  const until = () => {
+    if (left === null) return [say('sum_until_restored')]
+    const [before, after] = say(left > 0 ? 'sum_until' : 'sum_until_now', { wait: span(left) }).split('{time}')
+    return [before, make('time', '', moment(row.until_ms)), after]
+  }
+  if (row.state === 'throttled') {
+    const [before, after] = say('sum_throttled').split('{until}')
+    words.append(before, ...until(), after)
+  } else if (row.state === 'trial') words.append(say('sum_on_trial'))
+  else {
+    const why = row.reason === 'by_hand' ? say('sum_hand') : say('sum_because', { reason: because(row.reason, row.detail) })
+    words.append(say('sum_is_out'), zh ? '' : ' ', why, zh ? '' : ' ', ...until())
+  }
+  return line
+}
+
+const MAX_OUT_LINES = 6
+function drawSummary({ backends }) {
+  const total = backends.length
+  const out = backends.filter(isOut)
+  const throttled = backends.filter(row => row.state === 'throttled')
+  const trial = backends.filter(row => row.state === 'trial')
+  let tone = 'good'
+  let text = say(total === 1 ? 'sum_all_one' : 'sum_all', { total })
+  if (total === 0) {
+    tone = 'warn'
+    text = say('sum_none')
+  } else if (out.length > 0) {
+    tone = 'bad'
+    text = say(out.length === 1 ? 'sum_out_one' : 'sum_out', { count: out.length, total })
+  } else if (throttled.length > 0) {
+    tone = 'warn'
+    text = say('sum_none_out', { count: throttled.length, total })
+  } else if (trial.length > 0) {
+    tone = 'warn'
+    text = say('sum_trial', { count: trial.length, total })
+  }
+  setAttr(byId('summary'), 'data-tone', tone)
+  icon(byId('summary-icon'), tone === 'good' ? 'healthy' : tone === 'bad' ? 'ejected' : 'throttled')
+  setText(byId('summary-title'), text)
+  const troubled = [...out, ...throttled, ...trial]
+  const lines = troubled.slice(0, MAX_OUT_LINES).map(outLine)
+  if (troubled.length > lines.length) lines.push(make('li', '', say('sum_more', { count: troubled.length - lines.length })))
+  const list = byId('outs')
+  // The same words again are not written again, so that they can be selected and are not read twice.
+  if (list.textContent !== lines.map(line => line.textContent).join('')) list.replaceChildren(...lines)
+  document.title = (out.length > 0 ? '(' + out.length + ') ' : '') + say('title')
+}
+
+function roomRow(name) {
+  const label = make('span', '', say(name))
+  const bar = make('span', 'bar')
+  const fill = make('i')
+  const value = make('b')
+  bar.append(fill)
+  bar.setAttribute('aria-hidden', 'true')
+  return { nodes: [label, bar, value], bar, fill, value }
+}
+function fillRoom({ nodes, bar, fill, value }, remaining, limit) {
+  for (const node of nodes) node.hidden = remaining === null
+  if (remaining === null) return
+  const part = limit === null || limit <= 0 ? null : Math.min(Math.max(remaining / limit, 0), 1)
+  fill.style.width = part === null ? '0' : part * 100 + '%'
+  bar.hidden = part === null
+  bar.className = part === null || part > 0.2 ? 'bar' : part > 0 ? 'bar low' : 'bar none'
+  setText(value, part === null ? count(remaining) : Math.round(part * 100) + '%')
+  value.title = count(remaining) + (limit === null ? '' : ' / ' + count(limit))
+}
+
+function figureCell(withSpark) {
+  const cell = make('td', 'n')
+  const box = make('div', 'figure')
+  const words = make('div')
+  const main = make('span')
+  const small = make('small')
+  words.append(main, small)
+  const chart = withSpark ? sparkNode() : null
+  if (chart !== null) box.append(chart)
+  box.append(words)
+  cell.append(box)
+  return { cell, main, small, chart }
+}
+
+function makeRow(row) {
+  const node = make('tr', 'row')
+  const name = make('th')
+  name.scope = 'row'
+  name.title = row.backend
+  const place = make('span', 'sub')
+  name.append(row.backend, place)
+  const mark = iconNode()
+  const word = make('b')
+  const why = make('span', 'why')
+  const words = make('div')
+  words.append(word, why)
+  const state = make('div', 'state')
+  state.append(mark, words)
+  const stateCell = make('td')
+  stateCell.append(state)
+  const plain = () => make('td', 'n')
+  const [inFlight, tokens, cached] = [plain(), plain(), plain()]
+  const [requests, errors, first] = [figureCell(true), figureCell(false), figureCell(true)]
+  const room = make('div', 'room')
+  const roomNone = make('span', 'note', NOTHING)
+  const roomRequests = roomRow('left_requests')
+  const roomTokens = roomRow('left_tokens')
+  room.append(...roomRequests.nodes, ...roomTokens.nodes)
+  const roomCell = make('td')
+  roomCell.append(room, roomNone)
+  const acts = make('div', 'acts')
+  const button = action => {
+    const made = make('button', '', say(action))
+    made.type = 'button'
+    made.setAttribute('aria-label', say(action + '_named', { backend: row.backend, model: row.model }))
+    made.addEventListener('click', () => {
+      if (made.getAttribute('aria-disabled') !== 'true') askSteer(action, row.model, row.backend)
+    })
+    acts.append(made)
+    return made
+  }
+  const [eject, restore] = [button('eject'), button('restore')]
+  const actsCell = make('td')
+  actsCell.append(acts)
+  node.append(name, stateCell, inFlight, requests.cell, errors.cell, first.cell, tokens, cached, roomCell, actsCell)
+  return { node, place, mark, word, why, inFlight, requests, errors, first, tokens, cached, room, roomNone, roomRequests, roomTokens, eject, restore }
+}
+
+function whyText(row) {
+  if (row.state === 'healthy') return ''
+  if (row.state === 'trial') return say('trial_help')
+  const parts = []
+  if (row.state === 'ejected' && row.reason !== 'by_hand') parts.push(because(row.reason, row.detail))
+  if (row.until_ms === null) parts.push(say('until_restored'))
+  else {
+    const left = row.until_ms - now()
+    parts.push(say('until', { time: moment(row.until_ms) }) + ' · ' + (left > 0 ? say('left', { wait: span(left) }) : say('due')))
+  }
+  return parts.join('\n')
+}
+
+function drawRow(refs, row) {
+  const state = shownState(row)
+  setAttr(refs.node, 'data-state', state)
+  icon(refs.mark, state)
+  setText(refs.word, say(state === 'hand' ? 'by_hand' : state))
+  setText(refs.why, whyText(row))
+  setText(refs.place, say('place', { tier: row.tier, weight: row.weight }))
+  setText(refs.inFlight, count(row.in_flight))
+  const history = view.histories.get(nameOf(row))
+  setText(refs.requests.main, rate(row.requests_per_s))
+  spark(refs.requests.chart, history.requests, history.errors, perSecond)
+  setText(refs.errors.main, share(row.error_share))
+  refs.errors.cell.classList.toggle('hot', row.error_share !== null && row.error_share >= 0.05)
+  setText(refs.errors.small, row.throttled_share ? say('throttled_share', { share: share(row.throttled_share) }) : '')
+  setText(refs.first.main, millis(row.ttfb_p50_ms))
+  setText(refs.first.small, row.ttfb_p95_ms === null ? '' : millis(row.ttfb_p95_ms))
+  spark(refs.first.chart, history.ttfb_p50_ms, null, atMost)
+  setText(refs.tokens, count(row.tokens_per_min))
+  setText(refs.cached, share(row.cached_share))
+  const room = row.headroom
+  fillRoom(refs.roomRequests, room?.remaining_requests ?? null, room?.limit_requests ?? null)
+  fillRoom(refs.roomTokens, room?.remaining_tokens ?? null, room?.limit_tokens ?? null)
+  refs.roomNone.hidden = (room?.remaining_requests ?? room?.remaining_tokens ?? null) !== null
+  setAttr(refs.eject, 'aria-disabled', String(state === 'hand'))
+  setAttr(refs.restore, 'aria-disabled', String(state === 'healthy'))
+}
+
+let drawnShape = ''
+const models = new Map()
+const rows = new Map()
+function drawBackends({ backends }) {
+  const byModel = new Map()
+  for (const row of backends) byModel.set(row.model, [...(byModel.get(row.model) ?? []), row])
+  // A reload may add and remove: then the table is made anew, otherwise its nodes stay.
+  const wanted = JSON.stringify(backends.map(nameOf))
+  if (wanted !== drawnShape) {
+    drawnShape = wanted
+    models.clear()
+    rows.clear()
+    for (const body of byId('backends').querySelectorAll('tbody')) body.remove()
+    for (const [model, members] of byModel) {
+      const body = make('tbody')
+      const head = make('tr')
+      const title = make('th', 'model', model)
+      title.scope = 'rowgroup'
+      title.colSpan = 10
+      const [total, out, slow] = [make('span'), make('span', 'out'), make('span', 'slow')]
+      title.append(total, out, slow)
+      head.append(title)
+      body.append(head)
+      models.set(model, { total, out, slow })
+      for (const row of members) {
+        const refs = makeRow(row)
+        rows.set(nameOf(row), refs)
+        body.append(refs.node)
+      }
+      byId('backends').append(body)
+    }
+  }
+  for (const [model, members] of byModel) {
+    const { total, out, slow } = models.get(model)
+    const outs = members.filter(isOut).length
+    const slows = members.filter(row => row.state === 'throttled').length
+    setText(total, say(members.length === 1 ? 'model_one' : 'model_count', { total: members.length }))
+    setText(out, outs === 0 ? '' : say('model_out', { count: outs }))
+    setText(slow, slows === 0 ? '' : say('model_throttled', { count: slows }))
+    for (const row of members) drawRow(rows.get(nameOf(row)), row)
+  }
+}
+`

@@ -1,0 +1,92 @@
+// What the live status page is told of: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
+// address of a client and no secret. Fields are named as in the log line.
+
+/** A finished request; fields as in the log line (README, "The log line"). */
+export interface RequestEntry {
+  /** Epoch milliseconds of its end. */
+  readonly time_ms: number
+  readonly id: string
+  readonly key: string | null
+  readonly method: string
+  readonly path: string
+  /** Public name, only when it is one of the config's. */
+  readonly model: string | null
+  /** The one asked last. */
+  readonly backend: string | null
+  /** 0 when the client was gone before there was one. */
+  readonly status: number
+  readonly attempts: number
+  readonly duration_ms: number
+  readonly ttfb_ms: number | null
+  readonly prompt_tokens: number | null
+  readonly completion_tokens: number | null
+  readonly cached_tokens: number | null
+  readonly stream: boolean
+  readonly error: string | null
+}
+
+/** One attempt at one backend. */
+export interface AttemptEntry {
+  readonly model: string
+  readonly backend: string
+  readonly outcome: AttemptOutcome
+  /** Milliseconds from asking to the first byte of the answer; undefined when none came. */
+  readonly ttfbMs: number | undefined
+}
+
+/** The outcomes of the log and the metrics. */
+export type AttemptOutcome =
+  | 'served'
+  | 'throttled'
+  | 'failed'
+  | 'timeout'
+  | 'misconfigured'
+  | 'unsupported'
+  | 'cut'
+  | 'cancelled'
+
+/** A change of a backend's state. */
+export interface ChangeEntry {
+  readonly time_ms: number
+  /** Several, with commas, where one deployment is in several models. */
+  readonly model: string
+  readonly backend: string
+  readonly kind: 'ejected' | 'throttled' | 'restored'
+  /** Of an ejection: its stable code, and what was seen. */
+  readonly reason: string | null
+  readonly detail: string | null
+  /** Epoch milliseconds; null for a restored one, and for one that is out until somebody restores it. */
+  readonly until_ms: number | null
+  /** What restored it: trial, request, probe, hand. */
+  readonly by: string | null
+}
+
+/** What a deployment said of itself last. */
+export interface HeadroomEntry {
+  readonly remaining_requests: number | null
+  readonly limit_requests: number | null
+  readonly remaining_tokens: number | null
+  readonly limit_tokens: number | null
+  /** Epoch milliseconds. */
+  readonly at_ms: number
+}
+
+/** How one backend of one model stands now. */
+export interface BackendStanding {
+  readonly model: string
+  readonly backend: string
+  /** The same number for places that share one deployment, and so its state, its requests in flight and its headroom. */
+  readonly deployment: number
+  readonly tier: number
+  readonly weight: number
+  /** `trial`: its hold has passed, its next answer decides. */
+  readonly state: 'healthy' | 'throttled' | 'ejected' | 'trial'
+  readonly reason: string | null
+  readonly detail: string | null
+  /** Epoch milliseconds; null when there is no such time. */
+  readonly since_ms: number | null
+  /** Epoch milliseconds; null for an ejected one that is out until somebody restores it. */
+  readonly until_ms: number | null
+  readonly in_flight: number
+  readonly headroom: HeadroomEntry | null
+}

@@ -1,0 +1,104 @@
+// Several processes' snapshots as one: counts are added, of requests and changes the newest stay. Pure.
+import type { BackendStanding } from './entries.ts'
+import {
+  type BackendCounts,
+  MAX_CHANGES,
+  MAX_REQUESTS,
+  placeOf,
+  type Sequenced,
+  type SparseSteps,
+  type StatusSnapshot,
+} from './status.ts'
+import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
+
+const GRAVITY = { healthy: 0, throttled: 1, trial: 2, ejected: 3 } as const
+
+/** Processes tell each other what they learn, but not at once: meanwhile the graver word counts, and of equals the longer one. */
+function graver(one: BackendStanding, other: BackendStanding): BackendStanding {
+  const difference = GRAVITY[one.state] - GRAVITY[other.state]
+  if (difference !== 0) return difference > 0 ? one : other
+  const until = ({ until_ms }: BackendStanding): number => until_ms ?? Number.POSITIVE_INFINITY
+  return until(one) >= until(other) ? one : other
+}
+
+/** @param late by how many steps `steps` is behind those it is added to */
+function addSteps(into: Map<number, MutableStep>, steps: SparseSteps, late: number): void {
+  for (const [distance, counts] of Object.entries(steps)) {
+    const at = Number(distance) + late
+    if (at >= STEPS) continue
+    const found = into.get(at) ?? emptyStep()
+    addStep(found, counts)
+    into.set(at, found)
+  }
+}
+
+function newestFirst<T extends Sequenced & { readonly time_ms: number }>(
+  lists: readonly (readonly T[])[],
+  max: number,
+) {
+  return lists
+    .flat()
+    .sort((a, b) => b.time_ms - a.time_ms || b.seq - a.seq)
+    .slice(0, max)
+}
+
+interface Merging {
+  standing: BackendStanding
+  inFlight: number
+  headroom: BackendStanding['headroom']
+  readonly steps: Map<number, MutableStep>
+}
+
+/**
+ * One snapshot of all. Backends stand in the order in which they are first named.
+ * @param snapshots at least one, taken at about the same time on one machine
+ */
+export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSnapshot[]]): StatusSnapshot {
+  const [first, ...others] = snapshots
+  if (others.length === 0) return first
+  const newest = snapshots.reduce((a, b) =>
+    b.step > a.step || (b.step === a.step && b.into_step_ms > a.into_step_ms) ? b : a,
+  )
+  const places = new Map<string, Merging>()
+  for (const { step, backends } of snapshots) {
+    for (const { steps, ...standing } of backends) {
+      const place = placeOf(standing)
+      let merging = places.get(place)
+      if (merging === undefined) {
+        merging = { standing, inFlight: 0, headroom: null, steps: new Map() }
+        places.set(place, merging)
+      }
+      merging.standing = graver(merging.standing, standing)
+      merging.inFlight += standing.in_flight
+      if (
+        (standing.headroom?.at_ms ?? Number.NEGATIVE_INFINITY) > (merging.headroom?.at_ms ?? Number.NEGATIVE_INFINITY)
+      )
+        merging.headroom = standing.headroom
+      addSteps(merging.steps, steps, Math.max(newest.step - step, 0))
+    }
+  }
+  const backends = [...places.values()].map(
+    ({ standing, inFlight, headroom, steps }): BackendCounts => ({
+      ...standing,
+      in_flight: inFlight,
+      headroom,
+      steps: Object.fromEntries(steps),
+    }),
+  )
+  return {
+    step: newest.step,
+    into_step_ms: newest.into_step_ms,
+    time_ms: newest.time_ms,
+    age_ms: Math.max(...snapshots.map(({ age_ms }) => age_ms)),
+    backends,
+    requests: newestFirst(
+      snapshots.map(({ requests }) => requests),
+      MAX_REQUESTS,
+    ),
+    finished: Object.assign({}, ...snapshots.map(({ finished }) => finished)),
+    changes: newestFirst(
+      snapshots.map(({ changes }) => changes),
+      MAX_CHANGES,
+    ),
+  }
+}
