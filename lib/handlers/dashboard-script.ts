@@ -219,8 +219,11 @@ function hear(event, data) {
     link.failures = 0
     // Drawn before it is shown: nobody sees it empty.
     draw()
+    const asked = !byId('login').hidden
     byId('login').hidden = true
     byId('board').hidden = false
+    // The focus was in the form that is gone.
+    if (asked) byId('main').focus()
     byId('forget').hidden = readKey() === ''
   }
   showLink()

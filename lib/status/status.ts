@@ -129,7 +129,10 @@ export function createStatus({ clock, standings, source }: StatusOptions): Statu
       const counts = windowOf(placeOf({ model, backend }))?.at(stepNow())
       if (counts === undefined) return
       counts.prompt_tokens += prompt_tokens ?? 0
-      counts.cached_tokens += cached_tokens ?? 0
+      if (cached_tokens !== null) {
+        counts.cacheable_tokens += prompt_tokens ?? 0
+        counts.cached_tokens += cached_tokens
+      }
       counts.completion_tokens += completion_tokens ?? 0
     },
     attemptDone(entry) {

@@ -28,7 +28,7 @@ export interface Figures {
   readonly ttfb_p50_ms: number | null
   readonly ttfb_p95_ms: number | null
   readonly tokens_per_min: number
-  /** Of the prompt tokens, those from the cache; null when there were none. */
+  /** Of the prompt tokens, those from the cache; null when nothing was said of it. */
   readonly cached_share: number | null
   readonly history: History
 }
@@ -85,7 +85,7 @@ function figuresOf(steps: SparseSteps, rateMs: number, historySteps: number): Fi
     ttfb_p50_ms: rounded(percentile(recent.ttfb, 0.5)),
     ttfb_p95_ms: rounded(percentile(recent.ttfb, 0.95)),
     tokens_per_min: tokensOf(minute) / (rateMs / 60_000),
-    cached_share: share(recent.cached_tokens, recent.prompt_tokens),
+    cached_share: share(recent.cached_tokens, recent.cacheable_tokens),
     history: historyOf(steps, historySteps),
   }
 }

@@ -13,6 +13,8 @@ export interface StepCounts {
   readonly errors: number
   readonly throttled: number
   readonly prompt_tokens: number
+  /** Prompt tokens of answers that said how many were cached: embeddings, for one, do not. */
+  readonly cacheable_tokens: number
   readonly cached_tokens: number
   readonly completion_tokens: number
   /** First-byte durations. */
@@ -30,6 +32,7 @@ export function emptyStep(): MutableStep {
     errors: 0,
     throttled: 0,
     prompt_tokens: 0,
+    cacheable_tokens: 0,
     cached_tokens: 0,
     completion_tokens: 0,
     ttfb: {},
@@ -42,6 +45,7 @@ export function addStep(into: MutableStep, from: StepCounts): void {
   into.errors += from.errors
   into.throttled += from.throttled
   into.prompt_tokens += from.prompt_tokens
+  into.cacheable_tokens += from.cacheable_tokens
   into.cached_tokens += from.cached_tokens
   into.completion_tokens += from.completion_tokens
   addHistogram(into.ttfb, from.ttfb)

@@ -48,9 +48,11 @@ async function troubled() {
     completion_tokens: null,
     cached_tokens: null,
   })
-  for (let i = 0; i < 9; i++) stage.serve('gpt-4o', 'westeurope', { attempts: 2, backend: 'swedencentral' }, 'failed')
-  stage.throttle('text-embedding-3-small', 'northeurope', 4 * 60_000)
-  stage.fail('gpt-4o', 'westeurope', { holdMs: 95_000 })
+  stage.ago(31_000, () => {
+    for (let i = 0; i < 9; i++) stage.serve('gpt-4o', 'westeurope', { attempts: 2, backend: 'swedencentral' }, 'failed')
+    stage.fail('gpt-4o', 'westeurope', { holdMs: 126_000 })
+  })
+  stage.ago(12_000, () => stage.throttle('text-embedding-3-small', 'northeurope', 4 * 60_000))
   return stage
 }
 

@@ -126,6 +126,12 @@ export async function openStage({ places = PLACES, quiet = false, port = 0 } = {
     ...server,
     clock,
     serve: (model, backend, over, outcome) => serve(place(model, backend), over, outcome),
+    /** Does something as if it had been `ms` ago. */
+    ago(ms, act) {
+      clock.skewMs = -ms
+      act()
+      clock.skewMs = 0
+    },
     /** A backend answers 503 and is out for a while. */
     fail(model, backend, { reason = 'server_error', detail = '503', holdMs } = {}) {
       server.status.attemptDone({ model, backend, outcome: 'failed', ttfbMs: undefined })

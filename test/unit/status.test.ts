@@ -145,6 +145,12 @@ t.test('figures', t => {
     status.requestDone(REQUEST)
     status.requestDone({ ...REQUEST, prompt_tokens: null, completion_tokens: null, cached_tokens: null })
     t.match(view().backends[0], { tokens_per_min: 120, cached_share: 0.6 })
+    status.requestDone({ ...REQUEST, completion_tokens: null, cached_tokens: null })
+    t.match(
+      view().backends[0],
+      { tokens_per_min: 220, cached_share: 0.6 },
+      'one that says nothing of a cache is no miss',
+    )
     t.end()
   })
 
