@@ -20,8 +20,8 @@ import { type FromClients, SOAK_KEY, type ToClients } from './soak-clients.ts'
 /** What is left may come back a little late: a probe is just under way, a connection is closing. */
 const SETTLE_MS = 10_000
 const LOOK_EVERY_MS = 100
-/** Compiled code, caches at their bound and fragments; a leak of a hundred bytes a request is over it within minutes. */
-const MEMORY_SLACK_BYTES = 8 * 1024 * 1024
+/** Compiled code, caches at their bound and fragments; a leak of a hundred bytes a request is over it within a minute. */
+const MEMORY_SLACK_BYTES = 4 * 1024 * 1024
 /** An owner of a response whose client never heard its id stays, up to a bound (lib/balancer/owners.ts). */
 const OWNER_BYTES = 400
 
