@@ -57,6 +57,10 @@ export async function makeBlob(node: string, code: string, folder: string): Prom
     useCodeCache: false,
   }
   writeFileSync(join(folder, 'sea.json'), JSON.stringify(config))
-  await promisify(execFile)(node, ['--experimental-sea-config', 'sea.json'], { cwd: folder })
+  await promisify(execFile)(node, ['--experimental-sea-config', 'sea.json'], { cwd: folder }).catch(
+    (error: unknown) => {
+      throw new BuildError(`Node could not make the blob: ${error instanceof Error ? error.message : String(error)}`)
+    },
+  )
   return readFileSync(join(folder, BLOB))
 }

@@ -63,7 +63,12 @@ export function inspect(file: Buffer, platform: Platform, blob: Buffer): void {
 export async function makeExecutable(runtime: Buffer, platform: Platform, blob: Buffer, path: string): Promise<Buffer> {
   writeFileSync(path, prepared(runtime, platform))
   const options = platform.format === 'macho' ? { machoSegmentName: MACHO_SEGMENT } : {}
-  await inject(path, RESOURCE, blob, { sentinelFuse: FUSE, ...options })
+  await inject(path, RESOURCE, blob, { sentinelFuse: FUSE, ...options }).catch((error: unknown) => {
+    // It does not pass on why a file could not be written; a full disk is the usual reason.
+    const why = error instanceof Error ? error.message : String(error)
+    const hint = why.includes('write') ? ' (no space left on the device?)' : ''
+    throw new BuildError(`${platform.name}: the program could not be put into the runtime: ${why}${hint}`)
+  })
   const file = finished(readFileSync(path), platform)
   inspect(file, platform, blob)
   writeFileSync(path, file)
