@@ -10,7 +10,7 @@ import type { CancelReason, Exchange } from './exchange.ts'
 import { capWaits } from './headers.ts'
 import { MAX_TOLD_WAIT_MS } from './refuse.ts'
 import { type StreamTrouble, streamErrorEvent } from './stream-error.ts'
-import { createTail, readUsage, type Tail } from './usage.ts'
+import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
 
 export type RelayEnd =
   | { readonly kind: 'complete' }
@@ -250,7 +250,7 @@ async function relayEvents(
   const { response, record, cancellation } = exchange
   const { watcher } = body
   const upstream = answer.response
-  const tail = createTail()
+  const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
   const sink = createEventSink(exchange, tail, options)
   record.stream = true
   let lastByteMs = clock.nowMs()

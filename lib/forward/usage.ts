@@ -3,40 +3,39 @@
 import { NO_USAGE, type Usage } from './exchange.ts'
 
 /** Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576 characters). */
-const TAIL_BYTES = 16 * 1024
+export const TAIL_BYTES = 16 * 1024
+/** A chat stream ends with its usage event and `[DONE]`, a few hundred bytes; open streams by the thousand keep this much each. */
+export const CHAT_TAIL_BYTES = 4 * 1024
 /** A usage object has a few hundred characters. */
 const MAX_USAGE_BYTES = 4 * 1024
 /** Occurrences looked at from the end: an embedding of the word elsewhere is rare, a flood of them is no answer. */
 const MAX_TRIES = 16
 
-/** Keeps references to the last pieces of an answer. */
+/** Keeps a copy of an answer's last bytes: references would keep whole socket reads in memory for a few bytes each. */
 export interface Tail {
   push(chunk: Buffer): void
   bytes(): Buffer
 }
 
-export function createTail(): Tail {
-  let chunks: Buffer[] = []
-  let kept = 0
+/** @param maxBytes how much of the end is kept */
+export function createTail(maxBytes: number = TAIL_BYTES): Tail {
+  let ring: Buffer | undefined
+  let next = 0
+  let full = false
   return {
     push(chunk) {
-      if (chunk.length >= TAIL_BYTES) {
-        chunks = [chunk.subarray(chunk.length - TAIL_BYTES)]
-        kept = TAIL_BYTES
-        return
-      }
-      chunks.push(chunk)
-      kept += chunk.length
-      // Dropping from the front in batches: one slice per TAIL_BYTES of stream, not one per event.
-      if (kept < TAIL_BYTES * 2) return
-      let first = 0
-      for (let chunk = chunks[0]; chunk !== undefined && kept - chunk.length >= TAIL_BYTES; chunk = chunks[first]) {
-        kept -= chunk.length
-        first++
-      }
-      chunks = chunks.slice(first)
+      ring ??= Buffer.allocUnsafeSlow(maxBytes)
+      const last = chunk.length > maxBytes ? chunk.subarray(chunk.length - maxBytes) : chunk
+      const head = Math.min(last.length, maxBytes - next)
+      last.copy(ring, next, 0, head)
+      last.copy(ring, 0, head)
+      if (next + last.length >= maxBytes) full = true
+      next = (next + last.length) % maxBytes
     },
-    bytes: () => Buffer.concat(chunks, kept),
+    bytes() {
+      if (ring === undefined) return Buffer.alloc(0)
+      return full ? Buffer.concat([ring.subarray(next), ring.subarray(0, next)]) : ring.subarray(0, next)
+    },
   }
 }
 
