@@ -22,7 +22,8 @@ export function explain(error: unknown): { readonly message: string; readonly ex
   const code = codeOf(error)
   if (code === 'ENOSPC' || code === 'EDQUOT') {
     return {
-      message: 'no space left on the device (a build of all six platforms needs about 1.5 GB); nothing was put in place',
+      message:
+        'no space left on the device (a build of all six platforms needs about 1.5 GB); nothing was put in place',
       exitCode: 1,
     }
   }
