@@ -120,7 +120,11 @@ export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_Q
       }
       dropped += lines.length
       // A reader that is gone does not come back; a full disk may be emptied.
-      if (error.code === 'EPIPE' || error.code === 'EBADF') broken = target.kind === 'fd'
+      if (target.kind === 'fd' && (error.code === 'EPIPE' || error.code === 'EBADF')) {
+        broken = true
+        dropped += queue.splice(0).length
+        queuedChars = 0
+      }
       settle()
       if (!broken) setTimeout(pump, RETRY_MS).unref()
     })

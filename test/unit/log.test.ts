@@ -1,0 +1,159 @@
+// What a log line looks like, and that a slow, full or vanished target costs lines, which are counted, and never a request.
+import fs from 'node:fs'
+import path from 'node:path'
+import t, { type Test } from 'tap'
+import { createLog, type LogFields, type LogLevel } from '../../lib/log.ts'
+import { createLogOutput } from '../../lib/log-output.ts'
+import { createFakeClock } from '../fixtures/fake-clock.ts'
+
+const FLUSH_MS = 10_000
+
+function lineOf(format: 'json' | 'text', msg: string, fields: LogFields = {}): string {
+  const lines: string[] = []
+  const log = createLog({
+    clock: createFakeClock(),
+    level: () => 'debug',
+    format: () => format,
+    write: line => lines.push(line),
+  })
+  log.warn(msg, fields)
+  return lines.join('\n')
+}
+
+t.test('a JSON line says time, level and msg first; undefined fields are left out, null ones shown', t => {
+  t.equal(
+    lineOf('json', 'request', { status: 200, stream: false, model: undefined, error: null }),
+    '{"time":"1970-01-12T13:46:41.000Z","level":"warn","msg":"request","status":200,"stream":false,"error":null}',
+  )
+  t.end()
+})
+
+t.test('a text line is short, quotes what is not plain, and leaves nothing out that is there', t => {
+  t.equal(
+    lineOf('text', 'request', { status: 200, path: '/v1/models', client: 'a b', model: undefined, error: null }),
+    '13:46:41.000 WARN  request status=200 path=/v1/models client="a b"',
+  )
+  t.end()
+})
+
+t.test("a client's text never becomes a line or a terminal command of its own", t => {
+  for (const hostile of ['a\nb', 'a\r\nb', '\u001b[31mred', 'a\u2028b', '\u009b31m', '\u0000']) {
+    for (const format of ['json', 'text'] as const) {
+      const line = lineOf(format, 'request', { path: hostile })
+      t.equal(line.includes('\n'), false)
+      if (format === 'text') t.notMatch(line, /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/)
+      else t.equal(JSON.parse(line).path, hostile)
+    }
+  }
+  t.end()
+})
+
+t.test('the level is asked for every line, so that a reload changes it', t => {
+  const lines: string[] = []
+  let level: LogLevel = 'info'
+  const log = createLog({
+    clock: createFakeClock(),
+    level: () => level,
+    format: () => 'json',
+    write: line => lines.push(line),
+  })
+  const all = (): readonly string[] => {
+    lines.length = 0
+    for (const each of ['debug', 'info', 'warn', 'error'] as const) log[each]('x')
+    return lines.map(line => JSON.parse(line).level)
+  }
+  t.same(all(), ['info', 'warn', 'error'])
+  level = 'error'
+  t.same(all(), ['error'])
+  level = 'debug'
+  t.same(all(), ['debug', 'info', 'warn', 'error'])
+  t.end()
+})
+
+// Where lines go.
+
+function logFile(t: Test): string {
+  return path.join(t.testdir({}), 'proxy.log')
+}
+
+const linesIn = (file: string): readonly string[] => fs.readFileSync(file, 'utf8').split('\n').slice(0, -1)
+
+t.test('lines come out whole and in order, also in many batches', async t => {
+  for (const maxBatch of [undefined, 10, 4_000]) {
+    const file = logFile(t)
+    const output = createLogOutput({ kind: 'file', path: file }, maxBatch)
+    const lines = Array.from({ length: 300 }, (_, i) => `line ${i} ü ${'x'.repeat(i % 50)}`)
+    for (const line of lines) output.write(line)
+    await output.flush(FLUSH_MS)
+    t.same(linesIn(file), lines)
+    t.equal(output.dropped(), 0)
+  }
+})
+
+t.test('a file is appended to, and reopened under its name for logrotate, without losing a line', async t => {
+  const file = logFile(t)
+  fs.writeFileSync(file, 'from before\n')
+  const output = createLogOutput({ kind: 'file', path: file })
+  output.write('one')
+  await output.flush(FLUSH_MS)
+  fs.renameSync(file, `${file}.1`)
+  output.write('still the old file')
+  await output.flush(FLUSH_MS)
+  output.reopen()
+  output.write('the new file')
+  await output.flush(FLUSH_MS)
+  t.same(linesIn(`${file}.1`), ['from before', 'one', 'still the old file'])
+  t.same(linesIn(file), ['the new file'])
+})
+
+t.test('a file that cannot be reopened goes on being written under its old name', async t => {
+  const folder = path.join(t.testdir({ logs: {} }), 'logs')
+  const output = createLogOutput({ kind: 'file', path: path.join(folder, 'proxy.log') })
+  fs.renameSync(folder, `${folder}-gone`)
+  output.reopen()
+  output.write('kept')
+  await output.flush(FLUSH_MS)
+  t.same(linesIn(path.join(`${folder}-gone`, 'proxy.log')), ['kept'])
+})
+
+t.test('what cannot be opened at the start is an error at the start', t => {
+  t.throws(() => createLogOutput({ kind: 'file', path: path.join(t.testdir({}), 'no', 'such', 'folder') }), {
+    code: 'ENOENT',
+  })
+  t.end()
+})
+
+t.test('what waits is bounded: lines beyond it are dropped and counted', async t => {
+  const file = logFile(t)
+  const output = createLogOutput({ kind: 'file', path: file })
+  const line = 'x'.repeat(1024 * 1024 - 1)
+  for (let i = 0; i < 6; i++) output.write(line)
+  t.equal(output.dropped(), 2, 'four mebibytes wait')
+  await output.flush(FLUSH_MS)
+  t.equal(linesIn(file).length, 4)
+  output.write('room again')
+  await output.flush(FLUSH_MS)
+  t.equal(linesIn(file).at(-1), 'room again')
+  t.equal(output.dropped(), 2)
+})
+
+t.test('a descriptor that is gone costs lines, every one of them counted, and nothing else', async t => {
+  const file = logFile(t)
+  // Opened for reading: every write to it fails as to a closed one.
+  const fd = fs.openSync(file, 'a+')
+  fs.closeSync(fd)
+  const readOnly = fs.openSync(file, 'r')
+  t.teardown(() => fs.closeSync(readOnly))
+  const output = createLogOutput({ kind: 'fd', fd: readOnly }, 10)
+  for (let i = 0; i < 5; i++) output.write(`line ${i}`)
+  await output.flush(FLUSH_MS)
+  output.write('one more')
+  await output.flush(FLUSH_MS)
+  t.equal(output.dropped(), 6)
+})
+
+t.test('flush ends at once when nothing waits', async t => {
+  const output = createLogOutput({ kind: 'file', path: logFile(t) })
+  await output.flush(FLUSH_MS)
+  t.equal(output.dropped(), 0)
+})

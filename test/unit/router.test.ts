@@ -1,0 +1,123 @@
+// From a request line to what is asked for: the proxy's own URLs and every form that clients made for Azure use.
+import t from 'tap'
+import { type Route, route, shownPath } from '../../lib/server/router.ts'
+
+/** An inference route as `operation model query`. */
+function inference(target: string, method = 'POST'): string {
+  const found = route(method, target)
+  return found.kind === 'inference' ? `${found.operation.name} ${found.model ?? '-'} ${found.query}`.trim() : found.kind
+}
+
+t.test('an operation is found under every prefix that clients use', t => {
+  for (const target of [
+    '/v1/chat/completions',
+    '/openai/v1/chat/completions',
+    '/openai/chat/completions?api-version=2024-10-21',
+    '//openai/chat/completions',
+    '/v1/chat/completions/',
+    'http://proxy.example.com/v1/chat/completions',
+    '/v1/chat/completions#x',
+  ]) {
+    t.equal(inference(target), 'chat/completions -', target)
+  }
+  t.equal(inference('/openai/deployments/gpt-4o/chat/completions?api-version=x'), 'chat/completions gpt-4o')
+  t.equal(inference('//openai/deployments/gpt-4o/images/edits/'), 'images/edits gpt-4o')
+  t.equal(inference('/openai/deployments/org%2Fmy%20model/embeddings'), 'embeddings org/my model')
+  t.end()
+})
+
+t.test("the client's api-version and credentials leave the query, in any spelling; the rest stays as it is", t => {
+  t.equal(inference('/v1/responses?a=1&api-version=x&b=%20&include[]=y'), 'responses - a=1&b=%20&include[]=y')
+  t.equal(inference('/v1/responses?API-Version=x&api%2Dkey=s&subscription-key=s&&a'), 'responses - a')
+  t.equal(inference('/v1/responses?%zz=1'), 'responses -', 'a name that cannot be read goes nowhere')
+  t.end()
+})
+
+t.test('stored responses and their parts are found, with the methods that they take', t => {
+  const at = '/v1/responses/resp_1'
+  t.match(route('GET', `${at}?stream=true`), {
+    kind: 'stored_response',
+    id: 'resp_1',
+    action: '',
+    query: 'stream=true',
+  })
+  t.match(route('DELETE', `/openai${at}`), { kind: 'stored_response', action: '' })
+  t.match(route('POST', `${at}/cancel`), { kind: 'stored_response', action: 'cancel' })
+  t.match(route('GET', `${at}/input_items`), { kind: 'stored_response', action: 'input_items' })
+  t.match(route('PUT', at), { kind: 'method_not_allowed', allow: 'GET, DELETE' })
+  t.match(route('GET', `${at}/cancel`), { kind: 'method_not_allowed', allow: 'POST' })
+  t.end()
+})
+
+t.test('an id that would climb out of its place names nothing', t => {
+  const hostile = ['.', '..', '%2e', '%2E%2e', '.%2e', '%', '%zz', '%ff', 'x'.repeat(513)]
+  for (const id of hostile) {
+    for (const tail of ['', '/cancel', '/input_items']) {
+      t.equal(route('POST', `/v1/responses/${id}${tail}`).kind, 'unknown_url', `${id.slice(0, 20)}${tail}`)
+    }
+  }
+  t.end()
+})
+
+t.test('models are listed and named, with slashes in their names too', t => {
+  t.same(route('GET', '/v1/models'), { kind: 'models' })
+  t.same(route('GET', '/openai/models?api-version=x'), { kind: 'models' })
+  t.same(route('GET', '/v1/models/org/name'), { kind: 'model', id: 'org/name' })
+  t.same(route('POST', '/v1/models'), { kind: 'method_not_allowed', allow: 'GET, HEAD' })
+  t.end()
+})
+
+t.test('a realtime session names its model in the query or in the path', t => {
+  t.same(route('GET', '/v1/realtime?model=gpt-rt&x=1'), { kind: 'realtime', model: 'gpt-rt', query: 'x=1' })
+  t.same(route('GET', '/openai/realtime?api-version=x&deployment=gpt%20rt'), {
+    kind: 'realtime',
+    model: 'gpt rt',
+    query: '',
+  })
+  t.same(route('GET', '/v1/realtime'), { kind: 'realtime', model: undefined, query: '' })
+  t.end()
+})
+
+t.test("the proxy's own pages stand at the root alone, for GET and HEAD", t => {
+  for (const kind of ['health', 'livez', 'metrics'] as const satisfies readonly Route['kind'][]) {
+    t.same(route('GET', `/${kind}`), { kind })
+    t.same(route('HEAD', `/${kind}?x`), { kind })
+    t.same(route('POST', `/${kind}`), { kind: 'method_not_allowed', allow: 'GET, HEAD' })
+    t.equal(route('GET', `/${kind}/x`).kind, 'unknown_url')
+    t.equal(route('GET', `/v1/${kind}`).kind, 'unknown_url')
+  }
+  t.match(route('GET', '/dashboard/data'), { kind: 'dashboard', path: 'data' })
+  t.end()
+})
+
+t.test('everything else is an unknown URL, and what belongs to one resource is told so', t => {
+  for (const target of [
+    '',
+    '/',
+    '*',
+    '/v1',
+    '/v2/chat/completions',
+    '/V1/chat/completions',
+    '/openai/deployments',
+    '/openai/deployments/x',
+    'ftp://x/v1/models',
+    'example.com:443',
+    '/v1/chat/../models',
+    '/v1/chat%2Fcompletions',
+  ]) {
+    t.same(route('POST', target), { kind: 'unknown_url', hint: undefined }, target)
+  }
+  for (const family of ['files', 'batches', 'assistants', 'vector_stores']) {
+    const found = route('GET', `/v1/${family}/x`)
+    t.match(found, { kind: 'unknown_url', hint: /live in one Azure OpenAI resource/ }, family)
+  }
+  t.same(route('GET', '/v1/chat/completions'), { kind: 'method_not_allowed', allow: 'POST' })
+  t.end()
+})
+
+t.test('a path is shown without its query, which may hold a key, and bounded', t => {
+  t.equal(shownPath('/v1/models?api-key=secret'), '/v1/models')
+  t.equal(shownPath('/v1/models#secret'), '/v1/models')
+  t.equal(shownPath(`/${'x'.repeat(1_000)}`).length, 257)
+  t.end()
+})
