@@ -1,11 +1,7 @@
 // From the command line to a command to an exit code. The flags are the contract's section 2.
 import cluster from 'node:cluster'
 import { parseArgs } from 'node:util'
-import { check } from './commands/check.ts'
-import { demo } from './commands/demo.ts'
 import type { ExitCode } from './commands/exit-code.ts'
-import { health } from './commands/health.ts'
-import { probe } from './commands/probe.ts'
 import { serve, serveAsWorker } from './commands/serve.ts'
 import { WORKER_ARGS } from './server/supervisor.ts'
 
@@ -105,6 +101,7 @@ export async function main(argv: readonly string[], build: Build): Promise<ExitC
   }
   const { config, port } = flags
   const file = config ?? 'config.yaml'
+  // What serving does not need is loaded only when it is asked for: a service starts the sooner.
   switch (flags.command) {
     case 'help':
       process.stdout.write(HELP)
@@ -113,13 +110,13 @@ export async function main(argv: readonly string[], build: Build): Promise<ExitC
       process.stdout.write(`${build.version}\n`)
       return 0
     case 'check':
-      return check(file)
+      return (await import('./commands/check.ts')).check(file)
     case 'probe':
-      return probe(file, { json: flags.json })
+      return (await import('./commands/probe.ts')).probe(file, { json: flags.json })
     case 'health':
-      return health(flags.url, { file: config, port })
+      return (await import('./commands/health.ts')).health(flags.url, { file: config, port })
     case 'demo':
-      return demo({ port, version: build.version })
+      return (await import('./commands/demo.ts')).demo({ port, version: build.version })
     case 'serve':
       return serve({ file, port, version: build.version })
   }

@@ -5,13 +5,6 @@ import { BuildError } from './errors.ts'
 import type { Platform } from './platforms.ts'
 import type { Entry } from './tar.ts'
 
-/** Service files that may be missing; any other stops the build. */
-const MAY_BE_MISSING: readonly string[] = [
-  'deploy/systemd/azure-openai-proxy.service',
-  'deploy/launchd/com.azure-openai-proxy.plist',
-  'deploy/windows/README.md',
-]
-
 function file(root: string, from: string, to: string): Entry {
   const path = join(root, from)
   if (!existsSync(path)) throw new BuildError(`${from} is missing: it belongs into an archive`)
@@ -23,6 +16,7 @@ function common(root: string, nodeLicense: Buffer | undefined): readonly Entry[]
   return [
     file(root, 'config.template.yaml', 'config.template.yaml'),
     file(root, 'README.md', 'README.md'),
+    file(root, 'README.zh-CN.md', 'README.zh-CN.md'),
     file(root, 'LICENSE', 'LICENSE'),
     file(root, 'node_modules/yaml/LICENSE', 'licenses/yaml.txt'),
     ...(nodeLicense === undefined ? [] : [{ path: 'licenses/node.txt', bytes: nodeLicense, executable: false }]),
@@ -44,9 +38,7 @@ export function executableArchive(
   executable: Buffer,
   nodeLicense: Buffer,
 ): readonly Entry[] {
-  const services = Object.entries(platform.serviceFiles)
-    .filter(([from]) => existsSync(join(root, from)) || !MAY_BE_MISSING.includes(from))
-    .map(([from, to]) => file(root, from, to))
+  const services = Object.entries(platform.serviceFiles).map(([from, to]) => file(root, from, to))
   const program = { path: `azure-openai-proxy${platform.suffix}`, bytes: executable, executable: true }
   return under(folder, [program, ...services, ...common(root, nodeLicense)])
 }

@@ -25,9 +25,15 @@ export interface Platform {
 }
 
 const SERVICE_FILES: Readonly<Record<'linux' | 'darwin' | 'win', Readonly<Record<string, string>>>> = {
-  linux: { 'deploy/systemd/azure-openai-proxy.service': 'azure-openai-proxy.service' },
+  linux: {
+    'deploy/systemd/azure-openai-proxy.service': 'azure-openai-proxy.service',
+    'deploy/logrotate': 'logrotate',
+  },
   darwin: { 'deploy/launchd/com.azure-openai-proxy.plist': 'com.azure-openai-proxy.plist' },
-  win: { 'deploy/windows/README.md': 'WINDOWS-SERVICE.md' },
+  win: {
+    'deploy/windows/README.md': 'WINDOWS-SERVICE.md',
+    'deploy/windows/azure-openai-proxy-service.xml': 'azure-openai-proxy-service.xml',
+  },
 }
 
 function isPlatformName(name: string): name is PlatformName {
