@@ -8,6 +8,7 @@ export function check(file: string): ExitCode {
   if (loaded === undefined) return 2
   const { models } = loaded.config
   const backends = models.reduce((sum, model) => sum + model.backends.length, 0)
-  process.stdout.write(`${file}: ok, ${models.length} models, ${backends} backends\n`)
+  const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
+  process.stdout.write(`${file}: ok, ${count(models.length, 'model')}, ${count(backends, 'backend')}\n`)
   return 0
 }

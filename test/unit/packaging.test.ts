@@ -303,6 +303,6 @@ t.test('every platform knows its format, its archive and its service', async t =
   for (const name of PLATFORM_NAMES) {
     const platform = platformOf(name)
     t.equal(platform?.archive, name.startsWith('win') ? '.zip' : '.tar.gz')
-    t.equal(Object.keys(platform?.serviceFiles ?? {}).length, 1)
+    t.ok(Object.keys(platform?.serviceFiles ?? {}).length > 0)
   }
 })
