@@ -73,7 +73,9 @@ function onClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
 }
 
 export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): Listener {
-  const options: ServerOptions = {
+  const options: ServerOptions & { readonly shouldUpgradeCallback: (request: IncomingMessage) => boolean } = {
+    // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see upgrade-socket.ts).
+    shouldUpgradeCallback: isWebSocket,
     maxHeaderSize: MAX_HEAD_BYTES,
     headersTimeout: HEAD_MS,
     // The body has limits of its own (forward/body.ts), which can answer with an error that says so.
