@@ -2,6 +2,7 @@
 // that throws costs its own request and nothing else.
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import { createCancellation, createRecord, type Exchange, type RequestRecord } from '../forward/exchange.ts'
 import { refuse } from '../forward/refuse.ts'
@@ -175,6 +176,23 @@ export function createApp({ clock, log, version, gateway, onFinished }: AppDeps)
     }
   }
 
+  // A response that waits behind another one of its connection (pipelining) has no socket yet, and Node never closes it when
+  // that connection ends. One listener a socket, however many requests stand in it.
+  const bySocket = new WeakMap<Duplex, Set<() => void>>()
+  const onSocketClose = (socket: Duplex, run: () => void): (() => void) => {
+    let waiting = bySocket.get(socket)
+    if (waiting === undefined) {
+      const all = new Set<() => void>()
+      waiting = all
+      bySocket.set(socket, all)
+      socket.once('close', () => {
+        for (const each of all) each()
+      })
+    }
+    waiting.add(run)
+    return () => waiting.delete(run)
+  }
+
   return {
     handle(request, response) {
       const cancellation = createCancellation()
@@ -204,10 +222,17 @@ export function createApp({ clock, log, version, gateway, onFinished }: AppDeps)
       // Both may fail again while they are torn down, and neither must be uncaught.
       request.on('error', () => undefined)
       response.on('error', () => undefined)
-      response.once('close', () => {
+      const { socket } = request
+      let closed = false
+      const onClosed = (): void => {
+        if (closed) return
+        closed = true
+        stopWatching()
         if (!response.writableFinished) cancellation.cancel('client_closed')
         oneDone()
-      })
+      }
+      const stopWatching = onSocketClose(socket, onClosed)
+      response.once('close', onClosed)
       serve(exchange).then(oneDone, oneDone)
     },
     drain() {
