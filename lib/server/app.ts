@@ -230,6 +230,23 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
     return exchange
   }
 
+  // A response that waits behind another one of its connection (pipelining) has no socket yet, and Node never closes it when
+  // that connection ends. One listener a socket, however many requests stand in it.
+  const bySocket = new WeakMap<Duplex, Set<() => void>>()
+  const onSocketClose = (socket: Duplex, run: () => void): (() => void) => {
+    let waiting = bySocket.get(socket)
+    if (waiting === undefined) {
+      const all = new Set<() => void>()
+      waiting = all
+      bySocket.set(socket, all)
+      socket.once('close', () => {
+        for (const each of all) each()
+      })
+    }
+    waiting.add(run)
+    return () => waiting.delete(run)
+  }
+
   return {
     handle(request, response) {
       const exchange = begin(request, response)
@@ -238,10 +255,16 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
       const oneDone = (): void => {
         if (--open === 0) finish(exchange)
       }
-      response.once('close', () => {
+      let closed = false
+      const onClosed = (): void => {
+        if (closed) return
+        closed = true
+        stopWatching?.()
         if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
         oneDone()
-      })
+      }
+      const stopWatching = response.socket === null ? onSocketClose(request.socket, onClosed) : undefined
+      response.once('close', onClosed)
       serve(exchange).then(oneDone, oneDone)
     },
     upgrade(request, socket, head) {
