@@ -1,0 +1,240 @@
+// server.workers: 2, seen from outside: two processes that behave as one, and that end as one.
+import type http from 'node:http'
+import t, { type Test } from 'tap'
+import { fail } from '../../lib/simulator/faults.ts'
+import { createHandClock } from '../fixtures/hand-clock.ts'
+import { type BackendText, configFor } from '../fixtures/run-proxy.ts'
+import {
+  ask,
+  CHAT,
+  childrenOf,
+  isAlive,
+  keptConnection,
+  type ServingProxy,
+  startProxy,
+  until,
+} from '../fixtures/spawn-proxy.ts'
+import { startResource } from '../fixtures/start-simulator.ts'
+
+const WORKERS = 2
+// Which processes there are is read from Linux's /proc.
+const skip = process.platform === 'linux' ? false : 'needs /proc'
+
+interface Workers extends ServingProxy {
+  /** Their process ids, now. */
+  pids(): readonly number[]
+  /** One connection to each: new ones are dealt out in turn. */
+  readonly connections: readonly http.Agent[]
+}
+
+interface WorkersOptions {
+  readonly rest?: string
+  readonly limits?: string
+  readonly grace?: string
+}
+
+function workersConfig(backends: readonly BackendText[], { rest = '', limits = '', grace = '1s' }: WorkersOptions) {
+  return configFor(backends, { rest })
+    .replace('shutdown_grace: 1s', `shutdown_grace: ${grace}, workers: ${WORKERS}`)
+    .replace('name: tester,', `name: tester, ${limits}`)
+}
+
+/** A series' value in the answer to GET /metrics; 0 where it is not there. */
+function valueOf(text: string, series: string): number {
+  const line = text.split('\n').find(candidate => candidate.startsWith(`${series} `))
+  return line === undefined ? 0 : Number(line.slice(series.length + 1))
+}
+
+async function metric(port: number, series: string): Promise<number> {
+  return valueOf((await ask(port, { path: '/metrics' })).body, series)
+}
+
+/** Starts the program and waits until all workers serve. */
+async function startWorkers(t: Test, backends: readonly BackendText[], options: WorkersOptions = {}): Promise<Workers> {
+  const proxy = await startProxy(t, workersConfig(backends, options))
+  await until(async () => (await metric(proxy.port, 'proxy_workers')) === WORKERS)
+  const connections = [keptConnection(t), keptConnection(t)]
+  for (const agent of connections) await ask(proxy.port, { path: '/livez', agent })
+  return { ...proxy, pids: () => childrenOf(proxy.pid), connections }
+}
+
+t.test('an ejected backend is asked once: what one worker learns, the other one knows', { skip }, async t => {
+  const failing = await startResource(t)
+  failing.resource.always(fail(500))
+  const sound = await startResource(t)
+  const backends = [
+    { url: failing.url, name: 'failing' },
+    { url: sound.url, name: 'sound' },
+  ]
+  const rest = 'health_check: {enabled: false, recovery: 1h}'
+  const { port, connections, line, log } = await startWorkers(t, backends, { rest })
+  const [one, other] = connections
+  if (one === undefined || other === undefined) throw new Error('two connections are needed')
+
+  // The turn of the failing one comes with the first or the second request.
+  const asks = (): number => failing.resource.requests.length
+  while (asks() === 0) t.equal((await ask(port, { body: CHAT, agent: one })).status, 200)
+  await line('backend ejected')
+  const health = async (): Promise<string> => (await ask(port, { path: '/health', agent: other })).body
+  await until(async () => (await health()).includes('"degraded"'))
+
+  for (let i = 0; i < 6; i++) {
+    for (const agent of [one, other, undefined]) {
+      const { status, headers } = await ask(port, agent === undefined ? { body: CHAT } : { body: CHAT, agent })
+      t.match({ status, headers }, { status: 200, headers: { 'x-proxy-backend': 'sound', 'x-proxy-attempts': '1' } })
+    }
+  }
+  t.equal(asks(), 1)
+  t.equal(log('backend ejected').length, 1, 'and it is said once')
+})
+
+t.test("a key's requests_per_minute holds exactly, whichever worker answers", { skip }, async t => {
+  const { url } = await startResource(t)
+  const limits = 'limits: {requests_per_minute: 9}'
+  const { port, connections } = await startWorkers(t, [{ url }], { limits })
+
+  const statuses: number[] = []
+  // Side by side over both, so that neither could keep to the limit by itself.
+  const asked = connections.flatMap(agent => Array.from({ length: 10 }, () => ask(port, { body: CHAT, agent })))
+  for (const answer of await Promise.all(asked)) {
+    statuses.push(answer.status)
+    if (answer.status === 429) {
+      t.ok(Number(answer.headers['retry-after']) > 0, 'with its wait')
+      t.match(answer.body, /"code":"rate_limit_exceeded"/)
+    }
+  }
+  const count = (status: number): number => statuses.filter(candidate => candidate === status).length
+  t.same({ ok: count(200), refused: count(429) }, { ok: 9, refused: 11 })
+})
+
+t.test('/metrics counts every request once, whichever worker answered it and whichever is asked', { skip }, async t => {
+  const { url } = await startResource(t)
+  const { port, connections } = await startWorkers(t, [{ url }])
+  const requests = 'proxy_requests_total{model="gpt-4o",key="tester",status="200"}'
+  const attempts = 'proxy_attempts_total{backend="b1",outcome="success"}'
+
+  // Each on a connection of its own, so that they are dealt out; and one over each that is known to be another worker's.
+  for (let i = 0; i < 8; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
+  for (const agent of connections) t.equal((await ask(port, { body: CHAT, agent })).status, 200)
+  await until(async () => (await metric(port, requests)) >= 10)
+
+  for (const agent of connections) {
+    const { body } = await ask(port, { path: '/metrics', agent })
+    t.same(
+      { requests: valueOf(body, requests), workers: valueOf(body, 'proxy_workers') },
+      { requests: 10, workers: WORKERS },
+    )
+    t.match(body, new RegExp(attempts.replace(/[{}]/g, '\\$&').replace('success', '[a-z_]+').concat(' 10$'), 'm'))
+  }
+})
+
+t.test('a worker that is killed is replaced, and only its own requests are lost', { skip }, async t => {
+  const clock = createHandClock()
+  const { url, resource } = await startResource(t, { clock, firstDelayMs: 1_000 })
+  const { port, pids, connections, line } = await startWorkers(t, [{ url }], { rest: 'health_check: {enabled: false}' })
+  const before = pids()
+  t.equal(before.length, WORKERS)
+  const results = connections.map(agent =>
+    ask(port, { body: CHAT, agent }).then(
+      ({ status }) => status,
+      () => 'lost',
+    ),
+  )
+  await until(() => clock.timers() === 2)
+
+  const [victim = 0, survivor = 0] = before
+  process.kill(victim, 'SIGKILL')
+  t.match(await line('worker died and is replaced'), { pid: victim, signal: 'SIGKILL', level: 'error' })
+  clock.advance(1_000)
+  t.same((await Promise.all(results)).sort(), [200, 'lost'], 'one on each: one lives')
+
+  await until(() => pids().length === WORKERS)
+  t.ok(pids().includes(survivor) && !pids().includes(victim), 'the other one goes on, a new one is there')
+  await until(async () => (await metric(port, 'proxy_workers')) === WORKERS)
+  const again = [keptConnection(t), keptConnection(t)]
+  for (const agent of again) t.equal((await ask(port, { path: '/livez', agent })).status, 200)
+  t.same(resource.violations, [])
+})
+
+t.test(
+  'SIGTERM: both finish what is in flight, the program exits 0, and no process stays behind',
+  { skip },
+  async t => {
+    const clock = createHandClock()
+    const { url } = await startResource(t, { clock, firstDelayMs: 1_000 })
+    const rest = 'health_check: {enabled: false}'
+    const { port, pids, connections, kill, line, closed, log } = await startWorkers(t, [{ url }], { rest, grace: '1m' })
+    const workers = pids()
+    const results = connections.map(agent => ask(port, { body: CHAT, agent }))
+    await until(() => clock.timers() === 2)
+
+    kill('SIGTERM')
+    await line('draining')
+    t.ok(workers.every(isAlive), 'they wait for what is in flight')
+    clock.advance(1_000)
+    t.same(
+      (await Promise.all(results)).map(({ status }) => status),
+      [200, 200],
+    )
+    t.same(await closed, { code: 0, signal: null }, 'and nobody holds its output any more')
+    t.same(workers.filter(isAlive), [])
+    t.equal(log('stopped').length, 1)
+    t.equal(
+      log('request').filter(({ status, model }) => status === 200 && model === 'gpt-4o').length,
+      2,
+      'no log line lost',
+    )
+  },
+)
+
+t.test('a second signal, or the death of the first process, ends the workers too', { skip }, async t => {
+  for (const last of ['SIGTERM', 'SIGKILL'] as const) {
+    const clock = createHandClock()
+    const { url } = await startResource(t, { clock, firstDelayMs: 1_000 })
+    const rest = 'health_check: {enabled: false}'
+    const { port, pids, connections, kill, line, closed } = await startWorkers(t, [{ url }], { rest, grace: '1h' })
+    const workers = pids()
+    const lost = connections.map(agent => t.rejects(ask(port, { body: CHAT, agent })))
+    await until(() => clock.timers() === 2)
+
+    if (last === 'SIGTERM') {
+      kill('SIGTERM')
+      await line('draining')
+    }
+    kill(last)
+    t.same(await closed, last === 'SIGTERM' ? { code: 1, signal: null } : { code: null, signal: 'SIGKILL' })
+    await until(() => !workers.some(isAlive))
+    await Promise.all(lost)
+  }
+})
+
+t.test(
+  'SIGHUP reaches both; a worker that dies while the file is broken comes back with the config in force',
+  { skip },
+  async t => {
+    const { url } = await startResource(t)
+    const proxy = await startWorkers(t, [{ url }])
+    const text = workersConfig([{ url }], {})
+    const knows = async (model: string): Promise<boolean> => {
+      const bodies = await Promise.all(proxy.connections.map(agent => ask(proxy.port, { path: '/v1/models', agent })))
+      return bodies.every(({ body }) => body.includes(`"${model}"`))
+    }
+    proxy.rewrite(text.replace('  gpt-4o:', '  gpt-5:'))
+    proxy.kill('SIGHUP')
+    await until(() => knows('gpt-5'))
+
+    proxy.rewrite('nonsense')
+    proxy.kill('SIGHUP')
+    await proxy.line('config not reloaded')
+    t.ok(await knows('gpt-5'), 'both keep the old one')
+
+    const [victim = 0] = proxy.pids()
+    process.kill(victim, 'SIGKILL')
+    await proxy.line('worker died and is replaced')
+    await until(async () => (await metric(proxy.port, 'proxy_workers')) === WORKERS)
+    for (const agent of [keptConnection(t), keptConnection(t)]) {
+      const { body } = await ask(proxy.port, { path: '/v1/models', agent })
+      t.match(body, /"gpt-5"/)
+    }
+  },
+)
