@@ -65,10 +65,13 @@ export function refuseOnSocket(socket: Duplex, refusal: Refusal, requestId?: str
   socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
 }
 
+/** Whether the socket is answering a request: what was sent behind it must not bring a second answer into the first. */
+function isAnswering(socket: Duplex): boolean {
+  return '_httpMessage' in socket && socket._httpMessage !== null && socket._httpMessage !== undefined
+}
+
 function onClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
-  // A socket that is answering a request already: what it sent behind it is garbage, and two answers would be worse.
-  const busy = '_httpMessage' in socket && socket._httpMessage !== null && socket._httpMessage !== undefined
-  if (error.code === 'ECONNRESET' || busy) socket.destroy()
+  if (error.code === 'ECONNRESET' || isAnswering(socket)) socket.destroy()
   else refuseOnSocket(socket, refusalFor(error.code))
 }
 
@@ -116,7 +119,11 @@ export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): 
     })
   })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (isWebSocket(request)) onUpgrade(request, socket, head)
+    // Node has taken its listeners off; an error that nobody hears would end the process.
+    socket.on('error', () => undefined)
+    // No client pipelines a handshake behind a request that is still being answered.
+    if (isAnswering(socket)) socket.destroy()
+    else if (isWebSocket(request)) onUpgrade(request, socket, head)
     else serveWithoutUpgrade(server, request, socket, head)
   })
 

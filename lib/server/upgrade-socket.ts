@@ -23,9 +23,9 @@ export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buf
   }
 }
 
-/** Whether a request that asks for another protocol asks for a WebSocket (RFC 6455, section 4.1). */
-export function isWebSocket({ headers }: IncomingMessage): boolean {
-  return headers.upgrade?.trim().toLowerCase() === 'websocket'
+/** Whether a request asks for a WebSocket (RFC 6455, section 4.1: a GET); any other asks for something that is not here. */
+export function isWebSocket({ method, headers }: IncomingMessage): boolean {
+  return method === 'GET' && headers.upgrade?.trim().toLowerCase() === 'websocket'
 }
 
 /** Headers that made Node take the request for an upgrade, and belong to the connection alone. */
