@@ -223,7 +223,7 @@ function hear(event, data) {
     byId('login').hidden = true
     byId('board').hidden = false
     // The focus was in the form that is gone.
-    if (asked) byId('main').focus()
+    if (asked) byId('main').focus({ preventScroll: true })
     byId('forget').hidden = readKey() === ''
   }
   showLink()

@@ -5,6 +5,9 @@ import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { ClientSocket } from '../handlers/realtime.ts'
 
+/** How long, and no longer, a refused client may stay connected without sending anything. */
+const LINGER_MS = 2_000
+
 /** Gives the socket a response to answer with as long as no tunnel has taken it over. */
 export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buffer): ClientSocket {
   // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
@@ -12,7 +15,12 @@ export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buf
   const response = new ServerResponse(request)
   response.shouldKeepAlive = false
   if (socket instanceof Socket) response.assignSocket(socket)
-  response.once('finish', () => socket.end())
+  response.once('finish', () => {
+    // Read on, or the client's own end is never seen, and what it still sends would turn our last bytes into a reset.
+    socket.resume()
+    socket.end()
+    if (socket instanceof Socket) socket.setTimeout(LINGER_MS, () => socket.destroy())
+  })
   return {
     socket,
     head,

@@ -25,7 +25,7 @@ export type MutableStep = { -readonly [K in Exclude<keyof StepCounts, 'ttfb'>]: 
   ttfb: Record<number, number>
 }
 
-/** A step in which nothing has happened yet. */
+/** A step in which nothing has happened yet; a new object each time. */
 export function emptyStep(): MutableStep {
   return {
     attempts: 0,

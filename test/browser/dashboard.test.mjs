@@ -37,22 +37,23 @@ async function watch(stage, { key = ADMIN_KEY, ...options } = {}) {
 
 /** One backend out, one throttled, the others at work: what the pictures show. */
 async function troubled() {
-  const stage = await stageOf()
+  const lost = { status: 503, error: 'upstream_error', attempts: 3 }
+  const unsaid = { prompt_tokens: null, completion_tokens: null, cached_tokens: null }
+  const stage = await stageOf({
+    history: {
+      52: [
+        stage => {
+          for (let i = 0; i < 9; i++)
+            stage.serve('gpt-4o', 'westeurope', { attempts: 2, backend: 'swedencentral' }, 'failed')
+          stage.fail('gpt-4o', 'westeurope', { holdMs: 147_000 })
+        },
+      ],
+      12: [stage => stage.throttle('text-embedding-3-small', 'northeurope', 4 * 60_000)],
+      1: [stage => stage.serve('gpt-4o', 'swedencentral', { ...lost, ...unsaid })],
+    },
+  })
   stage.hold('gpt-4o', 'eastus2-ptu', 7)
   stage.hold('gpt-4o', 'swedencentral', 2)
-  stage.serve('gpt-4o', 'swedencentral', {
-    status: 503,
-    error: 'upstream_error',
-    attempts: 3,
-    prompt_tokens: null,
-    completion_tokens: null,
-    cached_tokens: null,
-  })
-  stage.ago(31_000, () => {
-    for (let i = 0; i < 9; i++) stage.serve('gpt-4o', 'westeurope', { attempts: 2, backend: 'swedencentral' }, 'failed')
-    stage.fail('gpt-4o', 'westeurope', { holdMs: 126_000 })
-  })
-  stage.ago(12_000, () => stage.throttle('text-embedding-3-small', 'northeurope', 4 * 60_000))
   return stage
 }
 

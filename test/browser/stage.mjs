@@ -70,8 +70,13 @@ function requestOf(place, random, n, over = {}) {
   }
 }
 
-/** Starts the stage. @param places left out: two models with five backends */
-export async function openStage({ places = PLACES, quiet = false, port = 0 } = {}) {
+/**
+ * Starts the stage.
+ * @param places left out: two models with five backends
+ * @param quiet without traffic in the past
+ * @param history what happened how many seconds ago: lists of functions of the stage
+ */
+export async function openStage({ places = PLACES, quiet = false, port = 0, history = {} } = {}) {
   const clock = movableClock()
   const random = seeded(7)
   clock.skewMs = -QUARTER_MS
@@ -96,42 +101,13 @@ export async function openStage({ places = PLACES, quiet = false, port = 0 } = {
         serve(place, random() < 0.004 ? { status: 400, error: 'invalid_request', completion_tokens: null } : {})
     }
   }
-  if (!quiet) {
-    for (let s = 0; s < QUARTER_MS / 1_000; s++) {
-      clock.skewMs = -QUARTER_MS + s * 1_000
-      second(0.75 + 0.35 * Math.sin(s / 95) + 0.2 * random())
-    }
-  }
-  clock.skewMs = 0
-  if (!quiet) {
-    for (const { model, backend } of places) {
-      const chat = model === 'gpt-4o'
-      const left = 0.35 + 0.6 * random()
-      server.standings.noteHeadroom(
-        server.standing(model, backend),
-        {
-          limitRequests: chat ? 3_000 : 6_000,
-          remainingRequests: Math.round((chat ? 3_000 : 6_000) * left),
-          limitTokens: chat ? 600_000 : 1_000_000,
-          remainingTokens: Math.round((chat ? 600_000 : 1_000_000) * left * 0.8),
-        },
-        0,
-      )
-    }
-  }
   let traffic
   const lease = (model, backend) => server.standings.lease(server.standing(model, backend))
   const place = (model, backend) => places.find(known => known.model === model && known.backend === backend)
-  return {
+  const stage = {
     ...server,
     clock,
     serve: (model, backend, over, outcome) => serve(place(model, backend), over, outcome),
-    /** Does something as if it had been `ms` ago. */
-    ago(ms, act) {
-      clock.skewMs = -ms
-      act()
-      clock.skewMs = 0
-    },
     /** A backend answers 503 and is out for a while. */
     fail(model, backend, { reason = 'server_error', detail = '503', holdMs } = {}) {
       server.status.attemptDone({ model, backend, outcome: 'failed', ttfbMs: undefined })
@@ -161,4 +137,30 @@ export async function openStage({ places = PLACES, quiet = false, port = 0 } = {
       await server.close()
     },
   }
+
+  if (!quiet) {
+    for (let s = 0; s < QUARTER_MS / 1_000; s++) {
+      clock.skewMs = -QUARTER_MS + s * 1_000
+      for (const act of history[QUARTER_MS / 1_000 - s] ?? []) act(stage)
+      second(0.75 + 0.35 * Math.sin(s / 95) + 0.2 * random())
+    }
+  }
+  clock.skewMs = 0
+  if (!quiet) {
+    for (const { model, backend } of places) {
+      const chat = model === 'gpt-4o'
+      const left = 0.35 + 0.6 * random()
+      server.standings.noteHeadroom(
+        server.standing(model, backend),
+        {
+          limitRequests: chat ? 3_000 : 6_000,
+          remainingRequests: Math.round((chat ? 3_000 : 6_000) * left),
+          limitTokens: chat ? 600_000 : 1_000_000,
+          remainingTokens: Math.round((chat ? 600_000 : 1_000_000) * left * 0.8),
+        },
+        0,
+      )
+    }
+  }
+  return stage
 }
