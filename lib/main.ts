@@ -6,7 +6,8 @@ import { demo } from './commands/demo.ts'
 import type { ExitCode } from './commands/exit-code.ts'
 import { health } from './commands/health.ts'
 import { probe } from './commands/probe.ts'
-import { serve, serveAsWorker } from './commands/serve.ts'
+import { serve } from './commands/serve.ts'
+import { serveAsWorker } from './commands/serve-worker.ts'
 import { WORKER_ARGS } from './server/supervisor.ts'
 
 /** What the launcher knows of the build. */
