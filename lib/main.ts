@@ -2,7 +2,8 @@
 import cluster from 'node:cluster'
 import { parseArgs } from 'node:util'
 import type { ExitCode } from './commands/exit-code.ts'
-import { serve, serveAsWorker } from './commands/serve.ts'
+import { serve } from './commands/serve.ts'
+import { serveAsWorker } from './commands/serve-worker.ts'
 import { WORKER_ARGS } from './server/supervisor.ts'
 
 /** What the launcher knows of the build. */

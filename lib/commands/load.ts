@@ -1,12 +1,31 @@
 // Loads the config for a command, or says on standard error what is wrong with it.
 import { formatProblem, type LoadResult, loadConfig } from '../config/load.ts'
+import type { FileTexts } from '../server/supervisor.ts'
+
+/** Reads a config, and keeps what was read, so that a worker can load the very same. */
+export function loadAndKeep(file: string): { readonly result: LoadResult; readonly texts: FileTexts } {
+  const texts = new Map<string, string>()
+  const result = loadConfig({ file, env: process.env, onRead: (path, text) => texts.set(path, text) })
+  return { result, texts: [...texts] }
+}
+
+/** Loads a config from texts that were kept: the files of now may be others, or wrong. */
+export function loadKept(file: string, texts: FileTexts): LoadResult {
+  const kept = new Map(texts)
+  const read = (path: string): string => {
+    const text = kept.get(path)
+    if (text === undefined) throw new Error(`${path} was not kept`)
+    return text
+  }
+  return loadConfig({ file, env: process.env, readFile: path => Buffer.from(read(path)), readSecretFile: read })
+}
 
 /** @returns the result when the config is sound; undefined when its problems have been printed */
-export function loadOrExplain(file: string): (LoadResult & { kind: 'ok' }) | undefined {
-  const result = loadConfig({ file, env: process.env })
+export function loadOrExplain(file: string): (LoadResult & { kind: 'ok'; texts: FileTexts }) | undefined {
+  const { result, texts } = loadAndKeep(file)
   if (result.kind === 'ok') {
     for (const warning of result.warnings) process.stderr.write(`warning: ${formatProblem(warning)}\n`)
-    return result
+    return { ...result, texts }
   }
   for (const problem of result.problems) process.stderr.write(`${formatProblem(problem)}\n`)
   return undefined

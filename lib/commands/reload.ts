@@ -1,10 +1,12 @@
 // Reads the config again while the proxy runs: on SIGHUP, and when one of its files changes (server.watch).
 import { statSync } from 'node:fs'
 import type { Clock, Timer } from '../clock.ts'
-import { formatProblem, loadConfig } from '../config/load.ts'
+import { formatProblem } from '../config/load.ts'
 import type { Config } from '../config/types.ts'
 import type { Log } from '../log.ts'
 import type { ProxyServer } from '../server/proxy.ts'
+import type { FileTexts } from '../server/supervisor.ts'
+import { loadAndKeep } from './load.ts'
 import { readTls } from './process-parts.ts'
 
 /** How often watched files are looked at: stat works on every file system, and through the links of mounted secrets. */
@@ -14,18 +16,20 @@ const WATCH_MS = 2_000
 export interface Reloaded {
   readonly config: Config
   readonly files: readonly string[]
+  /** What was read to make it. */
+  readonly texts: FileTexts
 }
 
 /** Reads the config; a bad one is reported and leaves the old one in force. */
 export function readAgain(file: string, log: Log): Reloaded | undefined {
-  const loaded = loadConfig({ file, env: process.env })
-  if (loaded.kind === 'ok') return loaded
-  for (const problem of loaded.problems) log.error('config not reloaded', { problem: formatProblem(problem) })
+  const { result, texts } = loadAndKeep(file)
+  if (result.kind === 'ok') return { ...result, texts }
+  for (const problem of result.problems) log.error('config not reloaded', { problem: formatProblem(problem) })
   return undefined
 }
 
 /** Takes a config up; a certificate that cannot be read leaves the old one in force. */
-export function takeUp(proxy: ProxyServer, { config }: Reloaded, log: Log): void {
+export function takeUp(proxy: ProxyServer, config: Config, log: Log): void {
   try {
     proxy.reload(config, readTls(config.server.tls))
   } catch (error) {

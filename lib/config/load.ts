@@ -38,13 +38,15 @@ export interface LoadSources {
   /** The config's bytes; throws when they cannot be read. Left out: the file system, bounded. */
   readonly readFile?: (path: string) => Uint8Array
   readonly readSecretFile?: (path: string) => string
+  /** Told of every text as it was read, by the path it was asked for: who keeps them can load the same config again. */
+  readonly onRead?: (path: string, text: string) => void
 }
 
 // UTF-8 takes at most 3 bytes for one of JavaScript's characters.
 const CONFIG_MAX_BYTES = 3 * CONFIG_MAX_CHARS
 
 /** Reads and checks a config file, synchronously: at start and on reload, bounded in size. Never throws. */
-export function loadConfig({ file, env, readFile, readSecretFile }: LoadSources): LoadResult {
+export function loadConfig({ file, env, readFile, readSecretFile = readSecretText, onRead }: LoadSources): LoadResult {
   const unreadable = (message: string): LoadResult => ({
     kind: 'invalid',
     problems: [{ file, line: 1, column: 1, path: '', message }],
@@ -59,7 +61,13 @@ export function loadConfig({ file, env, readFile, readSecretFile }: LoadSources)
   if (bytes.length > CONFIG_MAX_BYTES) return unreadable(`the file is larger than ${CONFIG_MAX_BYTES} bytes`)
   const text = decode(bytes)
   if (text === undefined) return unreadable('the file is not UTF-8 text: save it as UTF-8')
-  return parseConfig(text, { file, env, readSecretFile: readSecretFile ?? readSecretText })
+  onRead?.(file, text)
+  const readAndTell = (path: string): string => {
+    const secret = readSecretFile(path)
+    onRead?.(path, secret)
+    return secret
+  }
+  return parseConfig(text, { file, env, readSecretFile: readAndTell })
 }
 
 /** Checks a config's text: a frozen Config, or every problem, sorted by place. Never throws; secrets are in no message. */

@@ -9,18 +9,27 @@ import type { Shared } from './sharing.ts'
 
 /** What a worker says. */
 export type FromWorker =
+  /** The first: from now on it hears what it is told. */
+  | { readonly kind: 'awake' }
   | { readonly kind: 'ready'; readonly port: number }
   | { readonly kind: 'cannot_listen'; readonly message: string }
   | { readonly kind: 'share'; readonly items: readonly Shared[] }
   | Question
   | { readonly kind: 'counted'; readonly question: number; readonly state: unknown }
 
+/** The texts of the files a config was made of, by path: what each worker serves is what the primary has found sound. */
+export type FileTexts = readonly (readonly [path: string, text: string])[]
+
 /** What a worker is told. */
 export type ToWorker =
+  /** The answer to `awake`: the config to begin with. Not read from the disk, where a broken one may lie by now. */
+  | { readonly kind: 'start'; readonly texts: FileTexts }
   | { readonly kind: 'share'; readonly items: readonly Shared[] }
   /** Probes run in one worker only. */
   | { readonly kind: 'lead' }
-  | { readonly kind: 'reload' }
+  | { readonly kind: 'reload'; readonly texts: FileTexts }
+  /** The log file has been renamed. */
+  | { readonly kind: 'reopen' }
   | { readonly kind: 'shutdown' }
   | { readonly kind: 'count'; readonly question: number }
   | Reply
@@ -42,6 +51,8 @@ export interface SupervisorOptions {
   readonly workers: number
   /** Given to every worker, as JSON. */
   readonly args: unknown
+  /** The config in force. */
+  readonly texts: () => FileTexts
   readonly clock: Clock
   readonly log: Log
 }
@@ -52,6 +63,7 @@ export interface Supervisor {
     { readonly kind: 'listening'; readonly port: number } | { readonly kind: 'failed'; readonly message: string }
   >
   reload(): void
+  reopen(): void
   /** Resolves when all workers have ended. */
   shutdown(graceMs: number): Promise<void>
 }
@@ -60,8 +72,10 @@ function isMessage(value: unknown): value is FromWorker {
   return typeof value === 'object' && value !== null && 'kind' in value
 }
 
-export function createSupervisor({ workers, args, clock, log }: SupervisorOptions): Supervisor {
+export function createSupervisor({ workers, args, texts, clock, log }: SupervisorOptions): Supervisor {
   const alive = new Set<Worker>()
+  /** Those that serve; one that is only about to would not hear what it is told. */
+  const serving = new Set<Worker>()
   const bornMs = new WeakMap<Worker, number>()
   const keyUsage = createKeyUsage(clock)
   /** Admissions that each worker has not settled: settled for it should it die. */
@@ -77,11 +91,11 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
     if (worker.isConnected()) worker.send(message, () => undefined)
   }
   const tellAll = (message: ToWorker, except?: Worker): void => {
-    for (const worker of alive) if (worker !== except) tell(worker, message)
+    for (const worker of serving) if (worker !== except) tell(worker, message)
   }
   const electLeader = (): void => {
-    if (leader !== undefined && alive.has(leader)) return
-    leader = [...alive].find(worker => worker.isConnected())
+    if (leader !== undefined && serving.has(leader)) return
+    leader = [...serving].find(worker => worker.isConnected())
     if (leader !== undefined) tell(leader, { kind: 'lead' })
   }
 
@@ -94,9 +108,9 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
       pending.timer.cancel()
       tell(asker, { kind: 'counts', question, states })
     }
-    const pending = { states, missing: alive.size, answer, timer: clock.after(COUNT_MS, answer) }
+    const pending = { states, missing: serving.size, answer, timer: clock.after(COUNT_MS, answer) }
     questions.set(id, pending)
-    for (const worker of alive) tell(worker, { kind: 'count', question: question * 65_536 + asker.id })
+    for (const worker of serving) tell(worker, { kind: 'count', question: question * 65_536 + asker.id })
   }
   const counted = (question: number, state: unknown): void => {
     const pending = questions.get(`${question % 65_536}:${Math.floor(question / 65_536)}`)
@@ -109,6 +123,10 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
   const onMessage = (worker: Worker, message: unknown): void => {
     if (!isMessage(message)) return
     switch (message.kind) {
+      case 'awake':
+        serving.add(worker)
+        tell(worker, ending ? { kind: 'shutdown' } : { kind: 'start', texts: texts() })
+        return
       case 'ready':
         pauseMs = FIRST_PAUSE_MS
         settleStart?.({ kind: 'listening', port: message.port })
@@ -155,6 +173,7 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
 
   const onExit = (worker: Worker, code: number | null, signal: string | null): void => {
     alive.delete(worker)
+    serving.delete(worker)
     for (const ticket of tickets.get(worker) ?? []) keyUsage.settle(ticket, undefined)
     tickets.delete(worker)
     if (ending) {
@@ -178,7 +197,8 @@ export function createSupervisor({ workers, args, clock, log }: SupervisorOption
         for (let i = 0; i < workers; i++) fork()
       })
     },
-    reload: () => tellAll({ kind: 'reload' }),
+    reload: () => tellAll({ kind: 'reload', texts: texts() }),
+    reopen: () => tellAll({ kind: 'reopen' }),
     shutdown(graceMs) {
       ending = true
       if (alive.size === 0) return Promise.resolve()

@@ -108,7 +108,7 @@ t.test('--check says that a good config is sound, and asks no backend', async t 
   const { code, stdout, stderr } = await runToEnd(t, ['--check'], { files: { 'config.yaml': configFor([{ url }]) } })
   t.same(
     { code, stdout, stderr },
-    { code: 0, stdout: 'config.yaml: ok, 1 models, 1 backends', stderr: '' },
+    { code: 0, stdout: 'config.yaml: ok, 1 model, 1 backend', stderr: '' },
     'config.yaml of its folder is taken where no other is named',
   )
   t.same(resource.requests, [])

@@ -1,5 +1,7 @@
 // server.workers: 2, seen from outside: two processes that behave as one, and that end as one.
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import type http from 'node:http'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { fail } from '../../lib/simulator/faults.ts'
 import { createHandClock } from '../fixtures/hand-clock.ts'
@@ -11,6 +13,7 @@ import {
   isAlive,
   keptConnection,
   type ServingProxy,
+  spawnProxy,
   startProxy,
   until,
 } from '../fixtures/spawn-proxy.ts'
@@ -36,17 +39,17 @@ interface WorkersOptions {
 function workersConfig(backends: readonly BackendText[], { rest = '', limits = '', grace = '1s' }: WorkersOptions) {
   return configFor(backends, { rest })
     .replace('shutdown_grace: 1s', `shutdown_grace: ${grace}, workers: ${WORKERS}`)
-    .replace('name: tester,', `name: tester, ${limits}`)
+    .replace('name: tester,', `name: tester, ${limits === '' ? '' : `limits: {${limits}}, `}`)
 }
 
 /** A series' value in the answer to GET /metrics; 0 where it is not there. */
-function valueOf(text: string, series: string): number {
+function valueIn(text: string, series: string): number {
   const line = text.split('\n').find(candidate => candidate.startsWith(`${series} `))
   return line === undefined ? 0 : Number(line.slice(series.length + 1))
 }
 
 async function metric(port: number, series: string): Promise<number> {
-  return valueOf((await ask(port, { path: '/metrics' })).body, series)
+  return valueIn((await ask(port, { path: '/metrics' })).body, series)
 }
 
 /** Starts the program and waits until all workers serve. */
@@ -90,7 +93,7 @@ t.test('an ejected backend is asked once: what one worker learns, the other one 
 
 t.test("a key's requests_per_minute holds exactly, whichever worker answers", { skip }, async t => {
   const { url } = await startResource(t)
-  const limits = 'limits: {requests_per_minute: 9}'
+  const limits = 'requests_per_minute: 9'
   const { port, connections } = await startWorkers(t, [{ url }], { limits })
 
   const statuses: number[] = []
@@ -121,7 +124,7 @@ t.test('/metrics counts every request once, whichever worker answered it and whi
   for (const agent of connections) {
     const { body } = await ask(port, { path: '/metrics', agent })
     t.same(
-      { requests: valueOf(body, requests), workers: valueOf(body, 'proxy_workers') },
+      { requests: valueIn(body, requests), workers: valueIn(body, 'proxy_workers') },
       { requests: 10, workers: WORKERS },
     )
     t.match(body, new RegExp(attempts.replace(/[{}]/g, '\\$&').replace('success', '[a-z_]+').concat(' 10$'), 'm'))
@@ -236,5 +239,45 @@ t.test(
       const { body } = await ask(proxy.port, { path: '/v1/models', agent })
       t.match(body, /"gpt-5"/)
     }
+  },
+)
+
+t.test(
+  'after a rename and SIGHUP both write to the new log file, even while the config is broken',
+  { skip },
+  async t => {
+    const { url } = await startResource(t)
+    const folder = t.testdir({})
+    const file = join(folder, 'proxy.log')
+    const text = workersConfig([{ url }], { rest: `logging: {file: "${file}"}` })
+    const proxy = spawnProxy(t, { files: { 'config.yaml': text } })
+    const linesOf = (path: string, msg: string): readonly Readonly<Record<string, unknown>>[] => {
+      const whole = existsSync(path) ? readFileSync(path, 'utf8').split('\n').slice(0, -1) : []
+      return whole.map(line => JSON.parse(line)).filter(line => line.msg === msg)
+    }
+    await until(() => linesOf(file, 'listening').length === 1)
+    const port = Number(linesOf(file, 'listening')[0]?.port)
+    await until(async () => (await metric(port, 'proxy_workers')) === WORKERS)
+    const connections = [keptConnection(t), keptConnection(t)]
+    for (const agent of connections) t.equal((await ask(port, { body: CHAT, agent })).status, 200)
+    await until(() => linesOf(file, 'request').filter(({ model }) => model === 'gpt-4o').length === 2)
+
+    renameSync(file, `${file}.1`)
+    writeFileSync(join(proxy.folder, 'config.yaml'), 'nonsense')
+    proxy.kill('SIGHUP')
+    await until(() => linesOf(file, 'config not reloaded').length > 0)
+    const paths = connections.map((_, i) => `/v1/asked-of-${i}`)
+    const seen = (path: string): boolean => linesOf(file, 'request').some(line => line.path === path)
+    // The word of the rename reaches a worker when it does: what it writes until then is in the renamed file.
+    for (const [i, agent] of connections.entries()) {
+      await until(async () => {
+        await ask(port, { path: paths[i] ?? '', agent })
+        return seen(paths[i] ?? '')
+      })
+    }
+    t.ok(paths.every(seen))
+    proxy.kill('SIGTERM')
+    t.same(await proxy.closed, { code: 0, signal: null })
+    t.same(proxy.stdout, [], 'nothing on standard output')
   },
 )
