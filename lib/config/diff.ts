@@ -11,6 +11,9 @@ interface Leaf {
 /** Lines of one reload; a config that changes in more places than this says how many more. */
 const MAX_LINES = 100
 
+/** Things that come and go as one, the larger first. */
+const WHOLES = [/^models\[.*?\](?=\.)/, /^models\[.*?\]\.backends\[.*?\](?=\.)/, /^auth\.keys\[.*?\](?=\.)/]
+
 function leaf(value: unknown): Leaf {
   if (value instanceof Secret) return { shown: '', same: value.reveal() }
   if (Buffer.isBuffer(value)) return { shown: '', same: value.toString('hex') }
@@ -53,10 +56,11 @@ export function describeChanges(before: Config, after: Config): readonly string[
   flatten(before, '', old)
   flatten(after, '', fresh)
   const lines: string[] = []
-  const whole = (path: string): string =>
-    /^(models\[.*?\](?:\.backends\[.*?\])?|auth\.keys\[.*?\])\./.exec(path)?.[1] ?? path
   const existed = (prefix: string, paths: ReadonlyMap<string, Leaf>): boolean =>
     [...paths.keys()].some(path => path === prefix || path.startsWith(`${prefix}.`))
+  /** The largest thing around a path of which the other side has nothing: a new model says that, not each of its backends. */
+  const wholeNotIn = (paths: ReadonlyMap<string, Leaf>, path: string): string | undefined =>
+    WHOLES.map(whole => whole.exec(path)?.[0]).find(whole => whole !== undefined && !existed(whole, paths))
   const said = new Set<string>()
   const say = (line: string): void => {
     if (said.has(line)) return
@@ -65,12 +69,13 @@ export function describeChanges(before: Config, after: Config): readonly string[
   }
   for (const [path, { shown, same }] of fresh) {
     const was = old.get(path)
-    if (was === undefined)
-      say(existed(whole(path), old) ? `${path}: added ${shown}`.trimEnd() : `${whole(path)}: added`)
-    else if (was.same !== same) say(shown === '' ? `${path}: changed` : `${path}: ${was.shown} → ${shown}`)
+    if (was === undefined) {
+      const whole = wholeNotIn(old, path)
+      say(whole === undefined ? `${path}: added ${shown}`.trimEnd() : `${whole}: added`)
+    } else if (was.same !== same) say(shown === '' ? `${path}: changed` : `${path}: ${was.shown} → ${shown}`)
   }
   for (const path of old.keys()) {
-    if (!fresh.has(path)) say(existed(whole(path), fresh) ? `${path}: removed` : `${whole(path)}: removed`)
+    if (!fresh.has(path)) say(`${wholeNotIn(fresh, path) ?? path}: removed`)
   }
   return lines.length <= MAX_LINES
     ? lines
