@@ -82,7 +82,7 @@ t.test('100 reloads under load lose no request and cut no stream', async t => {
   const reload = (written: string): boolean => {
     writeFileSync(file, written)
     const again = readAgain(file, log)
-    if (again !== undefined) takeUp(running.proxy, again, log)
+    if (again !== undefined) takeUp(running.proxy, again.config, log)
     return again !== undefined
   }
 
