@@ -45,7 +45,9 @@ export function processFigures(output: LogOutput): () => ProcessFigures {
   return () => {
     const { user, system } = process.cpuUsage()
     const { rss, heapUsed } = process.memoryUsage()
-    const seconds = (nanoseconds: number): number => (Number.isFinite(nanoseconds) ? nanoseconds / 1e9 : 0)
+    // Node measures from tick to tick: what is beyond the tick's own length is delay.
+    const seconds = (nanoseconds: number): number =>
+      Number.isFinite(nanoseconds) ? Math.max(nanoseconds / 1e9 - LOOP_DELAY_RESOLUTION_MS / 1000, 0) : 0
     const loopLag = { p50: seconds(delay.percentile(50)), p99: seconds(delay.percentile(99)), max: seconds(delay.max) }
     delay.reset()
     return {
