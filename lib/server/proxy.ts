@@ -208,6 +208,8 @@ export function createProxy({
       const closed = listener.close()
       listener.server.closeAllConnections()
       await closed
+      // The listener is closed a moment before the last requests know of it; their log lines must not be lost.
+      await Promise.race([finished, new Promise<void>(resolve => clock.after(FAREWELL_MS, resolve))])
       transport.close()
     },
   }
