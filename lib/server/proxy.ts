@@ -56,6 +56,7 @@ export interface ProxyServer {
   /**
    * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their standing and their
    * connections. Says in the log what changed.
+   * @throws when the certificate cannot be used; then nothing has changed
    */
   reload(config: Config, tls: TlsFiles | undefined): void
   /** Takes over what another process learnt. */
@@ -179,9 +180,10 @@ export function createProxy({
       // What cannot follow stays as it is, also in what the rest of the program reads.
       const { port, host, workers, tls } = before.server
       const keepsTls = (tls === undefined) !== (next.server.tls === undefined)
+      // First, because it is all that can fail: a certificate that its key does not fit must leave the whole old config in force.
+      if (files !== undefined && !keepsTls) listener.setTls(files)
       const server = { ...next.server, port, host, workers, ...(keepsTls ? { tls } : {}) }
       gateway = createGateway({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, parts)
-      if (files !== undefined && !keepsTls) listener.setTls(files)
       measure.reloaded()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })
@@ -206,6 +208,8 @@ export function createProxy({
       const closed = listener.close()
       listener.server.closeAllConnections()
       await closed
+      // The listener is closed a moment before the last requests know of it; their log lines must not be lost.
+      await Promise.race([finished, new Promise<void>(resolve => clock.after(FAREWELL_MS, resolve))])
       transport.close()
     },
   }
