@@ -4,7 +4,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Dialect } from '../azure/operations.ts'
 import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
-import type { Member, Pool, Turn, TurnOptions } from '../balancer/pool.ts'
+import type { Member, Pick, Pool, Turn, TurnOptions } from '../balancer/pool.ts'
 import type { Lease, Standings } from '../balancer/standings.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
 import type { Clock } from '../clock.ts'
@@ -312,13 +312,27 @@ function isPresentable(outcome: Outcome): boolean {
   return outcome.kind !== 'throttled' && outcome.kind !== 'misconfigured'
 }
 
+/** How long a request that got no lease would have to wait; undefined where no wait brings it anything. */
+function worthWaitingMs(pick: Pick, turn: Turn, aside: PutAside | undefined): number | undefined {
+  if (pick.kind === 'throttled') return pick.waitMs
+  // Who found out for itself that they are throttled waits like those who come later, unless it has an answer to give.
+  if (pick.kind !== 'exhausted' || (aside !== undefined && isPresentable(aside.outcome))) return undefined
+  return turn.soonestMs()
+}
+
 /**
- * Waits in the model's queue while all that is left is throttled and back in time; the clock starts with the first wait.
+ * Waits in the model's queue while all that is left is throttled and back in time; the clock starts when the request comes.
  * @returns whether another turn may be taken
  */
-async function waited(exchange: Exchange, ask: Ask, turn: Turn, waitMs: number, deps: ForwardDeps): Promise<boolean> {
+async function waited(
+  exchange: Exchange,
+  ask: Ask,
+  turn: Turn,
+  waitMs: number | undefined,
+  deps: ForwardDeps,
+): Promise<boolean> {
   const spentMs = deps.clock.nowMs() - exchange.beganMs
-  if (waitMs > deps.limits.maxWaitMs - spentMs) return false
+  if (waitMs === undefined || waitMs > deps.limits.maxWaitMs - spentMs) return false
   const woken = await deps.waitQueue.wait(ask.pool, waitMs, exchange.cancellation)
   if (woken) turn.retryThrottled()
   return woken
@@ -340,8 +354,8 @@ export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): 
     if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(ask.pool, cancellation)
     while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
       const pick = turn.next()
-      if (pick.kind === 'throttled' && (await waited(exchange, ask, turn, pick.waitMs, deps))) continue
       if (pick.kind !== 'lease') {
+        if (await waited(exchange, ask, turn, worthWaitingMs(pick, turn, aside), deps)) continue
         history.stopped = pick.kind
         break
       }
