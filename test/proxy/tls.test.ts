@@ -50,7 +50,7 @@ async function withTls(t: Test, backends: readonly BackendText[], model = '') {
       writeFileSync(keyFile ?? '', key)
       writeFileSync(configFile, configText(rest))
       const again = readAgain(configFile, log)
-      if (again !== undefined) takeUp(running.proxy, again, log)
+      if (again !== undefined) takeUp(running.proxy, again.config, log)
     },
   }
 }
