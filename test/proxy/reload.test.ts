@@ -360,7 +360,7 @@ t.test('port, host, workers and the log file are said to need a restart, and sta
   const running = await runProxy(t, text)
   const moved = text.replace(
     'server: {port: 0, host: 127.0.0.1,',
-    'logging: {file: /tmp/elsewhere.log}\nserver: {port: 4321, host: 127.0.0.2, workers: 2,',
+    'logging: {file: /var/log/elsewhere.log}\nserver: {port: 4321, host: 127.0.0.2, workers: 2,',
   )
   running.proxy.reload(readConfig(moved), undefined)
   const warning = running.lines.find(({ msg }) => msg === 'config change needs a restart')
