@@ -34,6 +34,11 @@ const STAYS = names(
   'x-real-ip',
 )
 
+/** Headers that hold a key. Never to a client either: a gateway in between may echo what it was sent. */
+const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
+/** Shorter texts are found in harmless headers by chance. */
+const MIN_CREDENTIAL_CHARS = 8
+
 /** What browsers and Node's fetch say of themselves; nothing an API needs, and each would count as custom upstream. */
 const STAYS_PREFIXES = ['x-forwarded-', 'sec-'] as const
 
@@ -104,6 +109,18 @@ function staysHere(name: string, type: BackendType): boolean {
   return type === 'azure' && name.startsWith('x-stainless-')
 }
 
+/** The key in such a header's value, without its scheme. */
+function credentialIn(value: string): string {
+  return value.slice(value.lastIndexOf(' ') + 1)
+}
+
+/** Takes out of a flat list, in place, every header that repeats a credential: clients made for several gateways send theirs twice. */
+function dropCredentials(headers: string[], credentials: readonly string[]): void {
+  const repeats = (value: string): boolean =>
+    credentials.some(text => text.length >= MIN_CREDENTIAL_CHARS && value.includes(text))
+  for (let i = headers.length - 2; i >= 0; i -= 2) if (repeats(headers[i + 1] ?? '')) headers.splice(i, 2)
+}
+
 /**
  * The client's headers that go upstream: a flat list, in the client's order. For Azure at most ten custom ones, those that
  * mean something to it first. Content-Type only once (Responses refuses it twice).
@@ -113,10 +130,12 @@ export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType
   const dropped = nominated(rawHeaders)
   const kept: string[] = []
   const custom: string[] = []
+  const credentials: string[] = []
   let sawContentType = false
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const raw = rawHeaders[i] ?? ''
     const name = raw.toLowerCase()
+    if (NEVER_BACK.has(name)) credentials.push(credentialIn(rawHeaders[i + 1] ?? ''))
     if (staysHere(name, type) || dropped?.has(name) === true) continue
     if (name === 'content-type') {
       if (sawContentType) continue
@@ -126,6 +145,8 @@ export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType
     if (type === 'azure' && !STANDARD.has(name)) custom.push(raw, value)
     else kept.push(raw, value)
   }
+  dropCredentials(kept, credentials)
+  dropCredentials(custom, credentials)
   if (custom.length <= MAX_CUSTOM_HEADERS * 2) {
     for (const text of custom) kept.push(text)
     return kept
@@ -141,9 +162,6 @@ export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType
   }
   return kept
 }
-
-/** Never to a client: a gateway in between may echo what it was sent. */
-const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
 
 export interface AnswerHeaders {
   /** Flat list for writeHead, less hop-by-hop. */

@@ -19,7 +19,8 @@ export function choosePool(exchange: Exchange, name: string, gateway: Gateway): 
   const pool = gateway.pool(name)
   if (pool === undefined) {
     // The name is the client's text: shown back to it, bounded, and never put into a metric.
-    const shown = JSON.stringify(name.length > 100 ? `${name.slice(0, 100)}…` : name)
+    const told = gateway.isSecret(name) ? '[secret]' : name
+    const shown = JSON.stringify(told.length > 100 ? `${told.slice(0, 100)}…` : told)
     return {
       status: 404,
       code: 'model_not_found',

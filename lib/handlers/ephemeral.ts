@@ -49,6 +49,11 @@ export function learnEphemeral(answer: UpstreamAnswer, resourceId: string, owner
   if (secret !== undefined) owners.learn(digestOf(secret), resourceId)
 }
 
+/** Whether a text is an ephemeral key that a resource behind this proxy issued. */
+export function isEphemeralKey(text: string, owners: Owners): boolean {
+  return text.length <= MAX_KEY_CHARS && owners.of(digestOf(text)) !== undefined
+}
+
 /** The ephemeral key a request shows, if a resource behind this proxy issued it. */
 export function ephemeralKey(headers: IncomingHttpHeaders, owners: Owners): EphemeralKey | undefined {
   const bearer = /^bearer (.+)$/i.exec(headers.authorization ?? '')?.[1]?.trim()

@@ -12,6 +12,7 @@ import { createPool, hashText, type Member, type Pool } from '../balancer/pool.t
 import type { Standings } from '../balancer/standings.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
 import type { Clock, Random } from '../clock.ts'
+import { knownSecrets } from '../config/known-secrets.ts'
 import type { BackendConfig, ClientKey, Config, ModelConfig } from '../config/types.ts'
 import type { BodyBudget } from '../forward/body.ts'
 import type { Deadlines } from '../forward/deadlines.ts'
@@ -19,6 +20,7 @@ import { createOwnerFinder, type OwnerFinder } from '../forward/find-owner.ts'
 import type { AttemptReport, ForwardDeps } from '../forward/forward.ts'
 import type { Quirks } from '../forward/quirks.ts'
 import type { Transport } from '../forward/transport.ts'
+import { isEphemeralKey } from './ephemeral.ts'
 import type { KeyLimiter, LimitName } from './key-limits.ts'
 
 /** State and sockets that live as long as the process, whatever the config. */
@@ -49,6 +51,8 @@ export interface Gateway {
   readonly forwardDeps: ForwardDeps
   readonly ownerFinder: OwnerFinder
   authorizer(member: Member): Authorizer
+  /** Whether a text is a key that nobody may be shown: a client's, a backend's, or an ephemeral one. */
+  isSecret(text: string): boolean
 }
 
 /** A deployment's identity over models and reloads: where, as whom, which. */
@@ -100,6 +104,7 @@ export function createGateway(config: Config, parts: Parts): Gateway {
   const authorizer = (member: Member): Authorizer => byMember.get(member) ?? authorizerOf(member)
 
   const { retry, server } = config
+  const isKnown = knownSecrets(config)
   return {
     config,
     parts,
@@ -107,6 +112,7 @@ export function createGateway(config: Config, parts: Parts): Gateway {
     pool: name => byName.get(name),
     membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
     authorizer,
+    isSecret: text => isKnown(text) || isEphemeralKey(text, parts.owners),
     forwardDeps: {
       clock,
       transport: parts.transport,

@@ -17,7 +17,8 @@ import { sendJson, sendText } from '../handlers/send.ts'
 import type { Log } from '../log.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import { authenticate } from './auth.ts'
-import { type Route, route, shownPath } from './router.ts'
+import { type Route, route } from './router.ts'
+import { shownPath } from './shown-path.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
 /** A finished request, for the log and the counters. */
@@ -68,9 +69,9 @@ function single(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value
 }
 
-function idOf(request: IncomingMessage): string {
+function idOf(request: IncomingMessage, isSecret: (text: string) => boolean): string {
   const given = single(request.headers['x-request-id'])
-  return given !== undefined && REQUEST_ID.test(given) ? given : randomUUID()
+  return given !== undefined && REQUEST_ID.test(given) && !isSecret(given) ? given : randomUUID()
 }
 
 const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
@@ -133,7 +134,9 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
       case 'inference':
         return handleInference(exchange, target, current)
       case 'stored_response':
-        return handleStoredResponse(exchange, target, current)
+        // A key in an id's place would go upstream.
+        if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
+        break
       case 'dashboard':
         return dashboard(exchange, target.path)
       case 'realtime':
@@ -150,14 +153,14 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
           headers: ['allow', target.allow],
         })
       default:
-        return refuse(exchange, {
-          status: 404,
-          code: 'unknown_url',
-          message:
-            ('hint' in target ? target.hint : undefined) ??
-            `There is nothing at ${exchange.request.method ?? ''} ${shownPath(exchange.request.url ?? '')}.`,
-        })
     }
+    const shown = shownPath(exchange.request.url ?? '', current.isSecret)
+    const hint = 'hint' in target ? target.hint : undefined
+    refuse(exchange, {
+      status: 404,
+      code: 'unknown_url',
+      message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
+    })
   }
 
   const finish = (exchange: Exchange): void => {
@@ -172,7 +175,7 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
     onFinished({
       id: exchange.id,
       method: request.method ?? '',
-      path: shownPath(request.url ?? ''),
+      path: shownPath(request.url ?? '', gateway().isSecret),
       client: request.socket.remoteAddress,
       traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
       durationMs: clock.nowMs() - exchange.beganMs,
@@ -206,7 +209,7 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
 
   const begin = (request: IncomingMessage, response: ServerResponse): Exchange => {
     const exchange: Exchange = {
-      id: idOf(request),
+      id: idOf(request, gateway().isSecret),
       request,
       response,
       cancellation: createCancellation(),

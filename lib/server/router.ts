@@ -168,9 +168,3 @@ export function route(method: string, target: string): Route {
   if (mark === -1) return byPath(method, path, '')
   return byPath(method, path.slice(0, mark), upstreamQuery(path.slice(mark + 1)))
 }
-
-/** The path alone, bounded and without a query (which may hold a key), for logs. */
-export function shownPath(target: string): string {
-  const path = target.split(/[?#]/, 1)[0] ?? ''
-  return path.length > 256 ? `${path.slice(0, 256)}…` : path
-}

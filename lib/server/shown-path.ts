@@ -1,0 +1,40 @@
+// How a request's path is shown in the log, on the status page and in an error: never its query, never a key that stands in it.
+
+/** Characters of a path that are shown; the rest says nothing more. */
+const MAX_SHOWN = 256
+/** A key is no longer than this; what is longer is not looked at. */
+const MAX_SEGMENT = 512
+/** Characters between which a key may stand in a path. */
+const SEPARATORS = /([/:;,@&=])/
+/** The path's fixed words, which are no keys and need not be looked at. */
+const WORDS = new Set(
+  '/ v1 openai deployments chat completions embeddings responses models images audio health livez metrics dashboard'.split(
+    ' ',
+  ),
+)
+const HIDDEN = '[secret]'
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}
+
+/**
+ * The path alone, bounded, for logs and errors: without origin, query and fragment, which may hold a key.
+ * @param target the request line's target
+ * @param isSecret whether a text is a key that must not be shown
+ */
+export function shownPath(target: string, isSecret: (text: string) => boolean): string {
+  const [path = ''] = target.replace(/^[a-z]+:\/\/[^/?#]*/i, '').split(/[?#]/, 1)
+  const shown = path
+    .split(SEPARATORS)
+    .map(part => {
+      if (part.length < 2 || WORDS.has(part)) return part
+      return part.length <= MAX_SEGMENT && isSecret(decoded(part)) ? HIDDEN : part
+    })
+    .join('')
+  return shown.length > MAX_SHOWN ? `${shown.slice(0, MAX_SHOWN)}…` : shown
+}
