@@ -1,6 +1,7 @@
 // From a request line to what is asked for: the proxy's own URLs and every form that clients made for Azure use.
 import t from 'tap'
-import { type Route, route, shownPath } from '../../lib/server/router.ts'
+import { type Route, route } from '../../lib/server/router.ts'
+import { shownPath } from '../../lib/server/shown-path.ts'
 
 /** An inference route as `operation model query`. */
 function inference(target: string, method = 'POST'): string {
@@ -116,8 +117,18 @@ t.test('everything else is an unknown URL, and what belongs to one resource is t
 })
 
 t.test('a path is shown without its query, which may hold a key, and bounded', t => {
-  t.equal(shownPath('/v1/models?api-key=secret'), '/v1/models')
-  t.equal(shownPath('/v1/models#secret'), '/v1/models')
-  t.equal(shownPath(`/${'x'.repeat(1_000)}`).length, 257)
+  t.equal(
+    shownPath('/v1/models?api-key=secret', () => false),
+    '/v1/models',
+  )
+  t.equal(
+    shownPath('/v1/models#secret', () => false),
+    '/v1/models',
+  )
+  t.equal(
+    shownPath('/v1/key-1/x', text => text === 'key-1'),
+    '/v1/[secret]/x',
+  )
+  t.equal(shownPath(`/${'x'.repeat(1_000)}`, () => false).length, 257)
   t.end()
 })
