@@ -19,6 +19,7 @@ import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import { authenticate } from './auth.ts'
 import { type Route, route } from './router.ts'
 import { shownPath } from './shown-path.ts'
+import { createSocketWatch } from './socket-watch.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
 /** A finished request, for the log and the counters. */
@@ -233,22 +234,7 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
     return exchange
   }
 
-  // A response that waits behind another one of its connection (pipelining) has no socket yet, and Node never closes it when
-  // that connection ends. One listener a socket, however many requests stand in it.
-  const bySocket = new WeakMap<Duplex, Set<() => void>>()
-  const onSocketClose = (socket: Duplex, run: () => void): (() => void) => {
-    let waiting = bySocket.get(socket)
-    if (waiting === undefined) {
-      const all = new Set<() => void>()
-      waiting = all
-      bySocket.set(socket, all)
-      socket.once('close', () => {
-        for (const each of all) each()
-      })
-    }
-    waiting.add(run)
-    return () => waiting.delete(run)
-  }
+  const onSocketClose = createSocketWatch()
 
   return {
     handle(request, response) {
