@@ -68,8 +68,8 @@ export async function askProbe(
     deps,
   )
   if (result.kind === 'no_answer') return lostVerdict(result.outcome)
-  const { status, body, response } = result.answer
+  const { status, body, reply } = result.answer
   // The list of a region's base models is long and of no interest; reading it on keeps the connection.
-  if (body.kind !== 'whole') response.resume()
+  if (body.kind !== 'whole') reply.discard()
   return verdictOf(status)
 }

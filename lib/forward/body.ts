@@ -1,6 +1,6 @@
 // Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay under two limits:
 // one request's (server.max_body) and all requests' together (server.max_buffered).
-import type { Deadline, Deadlines } from './deadlines.ts'
+import type { Deadlines } from './deadlines.ts'
 import type { Exchange } from './exchange.ts'
 import type { Refusal } from './refuse.ts'
 
@@ -96,19 +96,17 @@ export function takeBody(exchange: Exchange, options: TakeOptions): Promise<Take
       if (taken.kind !== 'body') budget.release(bytes)
       resolve(taken)
     }
-    const deadline: Deadline = {
-      dueMs: beganMs + BODY_SILENCE_MS,
-      expire: () =>
-        settle({
-          kind: 'refused',
-          refusal: {
-            status: 408,
-            code: 'request_timeout',
-            message: 'The request body did not arrive in time.',
-            close: true,
-          },
-        }),
-    }
+    const deadline = deadlines.add(beganMs + BODY_SILENCE_MS, () =>
+      settle({
+        kind: 'refused',
+        refusal: {
+          status: 408,
+          code: 'request_timeout',
+          message: 'The request body did not arrive in time.',
+          close: true,
+        },
+      }),
+    )
     const onData = (chunk: Buffer): void => {
       if (bytes + chunk.length > maxBytes) {
         settle({ kind: 'refused', refusal: tooLarge(maxBytes) })
@@ -132,6 +130,8 @@ export function takeBody(exchange: Exchange, options: TakeOptions): Promise<Take
       deadline.dueMs = Math.min(nowMs() + BODY_SILENCE_MS, beganMs + BODY_TOTAL_MS)
       chunks.push(chunk)
       scanner.push(chunk)
+      // Nothing can follow: the end is not waited for, which would come a turn later.
+      if (bytes === declared) onEnd()
     }
     const onEnd = (): void => {
       let held = true
@@ -150,7 +150,6 @@ export function takeBody(exchange: Exchange, options: TakeOptions): Promise<Take
     }
     const onError = (): void => settle({ kind: 'gone' })
     const stopWatching = cancellation.onCancel(() => settle({ kind: 'gone' }))
-    deadlines.add(deadline)
     request.on('data', onData).on('end', onEnd).on('error', onError)
   })
 }

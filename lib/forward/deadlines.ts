@@ -1,16 +1,18 @@
 // One coarse sweep over everything that waits, instead of timers of its own for every request: moving a deadline is one
 // assignment, which a stream does for each piece that passes. It owns the one interval, which runs only while something waits.
+import { createBag, NO_SLOT, type Slotted } from '../bag.ts'
 import type { Clock, Timer } from '../clock.ts'
 
 /** Something that must not wait past a time. `dueMs` may be moved at will; Infinity rests it. */
-export interface Deadline {
+export interface Deadline extends Slotted {
   dueMs: number
   /** Called once per passing of `dueMs`, which is set to Infinity before. */
   readonly expire: () => void
 }
 
 export interface Deadlines {
-  add(deadline: Deadline): void
+  /** Watches over a new deadline until it is removed. @param dueMs monotonic time in ms */
+  add(dueMs: number, expire: () => void): Deadline
   remove(deadline: Deadline): void
   /** How many wait, for leak checks. */
   size(): number
@@ -20,30 +22,29 @@ export interface Deadlines {
 const SWEEP_MS = 20
 
 export function createDeadlines(clock: Clock): Deadlines {
-  const waiting = new Set<Deadline>()
+  const waiting = createBag<Deadline>()
   let sweep: Timer | undefined
 
   const run = (): void => {
     const nowMs = clock.nowMs()
-    for (const deadline of waiting) {
-      if (deadline.dueMs > nowMs) continue
+    waiting.forEach(deadline => {
+      if (deadline.dueMs > nowMs) return
       deadline.dueMs = Number.POSITIVE_INFINITY
       deadline.expire()
-    }
-    if (waiting.size === 0) {
-      sweep?.cancel()
-      sweep = undefined
-    }
+    })
+    if (waiting.size() > 0) return
+    sweep?.cancel()
+    sweep = undefined
   }
 
   return {
-    add(deadline) {
+    add(dueMs, expire) {
+      const deadline: Deadline = { dueMs, expire, slot: NO_SLOT }
       waiting.add(deadline)
       sweep ??= clock.every(SWEEP_MS, run)
+      return deadline
     },
-    remove(deadline) {
-      waiting.delete(deadline)
-    },
-    size: () => waiting.size,
+    remove: waiting.remove,
+    size: waiting.size,
   }
 }

@@ -14,30 +14,36 @@ export interface Cancellation {
   onCancel(stop: (reason: CancelReason) => void): () => void
 }
 
-export function createCancellation(): Cancellation {
-  let reason: CancelReason | undefined
-  const stops = new Set<(reason: CancelReason) => void>()
-  return {
-    get reason() {
-      return reason
-    },
-    cancel(given) {
-      if (reason !== undefined) return
-      reason = given
-      for (const stop of stops) stop(given)
-      stops.clear()
-    },
-    onCancel(stop) {
-      if (reason !== undefined) {
-        stop(reason)
-        return () => undefined
-      }
-      stops.add(stop)
-      return () => {
-        stops.delete(stop)
-      }
-    },
+type Stop = (reason: CancelReason) => void
+
+/** One for every request: a class, since an object literal with a getter gets a shape of its own each time it is made. */
+class RequestCancellation implements Cancellation {
+  reason: CancelReason | undefined = undefined
+  /** Hardly ever more than two at a time, of which the last is taken back first. */
+  private readonly stops: Stop[] = []
+
+  cancel(given: CancelReason): void {
+    if (this.reason !== undefined) return
+    this.reason = given
+    // One by one: a stop may take back those after it.
+    for (let stop = this.stops.shift(); stop !== undefined; stop = this.stops.shift()) stop(given)
   }
+
+  onCancel(stop: Stop): () => void {
+    if (this.reason !== undefined) {
+      stop(this.reason)
+      return () => undefined
+    }
+    this.stops.push(stop)
+    return () => {
+      const at = this.stops.lastIndexOf(stop)
+      if (at !== -1) this.stops.splice(at, 1)
+    }
+  }
+}
+
+export function createCancellation(): Cancellation {
+  return new RequestCancellation()
 }
 
 /** Tokens as the upstream counted them; undefined where it did not say. */

@@ -80,7 +80,7 @@ export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
     if (result.kind === 'no_answer') return undefined
     // Only the status matters; a stored response may be megabytes long.
     const { answer } = result
-    if (answer.body.kind !== 'whole') answer.response.destroy()
+    if (answer.body.kind !== 'whole') answer.reply.destroy()
     if (answer.status === 200) return true
     return answer.status === 404 || answer.status === 400 ? false : undefined
   }

@@ -1,5 +1,8 @@
 // Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
+import type { HeaderValues } from '../azure/waits.ts'
 import type { BackendType } from '../config/types.ts'
+import type { AnswerHead } from './answer-head.ts'
+import { createNameMemory, type NameMemory } from './header-names.ts'
 
 const names = (...list: string[]): ReadonlySet<string> => new Set(list)
 
@@ -85,28 +88,45 @@ function matters(name: string): boolean {
   )
 }
 
-/** The names that a Connection header declares as this hop's business, in lower case. */
+/** The names that a Connection header declares as this hop's business, in lower case; undefined where it declares none. */
 function nominated(rawHeaders: readonly string[]): ReadonlySet<string> | undefined {
+  let all: Set<string> | undefined
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const name = rawHeaders[i]
     if (name?.length !== 10 || name.toLowerCase() !== 'connection') continue
     const value = (rawHeaders[i + 1] ?? '').toLowerCase()
     if (value === 'keep-alive' || value === 'close') continue
-    const all = new Set<string>()
-    for (let j = i; j < rawHeaders.length; j += 2) {
-      if (rawHeaders[j]?.toLowerCase() !== 'connection') continue
-      for (const item of (rawHeaders[j + 1] ?? '').toLowerCase().split(',')) all.add(item.trim())
-    }
-    return all
+    all ??= new Set<string>()
+    for (const item of value.split(',')) all.add(item.trim())
   }
-  return undefined
+  return all
 }
 
-function staysHere(name: string, type: BackendType): boolean {
-  if (HOP_BY_HOP.has(name) || STAYS.has(name)) return true
-  for (const prefix of STAYS_PREFIXES) if (name.startsWith(prefix)) return true
+/** What there is to know of a name in a client's request. */
+export interface RequestName {
+  readonly lowerCase: string
+  /** To no backend, or to none that is Azure's. */
+  readonly stays: 'always' | 'for_azure' | 'no'
+  readonly isCredential: boolean
+  /** Azure counts it (MAX_CUSTOM_HEADERS). */
+  readonly isCustom: boolean
+}
+
+function lookAt(name: string): RequestName {
+  const always = HOP_BY_HOP.has(name) || STAYS.has(name) || STAYS_PREFIXES.some(prefix => name.startsWith(prefix))
   // Up to ten of these come with every SDK request, which would leave no room for anything else (wire reference, 3.3).
-  return type === 'azure' && name.startsWith('x-stainless-')
+  const forAzure = name.startsWith('x-stainless-')
+  return {
+    lowerCase: name,
+    stays: always ? 'always' : forAzure ? 'for_azure' : 'no',
+    isCredential: NEVER_BACK.has(name),
+    isCustom: !STANDARD.has(name),
+  }
+}
+
+/** A memory of what is known of request header names. */
+export function createRequestNames(): NameMemory<RequestName> {
+  return createNameMemory(lookAt)
 }
 
 /** The key in such a header's value, without its scheme. */
@@ -126,7 +146,11 @@ function dropCredentials(headers: string[], credentials: readonly string[]): voi
  * mean something to it first. Content-Type only once (Responses refuses it twice).
  * @param rawHeaders the client request's flat raw list
  */
-export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType): string[] {
+export function upstreamHeaders(
+  rawHeaders: readonly string[],
+  type: BackendType,
+  names: NameMemory<RequestName>,
+): string[] {
   const dropped = nominated(rawHeaders)
   const kept: string[] = []
   const custom: string[] = []
@@ -134,15 +158,17 @@ export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType
   let sawContentType = false
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const raw = rawHeaders[i] ?? ''
-    const name = raw.toLowerCase()
-    if (NEVER_BACK.has(name)) credentials.push(credentialIn(rawHeaders[i + 1] ?? ''))
-    if (staysHere(name, type) || dropped?.has(name) === true) continue
-    if (name === 'content-type') {
+    const name = names(raw)
+    if (name === undefined) continue
+    const value = rawHeaders[i + 1] ?? ''
+    if (name.isCredential) credentials.push(credentialIn(value))
+    if (name.stays !== 'no' && (name.stays === 'always' || type === 'azure')) continue
+    if (dropped?.has(name.lowerCase) === true) continue
+    if (name.lowerCase === 'content-type') {
       if (sawContentType) continue
       sawContentType = true
     }
-    const value = rawHeaders[i + 1] ?? ''
-    if (type === 'azure' && !STANDARD.has(name)) custom.push(raw, value)
+    if (type === 'azure' && name.isCustom) custom.push(raw, value)
     else kept.push(raw, value)
   }
   dropCredentials(kept, credentials)
@@ -163,36 +189,75 @@ export function upstreamHeaders(rawHeaders: readonly string[], type: BackendType
   return kept
 }
 
+/** The headers of an answer that mean something to the proxy itself, by lower-case name; of several the first. */
+export interface AnswerValues extends HeaderValues {
+  'content-type': string | undefined
+  'retry-after': string | undefined
+  'retry-after-ms': string | undefined
+  'x-ratelimit-limit-requests': string | undefined
+  'x-ratelimit-limit-tokens': string | undefined
+  'x-ratelimit-remaining-requests': string | undefined
+  'x-ratelimit-remaining-tokens': string | undefined
+  'x-ratelimit-reset-requests': string | undefined
+  'x-ratelimit-reset-tokens': string | undefined
+  'x-request-id': string | undefined
+  'apim-request-id': string | undefined
+  'x-ms-deployment-name': string | undefined
+  'x-ms-is-spilled-over': string | undefined
+  'x-ms-spillover-from-deployment': string | undefined
+}
+
+/** Always all of them, so that every answer's has the same shape: reading one then costs next to nothing. */
+function noValues(): AnswerValues {
+  return {
+    'content-type': undefined,
+    'retry-after': undefined,
+    'retry-after-ms': undefined,
+    'x-ratelimit-limit-requests': undefined,
+    'x-ratelimit-limit-tokens': undefined,
+    'x-ratelimit-remaining-requests': undefined,
+    'x-ratelimit-remaining-tokens': undefined,
+    'x-ratelimit-reset-requests': undefined,
+    'x-ratelimit-reset-tokens': undefined,
+    'x-request-id': undefined,
+    'apim-request-id': undefined,
+    'x-ms-deployment-name': undefined,
+    'x-ms-is-spilled-over': undefined,
+    'x-ms-spillover-from-deployment': undefined,
+  }
+}
+
+const VALUED = names(...Object.keys(noValues()))
+
 export interface AnswerHeaders {
   /** Flat list for writeHead, less hop-by-hop. */
   readonly headers: string[]
-  /** Whether the upstream sent an x-request-id of its own. */
-  readonly hasRequestId: boolean
+  readonly values: AnswerValues
   /** The declared length in bytes; undefined when there is none. */
   readonly contentLength: number | undefined
 }
 
-/**
- * An answer's headers on their way to the client: all but hop-by-hop and credentials.
- * @param rawHeaders the upstream answer's flat raw list
- */
-export function answerHeaders(rawHeaders: readonly string[]): AnswerHeaders {
+/** An answer's headers on their way to the client: all but hop-by-hop and credentials. */
+export function answerHeaders({
+  rawHeaders,
+  names: lowerNames,
+}: Pick<AnswerHead, 'rawHeaders' | 'names'>): AnswerHeaders {
   const dropped = nominated(rawHeaders)
   const headers: string[] = []
-  let hasRequestId = false
+  const values = noValues()
+  const writable: Record<string, string | string[] | undefined> = values
   let contentLength: number | undefined
-  for (let i = 0; i < rawHeaders.length; i += 2) {
-    const raw = rawHeaders[i] ?? ''
-    const name = raw.toLowerCase()
+  for (let i = 0; i < lowerNames.length; i++) {
+    const name = lowerNames[i] ?? ''
     if (HOP_BY_HOP.has(name) || NEVER_BACK.has(name) || dropped?.has(name) === true) continue
-    const value = rawHeaders[i + 1] ?? ''
-    if (name === 'x-request-id') hasRequestId = true
     // Ours are added below the loop's caller; an upstream proxy of the same make must not double them.
     if (name === 'x-proxy-backend' || name === 'x-proxy-attempts') continue
+    const value = rawHeaders[2 * i + 1] ?? ''
     if (name === 'content-length') contentLength = Number(value)
-    headers.push(raw, value)
+    else if (VALUED.has(name) && writable[name] === undefined) writable[name] = value
+    headers.push(rawHeaders[2 * i] ?? '', value)
   }
-  return { headers, hasRequestId, contentLength }
+  return { headers, values, contentLength }
 }
 
 /**

@@ -3,7 +3,7 @@
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import type { Cancellation } from './exchange.ts'
-import type { RelayEnd } from './relay.ts'
+import type { RelayEnd } from './relay-terms.ts'
 import { closeFrame, trackFrames } from './websocket-frames.ts'
 
 export interface TunnelOptions {
@@ -105,6 +105,8 @@ export function tunnel(options: TunnelOptions): Promise<RelayEnd> {
       }
     })
     if (over) return
+    // It was paused when it was handed over, so that no frame was lost.
+    backend.resume()
     if (options.backendHead.length > 0) backendBytes(options.backendHead)
     if (options.clientHead.length > 0) clientBytes(options.clientHead)
   })

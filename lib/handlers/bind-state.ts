@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto'
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
-import type { UpstreamAnswer } from '../forward/attempt.ts'
+import type { UpstreamAnswer } from '../forward/attempt-result.ts'
 import { viewBytes } from '../forward/chunk-list.ts'
 import type { Exchange } from '../forward/exchange.ts'
 import type { Found } from '../forward/find-owner.ts'

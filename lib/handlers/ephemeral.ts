@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Owners } from '../balancer/owners.ts'
-import type { UpstreamAnswer } from '../forward/attempt.ts'
+import type { UpstreamAnswer } from '../forward/attempt-result.ts'
 import type { EphemeralKey } from '../forward/exchange.ts'
 
 /** Longer texts are no keys. */

@@ -18,6 +18,8 @@ import type { BodyBudget } from '../forward/body.ts'
 import type { Deadlines } from '../forward/deadlines.ts'
 import { createOwnerFinder, type OwnerFinder } from '../forward/find-owner.ts'
 import type { AttemptReport, ForwardDeps } from '../forward/forward.ts'
+import type { NameMemory } from '../forward/header-names.ts'
+import type { RequestName } from '../forward/headers.ts'
 import type { Quirks } from '../forward/quirks.ts'
 import type { Transport } from '../forward/transport.ts'
 import { isEphemeralKey } from './ephemeral.ts'
@@ -33,6 +35,7 @@ export interface Parts {
   readonly waitQueue: WaitQueue
   readonly transport: Transport
   readonly deadlines: Deadlines
+  readonly requestNames: NameMemory<RequestName>
   readonly bodyBudget: BodyBudget
   readonly tokenAuthorizer: TokenAuthorizerFactory
   readonly keyLimiter: KeyLimiter
@@ -117,6 +120,7 @@ export function createGateway(config: Config, parts: Parts): Gateway {
       clock,
       transport: parts.transport,
       deadlines: parts.deadlines,
+      requestNames: parts.requestNames,
       standings,
       waitQueue: parts.waitQueue,
       authorizer,

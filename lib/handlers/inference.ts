@@ -2,9 +2,11 @@
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { BackendConfig } from '../config/types.ts'
+import type { Ask } from '../forward/ask.ts'
 import { type HeldBody, takeBody } from '../forward/body.ts'
+import type { ChunkList } from '../forward/chunk-list.ts'
 import type { Exchange } from '../forward/exchange.ts'
-import { type Ask, type BackendBody, forward } from '../forward/forward.ts'
+import { forward } from '../forward/forward.ts'
 import { MODEL } from '../forward/model-field.ts'
 import { promptHash } from '../forward/prompt-key.ts'
 import { refuse } from '../forward/refuse.ts'
@@ -33,15 +35,11 @@ function bodyFor(
   read: ReadBody,
   operation: Operation,
   usageOptions: string | undefined,
-): BackendBody {
+): ChunkList {
   const { backend } = member
   const deployment = readsModelFromBody(operation, backend) ? backend.deployment : undefined
-  const dropUsageEvent = usageOptions !== undefined
-  if (deployment === undefined && !dropUsageEvent)
-    return { chunks: held.chunks, byteLength: held.bytes, dropUsageEvent }
-  const more: [string, string][] = usageOptions === undefined ? [] : [[STREAM_OPTIONS, usageOptions]]
-  const { chunks, byteLength } = read.withModel(held.chunks, deployment, more)
-  return { chunks, byteLength, dropUsageEvent }
+  if (deployment === undefined && usageOptions === undefined) return { chunks: held.chunks, byteLength: held.bytes }
+  return read.withModel(held.chunks, deployment, usageOptions === undefined ? [] : [[STREAM_OPTIONS, usageOptions]])
 }
 
 /** Serves one such request, from its first body byte to its last answer byte. */
@@ -127,6 +125,7 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
       : undefined
   const optionsFor = (member: Member): string | undefined =>
     quirks.lacks(member.standing.id, STREAM_OPTIONS) ? undefined : usageOptions
+  let askedUsage = false
   const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
   return {
     pool,
@@ -139,8 +138,11 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     body(member) {
       const held = body()
       if (held === undefined) throw new Error('the body was let go of before its last attempt')
-      return bodyFor(member, held, read, operation, optionsFor(member))
+      const options = optionsFor(member)
+      askedUsage = options !== undefined
+      return bodyFor(member, held, read, operation, options)
     },
+    dropsUsageEvent: () => askedUsage,
     releaseBody,
     turn: {
       ...(binding.kind === 'bound' ? { allow: (member: Member) => binding.resources.has(member.resourceId) } : {}),

@@ -4,12 +4,12 @@ import { type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { realtimePath } from '../azure/operations.ts'
 import type { Member } from '../balancer/pool.ts'
+import type { Upgraded } from '../forward/attempt.ts'
 import type { Exchange } from '../forward/exchange.ts'
 import { forward } from '../forward/forward.ts'
 import { answerHeaders } from '../forward/headers.ts'
 import { type Refusal, refuse } from '../forward/refuse.ts'
 import { tunnel } from '../forward/tunnel.ts'
-import type { Upgraded } from '../forward/upgrade.ts'
 import { admit } from './admit.ts'
 import { choosePoolFor, isRefusal } from './choose-pool.ts'
 import { KEY_PROTOCOL } from './ephemeral.ts'
@@ -62,10 +62,9 @@ function handshakeProblem({ request }: Exchange): Refusal | undefined {
 }
 
 /** The 101 as the backend gave it, with what the proxy adds to every answer. */
-function agreement(exchange: Exchange, member: Member, { response }: Upgraded): string {
-  const { headers, hasRequestId } = answerHeaders(response.rawHeaders)
-  const list = [...headers]
-  if (!hasRequestId) list.push('x-request-id', exchange.id)
+function agreement(exchange: Exchange, member: Member, { answer }: Upgraded): string {
+  const { headers: list, values } = answerHeaders(answer)
+  if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   list.push('x-proxy-backend', encodeURI(member.backend.name), 'x-proxy-attempts', String(exchange.record.attempts))
   const lines = [`HTTP/1.1 101 ${STATUS_CODES[101] ?? ''}`, 'connection: Upgrade', 'upgrade: websocket']
   for (let i = 0; i < list.length; i += 2) lines.push(`${list[i]}: ${list[i + 1]}`)
@@ -108,7 +107,7 @@ export async function handleRealtime(
         json: false,
         creates: true,
         path: backend => realtimePath(backend, query),
-        body: () => ({ chunks: [], byteLength: 0, dropUsageEvent: false }),
+        body: () => ({ chunks: [], byteLength: 0 }),
         releaseBody: () => undefined,
         turn: {
           ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),

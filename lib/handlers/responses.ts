@@ -54,7 +54,7 @@ export async function handleStoredResponse(
       json: false,
       creates: false,
       path: backend => storedResponsePath(id, action, backend, query),
-      body: () => ({ chunks: [], byteLength: 0, dropUsageEvent: false }),
+      body: () => ({ chunks: [], byteLength: 0 }),
       releaseBody: () => undefined,
       turn: places === undefined ? {} : { allow: (member: Member) => places.has(member.resourceId) },
       bound: places !== undefined,

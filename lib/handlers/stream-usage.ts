@@ -1,6 +1,6 @@
 // `stream_usage`: asks the upstream for usage in the name of a client that did not, so that streams can be accounted for.
 import { readErrorBody } from '../azure/errors.ts'
-import type { UpstreamAnswer } from '../forward/attempt.ts'
+import type { UpstreamAnswer } from '../forward/attempt-result.ts'
 import { sliceBytes } from '../forward/chunk-list.ts'
 import type { ScannedObject } from '../forward/json-scan.ts'
 import { lastMember } from '../forward/model-field.ts'

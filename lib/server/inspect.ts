@@ -7,7 +7,8 @@ import { isDeploymentMissing, isOperationUnsupported, readErrorBody } from '../a
 import { operationNamed, operationPath, probePath, readsModelFromBody } from '../azure/operations.ts'
 import type { Clock } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
-import { type AttemptDeps, type AttemptResult, attempt } from '../forward/attempt.ts'
+import { type AttemptDeps, attempt } from '../forward/attempt.ts'
+import type { AttemptResult } from '../forward/attempt-result.ts'
 import { createDeadlines } from '../forward/deadlines.ts'
 import { createCancellation } from '../forward/exchange.ts'
 import { createTransport } from '../forward/transport.ts'
@@ -148,7 +149,7 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
       : 'no answer'
   }
   found.latencyMs = Math.round(deps.clock.nowMs() - beganMs)
-  list.answer.response.resume()
+  list.answer.reply.discard()
   if (list.answer.status === 401 || list.answer.status === 403) {
     found.keyAccepted = false
     return `the credential is refused (${list.answer.status})`
@@ -168,7 +169,7 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
   found.keyAccepted = true
   const error =
     answered.kind === 'whole' ? readErrorBody(Buffer.concat(answered.chunks)) : readErrorBody(Buffer.alloc(0))
-  if (answered.kind !== 'whole') refused.answer.response.destroy()
+  if (answered.kind !== 'whole') refused.answer.reply.destroy()
   if (status >= 500) return `answers ${status}`
   found.apiVersionAccepted = !(status >= 400 && isOperationUnsupported(status, error))
   if (!found.apiVersionAccepted) return `api_version ${backend.apiVersion} is not served there (${status})`
@@ -183,7 +184,7 @@ export async function inspectBackends(
   config: Config,
   { clock, tokenAuthorizer }: { readonly clock: Clock; readonly tokenAuthorizer: TokenAuthorizerFactory },
 ): Promise<readonly Inspection[]> {
-  const transport = createTransport()
+  const transport = createTransport(clock)
   const deps: Deps = {
     clock,
     transport,

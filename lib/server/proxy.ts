@@ -11,6 +11,7 @@ import { askProbe } from '../forward/ask-probe.ts'
 import { createBodyBudget } from '../forward/body.ts'
 import { createDeadlines } from '../forward/deadlines.ts'
 import type { AttemptReport } from '../forward/forward.ts'
+import { createRequestNames } from '../forward/headers.ts'
 import { createQuirks } from '../forward/quirks.ts'
 import { createTransport } from '../forward/transport.ts'
 import { createGateway, type Gateway, type Parts } from '../handlers/gateway.ts'
@@ -94,7 +95,7 @@ export function createProxy({
   let gateway: Gateway
   const current = (): Gateway => gateway
   const deadlines = createDeadlines(clock)
-  const transport = createTransport()
+  const transport = createTransport(clock)
   const standings = createStandings({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
 
   const parts: Parts = {
@@ -106,6 +107,7 @@ export function createProxy({
     waitQueue: createWaitQueue(clock),
     transport,
     deadlines,
+    requestNames: createRequestNames(),
     bodyBudget: createBodyBudget(() => current().config.server.maxBufferedBytes),
     tokenAuthorizer,
     keyLimiter: peers?.keyLimiter ?? createKeyUsage(clock),

@@ -1,0 +1,135 @@
+// The head of an answer in HTTP/1.1: status line and headers, and what they say of where the body ends and whether the
+// connection can be used again (RFC 9112). Pure; strict, since what two readers could understand differently is a fault.
+import type { LowerCaseName } from './header-names.ts'
+
+/** How the end of a body is found (RFC 9112 section 6.3). */
+export type Framing =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'length'; readonly bytes: number }
+  | { readonly kind: 'chunked' }
+  | { readonly kind: 'until_close' }
+
+export interface AnswerHead {
+  readonly kind: 'head'
+  readonly status: number
+  /** Flat list of names and values as they came. */
+  readonly rawHeaders: readonly string[]
+  /** The names alone, in lower case and the same order. */
+  readonly names: readonly string[]
+  readonly framing: Framing
+  /** Milliseconds for which the far side keeps the connection after this answer: 0 when it closes, Infinity when it does not say. */
+  readonly keptForMs: number
+}
+
+/** What makes bytes no answer; stable codes, shown in logs. */
+export type AnswerFault =
+  | 'bad_status_line'
+  | 'bad_header'
+  | 'bad_length'
+  | 'bad_transfer_coding'
+  | 'bad_chunk'
+  | 'head_too_large'
+  | 'too_many_interim_answers'
+  | 'unasked_upgrade'
+
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: |$)/
+/** Control characters (a lone CR or LF among them) have no place in a head, and could split it for another reader. */
+const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?:^|[^\r])\n/
+/** Beyond 2^53 a length is no number any more; no answer has a petabyte. */
+const LENGTH = /^\d{1,15}$/
+
+const NONE: Framing = { kind: 'none' }
+const CHUNKED: Framing = { kind: 'chunked' }
+const UNTIL_CLOSE: Framing = { kind: 'until_close' }
+
+function isBlank(code: number): boolean {
+  return code === 0x20 || code === 0x09
+}
+
+/** `timeout=5` of a Keep-Alive header, in ms; Infinity where it says nothing. */
+function hintedMs(keepAlive: string | undefined): number {
+  const seconds = keepAlive === undefined ? undefined : /\btimeout=(\d{1,6})\b/i.exec(keepAlive)?.[1]
+  return seconds === undefined ? Number.POSITIVE_INFINITY : Number(seconds) * 1000
+}
+
+/** Whether a list such as `keep-alive, Upgrade` names it. */
+function lists(list: string | undefined, token: string): boolean {
+  if (list === undefined) return false
+  const text = list.toLowerCase()
+  if (text === token) return true
+  return text.includes(',') && text.split(',').some(item => item.trim() === token)
+}
+
+/**
+ * Reads a head.
+ * @param text all of it as latin1, without the empty line at its end
+ * @param bodiless the request was a HEAD: the length says what a GET would bring
+ */
+export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseName): AnswerHead | AnswerFault {
+  const [line, minor, code] = STATUS_LINE.exec(text) ?? []
+  if (line === undefined) return 'bad_status_line'
+  if (CONTROL.test(text)) return 'bad_header'
+  const status = Number(code)
+  const rawHeaders: string[] = []
+  const lowerNames: string[] = []
+  let length: string | undefined
+  let coding: string | undefined
+  let connection: string | undefined
+  let keepAlive: string | undefined
+
+  const firstEnd = text.indexOf('\r\n')
+  let at = firstEnd === -1 ? text.length : firstEnd + 2
+  while (at < text.length) {
+    const next = text.indexOf('\r\n', at)
+    const end = next === -1 ? text.length : next
+    const colon = text.indexOf(':', at)
+    if (colon === -1 || colon >= end) return 'bad_header'
+    const name = text.slice(at, colon)
+    // Also refuses a folded line and blanks before the colon (RFC 9112 sections 5.1 and 5.2).
+    const lower = lowerCase(name)
+    if (lower === undefined) return 'bad_header'
+    let from = colon + 1
+    let to = end
+    while (from < to && isBlank(text.charCodeAt(from))) from++
+    while (to > from && isBlank(text.charCodeAt(to - 1))) to--
+    const value = text.slice(from, to)
+    rawHeaders.push(name, value)
+    lowerNames.push(lower)
+    switch (lower) {
+      case 'content-length':
+        if (length !== undefined) return 'bad_length'
+        length = value
+        break
+      case 'transfer-encoding':
+        if (coding !== undefined) return 'bad_transfer_coding'
+        coding = value
+        break
+      case 'connection':
+        connection = connection === undefined ? value : `${connection},${value}`
+        break
+      case 'keep-alive':
+        keepAlive = value
+        break
+      default:
+    }
+    at = end + 2
+  }
+  if (length !== undefined && !LENGTH.test(length)) return 'bad_length'
+  // Other codings are never asked for; with a length beside it, two readers would end the body at different places.
+  if (coding !== undefined && coding.toLowerCase() !== 'chunked') return 'bad_transfer_coding'
+  if (coding !== undefined && length !== undefined) return 'bad_length'
+
+  const framing =
+    bodiless || status < 200 || status === 204 || status === 304
+      ? NONE
+      : coding !== undefined
+        ? CHUNKED
+        : length !== undefined
+          ? ({ kind: 'length', bytes: Number(length) } as const)
+          : UNTIL_CLOSE
+  const closes =
+    framing.kind === 'until_close' ||
+    lists(connection, 'close') ||
+    (minor === '0' && (coding !== undefined || !lists(connection, 'keep-alive')))
+  return { kind: 'head', status, rawHeaders, names: lowerNames, framing, keptForMs: closes ? 0 : hintedMs(keepAlive) }
+}

@@ -1,0 +1,106 @@
+// The client's side of an event stream: whole events out, comments in the silence, and how it must end.
+import type { Exchange } from './exchange.ts'
+import type { RelayOptions } from './relay-terms.ts'
+import { type StreamTrouble, streamErrorEvent } from './stream-error.ts'
+import type { Tail } from './usage.ts'
+
+/** An unfinished event is kept back until its end comes, so that a cut or a comment falls between events; up to this size. */
+const PARTIAL_EVENT_MAX_BYTES = 64 * 1024
+
+const KEEPALIVE = Buffer.from(': keep-alive\n\n')
+const EVENT_END = Buffer.from('\n\n')
+
+/** Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (wire reference, 5.2). */
+function isUsageEvent(event: string): boolean {
+  const data = /^data: ?(\{.*\})\s*$/s.exec(event)?.[1]
+  if (data === undefined || !data.includes('"usage"')) return false
+  try {
+    const value: unknown = JSON.parse(data)
+    if (typeof value !== 'object' || value === null) return false
+    const choices: unknown = Reflect.get(value, 'choices')
+    const usage: unknown = Reflect.get(value, 'usage')
+    return Array.isArray(choices) && choices.length === 0 && typeof usage === 'object' && usage !== null
+  } catch {
+    return false
+  }
+}
+
+/** Whole events without the usage event; the same buffer where there is none. */
+function withoutUsageEvent(bytes: Buffer): Buffer {
+  if (!bytes.includes('"usage"') || !/"choices": ?\[\]/.test(bytes.toString('latin1'))) return bytes
+  const kept = bytes
+    .toString('utf8')
+    .split(/(?<=\r?\n\r?\n)/)
+    .filter(event => !isUsageEvent(event))
+  return Buffer.from(kept.join(''))
+}
+
+export interface EventSink {
+  accept(chunk: Buffer, wholeBytes: number): void
+  comment(): void
+  /** Writes what is left and ends as upstream did. */
+  end(): void
+  /** Ends with an error event; cuts where the dialect has none. */
+  fail(trouble: StreamTrouble): void
+}
+
+/** @param tail is shown what goes out, for what stands at the stream's end */
+export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions): EventSink {
+  const { response, record } = exchange
+  let partial: Buffer[] = []
+  let partialBytes = 0
+  let insideEvent = false
+
+  const write = (bytes: Buffer): void => {
+    // What the client has not been sent is no part of what its stream's end goes on from.
+    tail.push(bytes)
+    options.onEvents?.(bytes)
+    const shown = options.dropUsageEvent ? withoutUsageEvent(bytes) : bytes
+    if (shown.length === 0 || response.destroyed) return
+    record.bytesOut += shown.length
+    response.write(shown)
+  }
+  /** What was kept back and this, in one write: framing and writing each piece by itself costs eight times as much. */
+  const writeWith = (bytes: Buffer | undefined): void => {
+    const all = bytes === undefined ? partial : [...partial, bytes]
+    partial = []
+    partialBytes = 0
+    const [only] = all
+    if (only !== undefined) write(all.length === 1 ? only : Buffer.concat(all))
+  }
+
+  return {
+    accept(chunk, wholeBytes) {
+      if (wholeBytes > 0) {
+        const whole = wholeBytes === chunk.length ? chunk : chunk.subarray(0, wholeBytes)
+        if (partialBytes > 0) writeWith(whole)
+        else write(whole)
+        insideEvent = false
+      }
+      if (wholeBytes === chunk.length) return
+      const rest = wholeBytes === 0 ? chunk : chunk.subarray(wholeBytes)
+      partial.push(rest)
+      partialBytes += rest.length
+      if (partialBytes <= PARTIAL_EVENT_MAX_BYTES) return
+      insideEvent = true
+      writeWith(undefined)
+    },
+    comment() {
+      if (!insideEvent && !response.writableNeedDrain) response.write(KEEPALIVE)
+    },
+    end() {
+      writeWith(undefined)
+      response.end()
+    },
+    fail(trouble) {
+      const event = streamErrorEvent(options.dialect, trouble, tail.bytes())
+      if (event === undefined || response.destroyed) {
+        response.destroy()
+        return
+      }
+      if (insideEvent) write(EVENT_END)
+      record.bytesOut += event.length
+      response.end(event)
+    },
+  }
+}

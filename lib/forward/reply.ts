@@ -1,0 +1,142 @@
+// An answer as it comes off a connection: its head, and its body to whoever has attached. Bytes that nobody has attached for
+// are not lost: the connection is paused, and what has come by then is kept for the next one to attach.
+import { Readable } from 'node:stream'
+import type { AnswerHead } from './answer-head.ts'
+
+/** Takes a body. After `end` or `lost` nothing more comes. */
+export interface ReplySink {
+  data(bytes: Buffer): void
+  end(): void
+  /** The connection broke off, or what came was no HTTP. */
+  lost(error: Error): void
+}
+
+/** What a reply needs of its connection. */
+export interface ReplySource {
+  pause(): void
+  resume(): void
+  /** Gives the rest of the answer up, and the connection with it. */
+  abandon(): void
+}
+
+export class Reply {
+  readonly head: AnswerHead
+  /** The connection, until the last byte has come off it. */
+  private source: ReplySource | undefined
+  private sink: ReplySink | undefined
+  private paused = false
+  private destroyed = false
+  /** What came while nobody could take it: one read of the socket at most, for the socket is paused. */
+  private kept: Buffer | undefined
+  private outcome: 'open' | 'whole' | Error = 'open'
+
+  constructor(head: AnswerHead, source: ReplySource) {
+    this.head = head
+    this.source = source
+  }
+
+  /** The sink takes what comes from now on, in place of the one before. */
+  attach(sink: ReplySink): void {
+    this.sink = sink
+  }
+
+  /** Nothing is told to the sink until `resume`. */
+  pause(): void {
+    this.paused = true
+    this.source?.pause()
+  }
+
+  resume(): void {
+    this.paused = false
+    this.deliver()
+    if (!this.paused) this.source?.resume()
+  }
+
+  /** Reads on to the end for nobody, so that the connection can be used again. */
+  discard(): void {
+    this.attach({ data: () => undefined, end: () => undefined, lost: () => undefined })
+    this.resume()
+  }
+
+  /** Gives it up: nothing more is told, and a connection that still brings it is closed. */
+  destroy(): void {
+    if (this.destroyed) return
+    this.destroyed = true
+    this.kept = undefined
+    this.source?.abandon()
+    this.source = undefined
+  }
+
+  /** Whether all of it has come and been told, but for the end. */
+  isWhole(): boolean {
+    return this.outcome === 'whole' && this.kept === undefined
+  }
+
+  /** The rest as a stream, for `pipeline`; destroying the stream gives the reply up. */
+  stream(): Readable {
+    return new ReplyStream(this)
+  }
+
+  /** The connection's side: a piece has come. */
+  arrived(bytes: Buffer): void {
+    if (this.destroyed) return
+    if (this.sink !== undefined && !this.paused) this.sink.data(bytes)
+    else this.kept = this.kept === undefined ? bytes : Buffer.concat([this.kept, bytes])
+  }
+
+  /** The connection's side: all has come, or nothing more will. */
+  over(outcome: 'whole' | Error): void {
+    this.source = undefined
+    this.outcome = outcome
+    this.deliver()
+  }
+
+  private deliver(): void {
+    if (this.destroyed || this.paused || this.sink === undefined) return
+    const { kept } = this
+    if (kept !== undefined) {
+      this.kept = undefined
+      this.sink.data(kept)
+      if (this.isHeldUp()) return
+    }
+    const { outcome } = this
+    if (outcome === 'open') return
+    // Told once.
+    this.destroyed = true
+    if (outcome === 'whole') this.sink.end()
+    else this.sink.lost(outcome)
+  }
+
+  /** A sink may pause or destroy what it is just being told. */
+  private isHeldUp(): boolean {
+    return this.destroyed || this.paused
+  }
+}
+
+/** Room for what one read of a socket brings, and half as much again: pieces are never cut up. */
+const STREAM_BUFFER_BYTES = 96 * 1024
+
+class ReplyStream extends Readable {
+  private readonly reply: Reply
+
+  constructor(reply: Reply) {
+    super({ highWaterMark: STREAM_BUFFER_BYTES })
+    this.reply = reply
+    reply.attach({
+      data: bytes => {
+        if (!this.push(bytes)) reply.pause()
+      },
+      end: () => this.push(null),
+      lost: error => this.destroy(error),
+    })
+  }
+
+  override _read(): void {
+    this.reply.resume()
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.reply.destroy()
+    done(error)
+  }
+}
