@@ -30,11 +30,11 @@ export type Pick =
 
 export interface TurnOptions {
   /** Only these members hold what the request needs; left out: all. */
-  readonly allow?: (member: Member) => boolean
+  readonly allow?: ((member: Member) => boolean) | undefined
   /** Known not to offer this: taken only when nothing else is there. */
-  readonly avoid?: (member: Member) => boolean
+  readonly avoid?: ((member: Member) => boolean) | undefined
   /** 32-bit hash of the prompt's beginning, where the model balances by it and it is long enough. */
-  readonly promptHash?: number
+  readonly promptHash?: number | undefined
 }
 
 /** One request's way through a pool: each member at most once. */

@@ -168,7 +168,7 @@ export function createTransport(clock: Clock): Transport {
     close() {
       closing = true
       sweeping?.cancel()
-      all.forEach(({ socket }) => void socket.destroy())
+      all.visit(({ socket }) => socket.destroy())
     },
   }
 }
