@@ -161,7 +161,7 @@ t.test('lines come out whole and in order, also in many batches', async t => {
   for (const maxBatch of [undefined, 10, 4_000]) {
     const file = logFile(t)
     const output = createLogOutput({ kind: 'file', path: file }, maxBatch)
-    const lines = Array.from({ length: 300 }, (_, i) => `line ${i} ü ${'x'.repeat(i % 50)}`)
+    const lines = Array.from({ length: 1_500 }, (_, i) => `line ${i} ü ${(i % 3 === 0 ? '漢' : 'x').repeat(i % 150)}`)
     for (const line of lines) output.write(line)
     await output.flush(FLUSH_MS)
     t.same(linesIn(file), lines)
