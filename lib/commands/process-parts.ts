@@ -6,7 +6,7 @@ import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOpt
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
-import { ATOMIC_WRITE_CHARS, createLogOutput, type LogOutput } from '../log-output.ts'
+import { ATOMIC_WRITE_BYTES, createLogOutput, type LogOutput } from '../log-output.ts'
 import type { TlsFiles } from '../server/listener.ts'
 import type { ProcessFigures } from '../server/measure.ts'
 
@@ -32,7 +32,7 @@ export interface OpenedLog {
 export function openLog(clock: Clock, config: () => Config['logging'], shared: boolean): OpenedLog {
   const { file } = config()
   const target = file === undefined ? ({ kind: 'fd', fd: 1 } as const) : ({ kind: 'file', path: file } as const)
-  const output = shared ? createLogOutput(target, ATOMIC_WRITE_CHARS) : createLogOutput(target)
+  const output = shared ? createLogOutput(target, ATOMIC_WRITE_BYTES) : createLogOutput(target)
   const log = createLog({ clock, level: () => config().level, format: () => config().format, write: output.write })
   return { log, output }
 }
