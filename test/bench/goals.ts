@@ -28,7 +28,11 @@ export interface Goal {
 export type Verdict = 'stretch reached' | 'reached' | 'open' | 'missed'
 
 const atMost = (...aims: readonly [Aim, ...Aim[]]): Goal => ({ limit: 'at most', aims })
+const atLeast = (...aims: readonly [Aim, ...Aim[]]): Goal => ({ limit: 'at least', aims })
 const nginx = (goal: number, stretch: number): Aim => ({ against: 'nginx', goal, stretch })
+
+/** Two workers on two cores against one worker. */
+const SPEED_UP = atLeast({ goal: 1.7, stretch: 1.9 })
 
 /** By scenario and metric. */
 const GOALS: ReadonlyMap<string, Goal> = new Map([
@@ -46,6 +50,8 @@ const GOALS: ReadonlyMap<string, Goal> = new Map([
   ['H client_errors', atMost({ goal: 0 })],
   ['H asked_the_bad_one', atMost({ goal: 1 })],
   ['H p50_against_healthy', atMost({ goal: 1.1 })],
+  ['W speed_up', SPEED_UP],
+  ['W projected_speed_up', SPEED_UP],
 ])
 
 /** What this figure is to reach; undefined: it is told, and no more. */

@@ -3,7 +3,7 @@
 //   ROUNDS=5 SECONDS=3   how often, and how long each measurement takes
 //   SCENARIOS=A,E        only these
 //   OUT=build/bench.json where the figures go
-//   BENCH_BRIEF=1        A and E with a handful of requests: shows that the benchmark works, and measures nothing
+//   BENCH_BRIEF=1        A, E and W with a handful of requests: shows that the benchmark works, and measures nothing
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
@@ -47,7 +47,7 @@ function scaleFrom(env: NodeJS.ProcessEnv): Scale {
 }
 
 function chosenScenarios(env: NodeJS.ProcessEnv): readonly Scenario[] {
-  const wanted = (env.SCENARIOS ?? (env.BENCH_BRIEF === '1' ? 'A,E' : '')).toUpperCase()
+  const wanted = (env.SCENARIOS ?? (env.BENCH_BRIEF === '1' ? 'A,E,W' : '')).toUpperCase()
   return wanted === '' ? SCENARIOS : SCENARIOS.filter(({ id }) => wanted.split(',').includes(id))
 }
 

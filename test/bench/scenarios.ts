@@ -5,6 +5,7 @@ import { EVENTS_PER_BURST } from './payloads.ts'
 import type { Scenario } from './rounds.ts'
 import type { TargetName } from './targets.ts'
 import { closed, type PlainWork, steady, warming } from './tasks.ts'
+import { twoWorkers } from './two-workers.ts'
 
 const ALL: readonly TargetName[] = ['direct', 'nginx', 'haproxy', 'proxy']
 /** Long bodies: enough to keep a core busy. */
@@ -122,4 +123,5 @@ export const SCENARIOS: readonly Scenario[] = [
   openStreams,
   startUp,
   oneBad,
+  twoWorkers,
 ]
