@@ -38,10 +38,10 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
 
-bench: build ## CPU, latency and memory beside direct and nginx (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
+bench: build ## CPU, latency and memory beside direct, nginx and HAProxy; two workers (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
 	@node dist/test/bench/main.js
 
-bench-compare: build ## two runs side by side (OLD=FILE NEW=FILE)
+bench-compare: build ## two runs side by side, and what became of the goals (OLD=FILE NEW=FILE)
 	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
