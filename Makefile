@@ -14,8 +14,9 @@ node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-build: install ## lib and test to dist
+build: install ## lib and test to dist, and the program as one file, which bin/proxy.js starts
 	@$(TSC) -p .
+	@node dist/deploy/build/program.js
 
 run: build ## the proxy with config.yaml, or the demo where there is none
 	@if [ -f config.yaml ]; then exec node bin/proxy.js --config config.yaml; else exec node bin/proxy.js --demo; fi
