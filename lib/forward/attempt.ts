@@ -69,8 +69,8 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
       pending = 'header_timeout'
       deadline.dueMs = headersDueMs
     },
-    head(reply) {
-      if (settle()) readAnswer(plan, deps, reply, done)
+    head(head, reply) {
+      if (settle()) readAnswer(plan, deps, head, reply, done)
       else reply.destroy()
     },
     switched(answer, socket, head) {

@@ -35,7 +35,7 @@ export interface BodyScanner {
 export interface HeldBody {
   readonly chunks: readonly Buffer[]
   readonly bytes: number
-  /** Gives the bytes back to the budget; once no further attempt can need them. */
+  /** Lets go of the chunks, whoever still has the list, and gives their bytes back to the budget; once no further attempt can need them. */
   release(): void
 }
 
@@ -143,6 +143,8 @@ export function takeBody(exchange: Exchange, options: TakeOptions): Promise<Take
           release() {
             if (!held) return
             held = false
+            // Emptied, not dropped: the request's own functions are suspended with it for as long as its answer streams.
+            chunks.length = 0
             budget.release(bytes)
           },
         },

@@ -16,7 +16,7 @@ export interface ReplyHandler {
   /** The connection stands, TLS included; not told of one that stood already. */
   connected(): void
   /** The head of the answer. The reply must be given a sink, or be destroyed, at once. */
-  head(reply: Reply): void
+  head(head: AnswerHead, reply: Reply): void
   /** 101: the socket is the handler's from now on. `rest` came behind the head. */
   switched(head: AnswerHead, socket: Socket, rest: Buffer): void
   /**
@@ -147,10 +147,10 @@ export class Connection implements Slotted {
     const { handler } = this
     if (handler === undefined) return
     this.keptForMs = head.keptForMs
-    const reply = new Reply(head, this)
+    const reply = new Reply(this)
     this.reply = reply
     this.handler = undefined
-    handler.head(reply)
+    handler.head(head, reply)
   }
 
   /** From the reader. */

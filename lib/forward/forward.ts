@@ -1,31 +1,19 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
-import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
 import type { Member, Pick, Turn } from '../balancer/pool.ts'
 import type { Lease, Standings } from '../balancer/standings.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
 import type { Ask } from './ask.ts'
 import { type AskDeps, askBackend } from './ask-backend.ts'
 import type { Upgraded } from './attempt.ts'
+import { type AttemptReport, detailOf, noteSignals, recordAnswer, recordEnd, report } from './attempt-report.ts'
 import type { AttemptResult, UpstreamAnswer } from './attempt-result.ts'
-import type { Exchange } from './exchange.ts'
-import type { AnswerValues } from './headers.ts'
-import { blameOf, labelOf, type Outcome, type OutcomeLabel } from './outcome.ts'
+import type { CancelReason, Exchange } from './exchange.ts'
+import { blameOf, labelOf, type Outcome } from './outcome.ts'
 import { type Refusal, refuse } from './refuse.ts'
 import { relay } from './relay.ts'
 import type { RelayEnd, RelayOptions } from './relay-terms.ts'
 import { finalRefusal, type History } from './verdict.ts'
-
-/** Seen by logs and metrics, once an attempt. */
-export interface AttemptReport {
-  readonly model: string
-  readonly backend: string
-  readonly label: OutcomeLabel
-  readonly detail: string
-  readonly attempt: number
-  /** Milliseconds from asking this backend to the first byte that was passed on; undefined when none was. */
-  readonly ttfbMs: number | undefined
-}
 
 export interface ForwardDeps extends AskDeps {
   readonly standings: Standings
@@ -38,37 +26,10 @@ export interface ForwardDeps extends AskDeps {
   onAttempt(report: AttemptReport): void
 }
 
-function detailOf(outcome: Outcome): string {
-  return 'detail' in outcome ? outcome.detail : ''
-}
-
 /** A refused key is a mistake in the config only if it was the config's: a client's own ephemeral key may have expired. */
 function outcomeFor({ ephemeral }: Exchange, { kind, outcome }: AttemptResult): Outcome {
   const clients = ephemeral !== undefined && kind === 'answer' && outcome.kind === 'misconfigured'
   return clients ? { kind: 'served' } : outcome
-}
-
-function noteSignals(member: Member, values: AnswerValues, standings: Standings): void {
-  if (values['x-ratelimit-remaining-requests'] === undefined && values['x-ratelimit-remaining-tokens'] === undefined) {
-    return
-  }
-  const signals = rateLimitSignals(values)
-  standings.noteHeadroom(member.standing, signals, exhaustedForMs(signals))
-}
-
-/** What may be shown in a log line: bounded, and only what such ids and names are made of. */
-function shown(value: string | undefined): string | undefined {
-  return value !== undefined && /^[\w .:/-]{1,128}$/.test(value) ? value : undefined
-}
-
-function recordAnswer({ record }: Exchange, { headers }: UpstreamAnswer): void {
-  const { values } = headers
-  record.upstreamId = shown(values['apim-request-id']) ?? shown(values['x-request-id'])
-  const from = shown(values['x-ms-spillover-from-deployment'])
-  if (from !== undefined) record.spilledOver = from
-  else if (values['x-ms-is-spilled-over'] === 'true') {
-    record.spilledOver = shown(values['x-ms-deployment-name']) ?? 'yes'
-  }
 }
 
 /** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
@@ -92,53 +53,6 @@ function relayTo(
     onEvents: onEvents === undefined ? undefined : bytes => onEvents(member, bytes),
   }
   return relay(exchange, answer, options, deps)
-}
-
-function recordEnd({ record }: Exchange, end: RelayEnd): void {
-  if (end.kind === 'cut') record.error = `cut: ${end.detail}`
-  else if (end.kind === 'cancelled') record.error = end.reason
-}
-
-function report(
-  exchange: Exchange,
-  ask: Ask,
-  member: Member,
-  { label, detail, askedMs }: { readonly label: OutcomeLabel; readonly detail: string; readonly askedMs: number },
-  deps: ForwardDeps,
-): void {
-  const { ttfbMs, attempts } = exchange.record
-  deps.onAttempt({
-    model: ask.pool.model.name,
-    backend: member.backend.name,
-    label,
-    detail,
-    attempt: attempts,
-    ttfbMs: ttfbMs === undefined ? undefined : exchange.beganMs + ttfbMs - askedMs,
-  })
-}
-
-/** A backend agreed to a WebSocket: the lease is held for as long as the session lasts. */
-async function openTunnel(
-  exchange: Exchange,
-  ask: Ask,
-  {
-    member,
-    lease,
-    askedMs,
-    upgraded,
-  }: { readonly member: Member; readonly lease: Lease; readonly askedMs: number; readonly upgraded: Upgraded },
-  deps: ForwardDeps,
-): Promise<void> {
-  lease.answered()
-  let end: RelayEnd | undefined
-  try {
-    end = await ask.upgrade?.open(member, upgraded)
-  } finally {
-    lease.release({ kind: 'none' })
-  }
-  if (end !== undefined) recordEnd(exchange, end)
-  const label = end === undefined || end.kind === 'complete' ? 'served' : end.kind
-  report(exchange, ask, member, { label, detail: end?.kind === 'cut' ? end.detail : '', askedMs }, deps)
 }
 
 /** Whether another backend is worth asking after this. */
@@ -185,90 +99,145 @@ async function waited(
   return woken
 }
 
-/**
- * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for what a
- * backend or a client does.
- */
-export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): Promise<void> {
+/** An attempt that was the last one, whose lease is still held. */
+interface Last {
+  readonly member: Member
+  readonly lease: Lease
+  readonly outcome: Outcome
+  readonly askedMs: number
+}
+
+/** How the attempts ended. */
+type Found =
+  | (Last & { readonly kind: 'answer'; readonly answer: UpstreamAnswer })
+  | (Last & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
+  /** No attempt is left; this answer is better than none. */
+  | { readonly kind: 'aside'; readonly member: Member; readonly answer: UpstreamAnswer }
+  | { readonly kind: 'refusal'; readonly refusal: Refusal }
+  /** The client did not wait. */
+  | { readonly kind: 'left'; readonly reason: CancelReason }
+
+async function findAnswer(exchange: Exchange, ask: Ask, turn: Turn, deps: ForwardDeps): Promise<Found> {
   const { record, cancellation } = exchange
-  const turn = ask.pool.begin(ask.turn)
   const history: History = { outcomes: [], throttledLeft: undefined, stopped: undefined }
   let aside: PutAside | undefined
   let metSuspect = false
   // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry.
   let counted = 0
+  if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(ask.pool, cancellation)
+  while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
+    const pick = turn.next()
+    if (pick.kind !== 'lease') {
+      if (await waited(exchange, ask, turn, worthWaitingMs(pick, turn, aside), deps)) continue
+      history.stopped = pick.kind
+      break
+    }
+    const { member, lease } = pick
+    record.attempts++
+    record.backend = member.backend.name
+    if (pick.spilled) record.spilled = true
+    const askedMs = deps.clock.nowMs()
+
+    let result = await askBackend(exchange, ask, member, deps)
+    if (result.kind === 'answer' && ask.onRefused?.(member, result.answer) === 'again') {
+      result = await askBackend(exchange, ask, member, deps)
+    }
+    if (result.kind === 'upgraded') {
+      return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, upgraded: result }
+    }
+    const outcome = outcomeFor(exchange, result)
+    const values = result.kind === 'answer' ? result.answer.headers.values : result.values
+    if (values !== undefined) noteSignals(member, values, deps.standings)
+    history.outcomes.push(outcome)
+    if (result.kind === 'answer' && !goesOn(outcome, ask)) {
+      return { kind: 'answer', member, lease, outcome, askedMs, answer: result.answer }
+    }
+    lease.release(blameOf(outcome, metSuspect))
+    report(exchange, ask, member, { label: labelOf(outcome), detail: detailOf(outcome), askedMs }, deps.onAttempt)
+    if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
+    if (outcome.kind === 'unsupported') ask.onUnsupported?.(member)
+    aside = result.kind === 'answer' ? { member, answer: result.answer, outcome } : undefined
+    if (outcome.kind !== 'foreign_state') counted++
+    else turn.skipResource(member.resourceId)
+  }
+  const { reason } = cancellation
+  if (reason === 'client_closed' || reason === 'client_stalled') return { kind: 'left', reason }
+  if (reason !== undefined) {
+    const message = 'The proxy is shutting down.'
+    return { kind: 'refusal', refusal: { status: 503, code: 'draining', message, retryAfterMs: 1000 } }
+  }
+  if (aside !== undefined && isPresentable(aside.outcome)) {
+    return { kind: 'aside', member: aside.member, answer: aside.answer }
+  }
+  history.throttledLeft = turn.soonestMs()
+  const ownerBackMs = ask.bound ? turn.soonestBackMs() : undefined
+  return { kind: 'refusal', refusal: finalRefusal(ask.pool.model.name, history, ownerBackMs) }
+}
+
+/** Holds the lease until `passing` has ended, and tells how it did. */
+function settle(
+  exchange: Exchange,
+  ask: Ask,
+  { member, lease, outcome, askedMs }: Last,
+  passing: () => RelayEnd | Promise<RelayEnd>,
+  deps: ForwardDeps,
+): void | Promise<void> {
+  const ended = (end: RelayEnd): void => {
+    lease.release({ kind: 'none' })
+    recordEnd(exchange, end)
+    const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
+    const detail = end.kind === 'cut' ? end.detail : detailOf(outcome)
+    report(exchange, ask, member, { label, detail, askedMs }, deps.onAttempt)
+  }
+  const failed = (error: unknown): never => {
+    lease.release({ kind: 'none' })
+    throw error
+  }
+  lease.answered()
   try {
-    if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(ask.pool, cancellation)
-    while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
-      const pick = turn.next()
-      if (pick.kind !== 'lease') {
-        if (await waited(exchange, ask, turn, worthWaitingMs(pick, turn, aside), deps)) continue
-        history.stopped = pick.kind
-        break
-      }
-      const { member, lease } = pick
-      record.attempts++
-      record.backend = member.backend.name
-      if (pick.spilled) record.spilled = true
-      const askedMs = deps.clock.nowMs()
+    const end = passing()
+    return end instanceof Promise ? end.then(ended, failed) : ended(end)
+  } catch (error) {
+    return failed(error)
+  }
+}
 
-      let result = await askBackend(exchange, ask, member, deps)
-      if (result.kind === 'answer' && ask.onRefused?.(member, result.answer) === 'again') {
-        result = await askBackend(exchange, ask, member, deps)
-      }
-      if (result.kind === 'upgraded') {
-        await openTunnel(exchange, ask, { member, lease, askedMs, upgraded: result }, deps)
-        return
-      }
-      const outcome = outcomeFor(exchange, result)
-      const values = result.kind === 'answer' ? result.answer.headers.values : result.values
-      if (values !== undefined) noteSignals(member, values, deps.standings)
-      history.outcomes.push(outcome)
+/** What the client gets. While that takes minutes, nothing of how it was found is kept: hence a function of its own. */
+function giveOut(exchange: Exchange, ask: Ask, found: Found, deps: ForwardDeps): void | Promise<void> {
+  const { record } = exchange
+  switch (found.kind) {
+    case 'answer':
+      return settle(exchange, ask, found, () => relayTo(exchange, ask, found.member, found.answer, deps), deps)
+    case 'upgraded':
+      return settle(
+        exchange,
+        ask,
+        found,
+        () => ask.upgrade?.open(found.member, found.upgraded) ?? { kind: 'complete' },
+        deps,
+      )
+    case 'aside': {
+      record.backend = found.member.backend.name
+      const end = relayTo(exchange, ask, found.member, found.answer, deps)
+      return end instanceof Promise ? end.then(told => recordEnd(exchange, told)) : recordEnd(exchange, end)
+    }
+    case 'refusal':
+      return refuse(exchange, found.refusal)
+    case 'left':
+      record.error = found.reason
+  }
+}
 
-      if (result.kind === 'answer' && !goesOn(outcome, ask)) {
-        lease.answered()
-        let end: RelayEnd
-        try {
-          const passing = relayTo(exchange, ask, member, result.answer, deps)
-          end = passing instanceof Promise ? await passing : passing
-        } finally {
-          lease.release({ kind: 'none' })
-        }
-        recordEnd(exchange, end)
-        const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
-        const detail = end.kind === 'cut' ? end.detail : detailOf(outcome)
-        report(exchange, ask, member, { label, detail, askedMs }, deps)
-        return
-      }
-      lease.release(blameOf(outcome, metSuspect))
-      report(exchange, ask, member, { label: labelOf(outcome), detail: detailOf(outcome), askedMs }, deps)
-      if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
-      if (outcome.kind === 'unsupported') ask.onUnsupported?.(member)
-      aside = result.kind === 'answer' ? { member, answer: result.answer, outcome } : undefined
-      if (outcome.kind !== 'foreign_state') counted++
-      else turn.skipResource(member.resourceId)
-    }
-    if (cancellation.reason === 'client_closed' || cancellation.reason === 'client_stalled') {
-      record.error = cancellation.reason
-      return
-    }
-    if (cancellation.reason !== undefined) {
-      refuse(exchange, { status: 503, code: 'draining', message: 'The proxy is shutting down.', retryAfterMs: 1000 })
-      return
-    }
-    if (aside !== undefined && isPresentable(aside.outcome)) {
-      record.backend = aside.member.backend.name
-      recordEnd(exchange, await relayTo(exchange, ask, aside.member, aside.answer, deps))
-      return
-    }
-    history.throttledLeft = turn.soonestMs()
-    refuse(exchange, verdictOf(ask, turn, history))
+/**
+ * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for what a
+ * backend or a client does.
+ */
+export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): Promise<void> {
+  const turn = ask.pool.begin(ask.turn)
+  try {
+    await findAnswer(exchange, ask, turn, deps).then(found => giveOut(exchange, ask, found, deps))
   } finally {
     turn.end()
     ask.releaseBody()
   }
-}
-
-function verdictOf(ask: Ask, turn: Turn, history: History): Refusal {
-  return finalRefusal(ask.pool.model.name, history, ask.bound ? turn.soonestBackMs() : undefined)
 }

@@ -2,6 +2,7 @@
 // anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
 import { readErrorBody } from '../azure/errors.ts'
 import type { Clock } from '../clock.ts'
+import type { AnswerHead } from './answer-head.ts'
 import type { AnswerBody, AttemptPlan, AttemptResult, HeldPiece, UpstreamAnswer } from './attempt-result.ts'
 import type { Deadlines } from './deadlines.ts'
 import { watchEventStream } from './event-stream.ts'
@@ -49,16 +50,20 @@ export function detailOf(error: unknown): string {
 }
 
 /** Reads on as far as it takes, and tells the result once; it never throws for what comes. */
-export function readAnswer(plan: AttemptPlan, deps: ReadDeps, reply: Reply, done: Done): void {
-  const { status } = reply.head
-  const headers = answerHeaders(reply.head)
+export function readAnswer(plan: AttemptPlan, deps: ReadDeps, head: AnswerHead, reply: Reply, done: Done): void {
+  const { status } = head
+  const headers = answerHeaders(head)
+  const begun: Begun = { status, headers, reply }
   if (hasNoBody(status, plan.wire.method)) {
     reply.discard()
-    done(served({ status, reply, headers, body: { kind: 'whole', chunks: [], bytes: 0 } }))
-  } else if (status >= 400) readError(plan, deps, reply, headers, done)
-  else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, reply, headers, done)
-  else readPlain(plan, deps, reply, headers, done)
+    done(served({ ...begun, body: { kind: 'whole', chunks: [], bytes: 0 } }))
+  } else if (status >= 400) readError(plan, deps, begun, done)
+  else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, begun, done)
+  else readPlain(plan, deps, begun, done)
 }
+
+/** An answer whose body is to be read. */
+type Begun = Omit<UpstreamAnswer, 'body'>
 
 function served(answer: UpstreamAnswer): AttemptResult {
   return { kind: 'answer', outcome: SERVED, answer }
@@ -127,8 +132,7 @@ function read(
   }
 }
 
-function readError(plan: AttemptPlan, deps: ReadDeps, reply: Reply, headers: AnswerHeaders, done: Done): void {
-  const { status } = reply.head
+function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
   const { values } = headers
   const chunks: Buffer[] = []
   let bytes = 0
@@ -170,8 +174,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, reply: Reply, headers: Ans
   )
 }
 
-function readPlain(plan: AttemptPlan, deps: ReadDeps, reply: Reply, headers: AnswerHeaders, done: Done): void {
-  const { status } = reply.head
+function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
   const { contentLength, values } = headers
   const join = contentLength !== undefined && contentLength <= JOIN_MAX_BYTES
   const chunks: Buffer[] = []
@@ -207,9 +210,8 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, reply: Reply, headers: Ans
   )
 }
 
-function readStreamStart(plan: AttemptPlan, deps: ReadDeps, reply: Reply, headers: AnswerHeaders, done: Done): void {
+function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
   const { clock, deadlines } = deps
-  const { status } = reply.head
   const { values } = headers
   const watcher = watchEventStream(plan.dialect)
   const beganMs = clock.nowMs()

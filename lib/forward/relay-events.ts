@@ -2,81 +2,89 @@
 // has gone out already.
 import { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import type { AnswerBody, UpstreamAnswer } from './attempt-result.ts'
-import { createEventSink } from './event-sink.ts'
+import type { AnswerBody } from './attempt-result.ts'
+import { createEventSink, type EventSink } from './event-sink.ts'
+import type { EventStreamWatcher } from './event-stream.ts'
 import type { Exchange } from './exchange.ts'
 import type { RelayDeps, RelayEnd, RelayOptions } from './relay-terms.ts'
-import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES } from './usage.ts'
+import type { Reply } from './reply.ts'
+import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
 
 /** Pieces of a stream taken in before its source is asked to pause. */
 const STREAM_BUFFER_BYTES = 256 * 1024
 
 const EVENT_END = Buffer.from('\n\n')
 
-/** Passes an event stream on to its end, and ends the client's as it must end. */
-export async function relayEvents(
-  exchange: Exchange,
-  answer: UpstreamAnswer,
-  body: AnswerBody & { kind: 'events' },
-  options: RelayOptions,
-  { clock, deadlines }: RelayDeps,
-): Promise<RelayEnd> {
-  const { response, record, cancellation } = exchange
-  const { watcher } = body
-  const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
-  const sink = createEventSink(exchange, tail, options)
-  record.stream = true
-  let lastByteMs = clock.nowMs()
-  const accept = (chunk: Buffer, wholeBytes: number): void => {
-    sink.accept(chunk, wholeBytes)
-    lastByteMs = clock.nowMs()
-  }
-  for (const { chunk, wholeBytes } of body.held) accept(chunk, wholeBytes)
+const COMPLETE: RelayEnd = { kind: 'complete' }
 
-  let timedOut: 'idle_timeout' | 'first_output_timeout' | undefined
-  let whole = true
-  if (!body.complete && !answer.reply.isWhole()) {
-    const upstream = answer.reply.stream()
-    const nextDueMs = (): number => {
-      const idleDueMs = lastByteMs + options.idleMs
-      return watcher.phase().kind === 'starting' ? Math.min(idleDueMs, body.firstOutputDueMs) : idleDueMs
-    }
-    const patience = deadlines.add(nextDueMs(), () => {
-      if (response.writableNeedDrain) cancellation.cancel('client_stalled')
-      else timedOut = clock.nowMs() - lastByteMs >= options.idleMs ? 'idle_timeout' : 'first_output_timeout'
-      upstream.destroy()
-    })
-    const keepaliveDueMs = (): number =>
-      options.keepaliveMs > 0 ? lastByteMs + options.keepaliveMs : Number.POSITIVE_INFINITY
-    const keepalive = deadlines.add(keepaliveDueMs(), () => {
-      sink.comment()
-      keepalive.dueMs = clock.nowMs() + options.keepaliveMs
-    })
-    const client = new Writable({
-      highWaterMark: STREAM_BUFFER_BYTES,
-      write(chunk: Buffer, _encoding, done) {
-        accept(chunk, watcher.push(chunk))
-        patience.dueMs = nextDueMs()
-        keepalive.dueMs = keepaliveDueMs()
-        if (response.writableNeedDrain) response.once('drain', done)
-        else done()
-      },
-    })
-    // Where the client leaves while we wait for its drain, nothing else would end the pipeline.
-    const stopWatching = cancellation.onCancel(() => upstream.destroy())
-    try {
-      await pipeline(upstream, client)
-    } catch {
-      whole = false
-    } finally {
-      stopWatching()
-      deadlines.remove(patience)
-      deadlines.remove(keepalive)
-    }
+/** A stream under way. Holds nothing of its beginning: it may last for minutes, and there may be thousands of it. */
+interface Passing {
+  readonly exchange: Exchange
+  readonly options: RelayOptions
+  readonly watcher: EventStreamWatcher
+  readonly tail: Tail
+  readonly sink: EventSink
+  /** Monotonic time by which output must have begun. */
+  readonly firstOutputDueMs: number
+}
+
+/** How upstream's bytes ended. */
+type Transport = 'whole' | 'broken' | 'idle_timeout' | 'first_output_timeout'
+
+async function passRest(
+  { exchange, options, watcher, sink, firstOutputDueMs }: Passing,
+  reply: Reply,
+  { clock, deadlines }: RelayDeps,
+): Promise<Transport> {
+  const { response, cancellation } = exchange
+  const { idleMs, keepaliveMs } = options
+  const upstream = reply.stream()
+  let lastByteMs = clock.nowMs()
+  let timedOut: Transport | undefined
+
+  const patience = deadlines.add(Math.min(lastByteMs + idleMs, firstOutputDueMs), () => {
+    if (response.writableNeedDrain) cancellation.cancel('client_stalled')
+    else timedOut = clock.nowMs() - lastByteMs >= idleMs ? 'idle_timeout' : 'first_output_timeout'
+    upstream.destroy()
+  })
+  const keepalive = deadlines.add(keepaliveMs > 0 ? lastByteMs + keepaliveMs : Number.POSITIVE_INFINITY, () => {
+    sink.comment()
+    keepalive.dueMs = clock.nowMs() + keepaliveMs
+  })
+  const client = new Writable({
+    highWaterMark: STREAM_BUFFER_BYTES,
+    write(chunk: Buffer, _encoding, done) {
+      sink.accept(chunk, watcher.push(chunk))
+      lastByteMs = clock.nowMs()
+      const idleDueMs = lastByteMs + idleMs
+      patience.dueMs = watcher.phase().kind === 'starting' ? Math.min(idleDueMs, firstOutputDueMs) : idleDueMs
+      if (keepaliveMs > 0) keepalive.dueMs = lastByteMs + keepaliveMs
+      if (response.writableNeedDrain) response.once('drain', done)
+      else done()
+    },
+  })
+  if (watcher.phase().kind !== 'starting') patience.dueMs = lastByteMs + idleMs
+  // Where the client leaves while we wait for its drain, nothing else would end the pipeline.
+  const stopWatching = cancellation.onCancel(() => upstream.destroy())
+  try {
+    await pipeline(upstream, client)
+    return 'whole'
+  } catch {
+    return timedOut ?? 'broken'
+  } finally {
+    stopWatching()
+    deadlines.remove(patience)
+    deadlines.remove(keepalive)
   }
+}
+
+/** Ends the client's stream as upstream's protocol ended, or says that it did not. */
+function endStream({ exchange, options, watcher, tail, sink }: Passing, transport: Transport): RelayEnd {
+  const { response, record } = exchange
+  const whole = transport === 'whole'
   // A last line without its blank line is an end all the same.
   if (whole && !watcher.ended()) watcher.push(EVENT_END)
-  const { reason } = cancellation
+  const { reason } = exchange.cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') {
     response.destroy()
     return { kind: 'cancelled', reason }
@@ -84,18 +92,36 @@ export async function relayEvents(
   if (watcher.ended() || (whole && options.dialect === 'opaque')) {
     sink.end()
     record.usage = readUsage(tail.bytes())
-    const error = watcher.lastError()
-    if (error !== undefined) record.error = 'upstream_stream_error'
-    return { kind: 'complete' }
+    if (watcher.lastError() !== undefined) record.error = 'upstream_stream_error'
+    return COMPLETE
   }
   if (reason !== undefined) {
     sink.fail({ code: 'draining', message: 'The proxy is shutting down; this answer is not complete.' })
     return { kind: 'cancelled', reason }
   }
-  if (timedOut !== undefined) {
+  if (transport === 'idle_timeout' || transport === 'first_output_timeout') {
     sink.fail({ code: 'upstream_timeout', message: 'The backend fell silent; this answer is not complete.' })
-    return { kind: 'cut', detail: timedOut }
+    return { kind: 'cut', detail: transport }
   }
   sink.fail({ code: 'upstream_error', message: 'The backend broke off; this answer is not complete.' })
   return { kind: 'cut', detail: whole ? 'no_protocol_end' : 'connection_lost' }
+}
+
+/** Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come already. */
+export function relayEvents(
+  exchange: Exchange,
+  reply: Reply,
+  body: AnswerBody & { kind: 'events' },
+  options: RelayOptions,
+  deps: RelayDeps,
+): RelayEnd | Promise<RelayEnd> {
+  const { watcher, firstOutputDueMs } = body
+  const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
+  const sink = createEventSink(exchange, tail, options)
+  exchange.record.stream = true
+  for (const { chunk, wholeBytes } of body.held) sink.accept(chunk, wholeBytes)
+  const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs }
+  return body.complete || reply.isWhole()
+    ? endStream(passing, 'whole')
+    : passRest(passing, reply, deps).then(transport => endStream(passing, transport))
 }

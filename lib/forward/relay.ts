@@ -109,6 +109,6 @@ export function relay(
       return relayFlowing(exchange, answer, body, options, deps)
     case 'events':
       writeHead(exchange, answer, options)
-      return relayEvents(exchange, answer, body, options, deps)
+      return relayEvents(exchange, answer.reply, body, options, deps)
   }
 }

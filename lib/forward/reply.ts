@@ -1,7 +1,6 @@
-// An answer as it comes off a connection: its head, and its body to whoever has attached. Bytes that nobody has attached for
+// An answer's body as it comes off a connection, for whoever has attached. Bytes that nobody has attached for
 // are not lost: the connection is paused, and what has come by then is kept for the next one to attach.
 import { Readable } from 'node:stream'
-import type { AnswerHead } from './answer-head.ts'
 
 /** Takes a body. After `end` or `lost` nothing more comes. */
 export interface ReplySink {
@@ -20,7 +19,6 @@ export interface ReplySource {
 }
 
 export class Reply {
-  readonly head: AnswerHead
   /** The connection, until the last byte has come off it. */
   private source: ReplySource | undefined
   private sink: ReplySink | undefined
@@ -30,8 +28,7 @@ export class Reply {
   private kept: Buffer | undefined
   private outcome: 'open' | 'whole' | Error = 'open'
 
-  constructor(head: AnswerHead, source: ReplySource) {
-    this.head = head
+  constructor(source: ReplySource) {
     this.source = source
   }
 

@@ -5,7 +5,7 @@ import { NO_USAGE, type Usage } from './exchange.ts'
 /** Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576 characters). */
 export const TAIL_BYTES = 16 * 1024
 /** A chat stream ends with its usage event and `[DONE]`, a few hundred bytes; open streams by the thousand keep this much each. */
-export const CHAT_TAIL_BYTES = 4 * 1024
+export const CHAT_TAIL_BYTES = 2 * 1024
 /** A usage object has a few hundred characters. */
 const MAX_USAGE_BYTES = 4 * 1024
 /** Occurrences looked at from the end: an embedding of the word elsewhere is rare, a flood of them is no answer. */

@@ -1,7 +1,7 @@
 // What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
 import { isOut } from '../balancer/standings.ts'
 import type { Clock } from '../clock.ts'
-import type { AttemptReport } from '../forward/forward.ts'
+import type { AttemptReport } from '../forward/attempt-report.ts'
 import type { Gateway, Parts } from '../handlers/gateway.ts'
 import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { App, FinishedRequest } from './app.ts'
