@@ -4,6 +4,8 @@ import tls from 'node:tls'
 import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
+import type { Authorizer } from '../../lib/azure/credentials.ts'
+import { askProbe } from '../../lib/forward/ask-probe.ts'
 import { attempt } from '../../lib/forward/attempt.ts'
 import type { AttemptPlan } from '../../lib/forward/attempt-result.ts'
 import { createDeadlines } from '../../lib/forward/deadlines.ts'
@@ -15,6 +17,7 @@ import { makeCertificate } from '../fixtures/certificate.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { chatEvent } from '../fixtures/held-backend.ts'
 import { jsonAnswer, type RawBackend, type RawBackendOptions, startRawBackend } from '../fixtures/raw-backend.ts'
+import { configFor, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 
 interface Scene {
@@ -405,6 +408,32 @@ t.test("a request's body is let go of while its answer streams, on a new connect
   }
   t.equal(deadlines.size(), 0)
 })
+
+t.test(
+  'what a probe does not need is read on to keep the connection, but no longer than the probe may take',
+  async t => {
+    const { backend, transport } = await scene(t)
+    const clock = createFakeClock()
+    const deadlines = createDeadlines(clock)
+    const running = await runProxy(t, configFor([{ url: backend.url }], { rest: 'health_check: {enabled: false}' }))
+    const [member] = running.proxy.gateway().pools[0]?.members ?? []
+    if (member === undefined) throw new Error('no member')
+    const authorizer: Authorizer = { authorize: () => ({ kind: 'header', name: 'api-key', value: 'azure-key' }) }
+    for (const ends of [true, false]) {
+      const asking = askProbe(member, authorizer, 5_000, { transport, deadlines, clock })
+      const request = await backend.next()
+      request.send('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n')
+      t.same(await asking, { kind: 'alive' })
+      t.equal(deadlines.size(), 1)
+      t.equal(transport.sockets().busy, 1)
+      if (ends) request.send('0\r\n\r\n')
+      else clock.advance(5_000)
+      await until(() => transport.sockets().busy === 0)
+      t.equal(transport.sockets().free, ends ? 1 : 0)
+      t.equal(deadlines.size(), 0)
+    }
+  },
+)
 
 /** Makes this certificate one that Node trusts, for this test. */
 function trust(t: Test, cert: string): void {
