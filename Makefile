@@ -14,8 +14,9 @@ node_modules/.package-lock.json: package.json package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-build: install ## lib and test to dist
+build: install ## lib and test to dist, and the program as one file, which bin/proxy.js starts
 	@$(TSC) -p .
+	@node dist/deploy/build/program.js
 
 run: build ## the proxy with config.yaml, or the demo where there is none
 	@if [ -f config.yaml ]; then exec node bin/proxy.js --config config.yaml; else exec node bin/proxy.js --demo; fi
@@ -38,10 +39,10 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
 
-bench: build ## CPU, latency and memory beside direct and nginx (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
+bench: build ## CPU, latency and memory beside direct, nginx and HAProxy; two workers (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
 	@node dist/test/bench/main.js
 
-bench-compare: build ## two runs side by side (OLD=FILE NEW=FILE)
+bench-compare: build ## two runs side by side, and what became of the goals (OLD=FILE NEW=FILE)
 	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?

@@ -20,7 +20,7 @@ export interface Bag<T extends Slotted> {
    * Runs `see` on all that are in it at the start and have not been taken out meanwhile; it may add and remove. Where it removes
    * others, one may be seen a second time, and one that was added meanwhile may be seen too.
    */
-  forEach(see: (item: T) => void): void
+  visit(see: (item: T) => void): void
 }
 
 /** A bag in no order. Adding and removing take constant time and leave nothing behind. */
@@ -42,7 +42,7 @@ export function createBag<T extends Slotted>(): Bag<T> {
       last.slot = slot
     },
     size: () => items.length,
-    forEach(see) {
+    visit(see) {
       // From the end: what takes the place of a removed one was seen already, or is new, so nothing is missed.
       for (let i = items.length - 1; i >= 0; i--) {
         const item = items[i]

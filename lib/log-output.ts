@@ -15,8 +15,8 @@ export interface LogOutput {
   flush(timeoutMs: number): Promise<void>
 }
 
-/** Text waiting for a slow reader; about ten thousand request lines. */
-const MAX_QUEUED_CHARS = 4 * 1024 * 1024
+/** Waiting for a slow reader; about ten thousand request lines. */
+const MAX_QUEUED_BYTES = 4 * 1024 * 1024
 /** After a failed write (full disk, EAGAIN) the next try. */
 const RETRY_MS = 100
 
@@ -25,14 +25,31 @@ const RETRY_MS = 100
  * which at a line a request was an eighth of what a request costs. The timer keeps the process alive for its lines.
  */
 const GATHER_MS = 20
-const GATHER_MAX_CHARS = 64 * 1024
+const GATHER_MAX_BYTES = 64 * 1024
 
-/** Writes text somewhere; calls back when it is there, or with the error. */
-type Writer = (text: string, done: (error: NodeJS.ErrnoException | null) => void) => void
+const NEWLINE = 0x0a
+
+/**
+ * Lines that will be written together. They wait as bytes: a line that has just been joined is a tree of some fifty strings, a
+ * hundred such trees that wait made each short pause of the garbage collector 1.5 ms instead of 0.65.
+ */
+interface Batch {
+  readonly bytes: Buffer
+  used: number
+  lines: number
+}
+
+function hasRoom({ bytes, used }: Batch, line: string): boolean {
+  const room = bytes.length - used - 1
+  // No character takes more than three bytes; near the end it is worth counting them.
+  return line.length * 3 <= room || Buffer.byteLength(line) <= room
+}
+
+/** Writes bytes somewhere; calls back when they are there and no longer needed, or with the error. */
+type Writer = (bytes: Buffer, done: (error: NodeJS.ErrnoException | null) => void) => void
 
 function fileWriter(fd: number): Writer {
-  return (text, done) => {
-    const bytes = Buffer.from(text)
+  return (bytes, done) => {
     const writeFrom = (offset: number): void => {
       fs.write(fd, bytes, offset, bytes.length - offset, null, (error, written) => {
         if (error !== null) done(error)
@@ -49,9 +66,9 @@ function streamWriter(fd: number): Writer {
   const socket = new net.Socket({ fd, readable: false, writable: true })
   socket.on('error', () => undefined)
   socket.unref()
-  return (text, done) => {
+  return (bytes, done) => {
     if (socket.destroyed) done(Object.assign(new Error('closed'), { code: 'EPIPE' }))
-    else socket.write(text, error => done(error ?? null))
+    else socket.write(bytes, error => done(error ?? null))
   }
 }
 
@@ -60,7 +77,7 @@ function writerFor(fd: number): Writer {
     const stat = fs.fstatSync(fd)
     if (os.platform() !== 'win32' && (stat.isFIFO() || stat.isSocket())) return streamWriter(fd)
   } catch {
-    return (_text, done) => done(Object.assign(new Error('closed'), { code: 'EBADF' }))
+    return (_bytes, done) => done(Object.assign(new Error('closed'), { code: 'EBADF' }))
   }
   return fileWriter(fd)
 }
@@ -69,17 +86,19 @@ function writerFor(fd: number): Writer {
 export type LogTarget = { readonly kind: 'fd'; readonly fd: number } | { readonly kind: 'file'; readonly path: string }
 
 /** Writes to a pipe up to this size are not mixed with another process's (POSIX: PIPE_BUF is 4,096 on Linux, 512 at least). */
-export const ATOMIC_WRITE_CHARS = 4_000
+export const ATOMIC_WRITE_BYTES = 4_000
 
 /**
- * @param maxBatchChars lines written at once, in characters; ATOMIC_WRITE_CHARS where several processes share the target
+ * @param maxBatchBytes lines written at once, in bytes; ATOMIC_WRITE_BYTES where several processes share the target
  * @throws only here, at the start, when a file cannot be opened for appending
  */
-export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_QUEUED_CHARS): LogOutput {
+export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHER_MAX_BYTES): LogOutput {
   let fd = target.kind === 'fd' ? target.fd : fs.openSync(target.path, 'a', 0o640)
   let writer = writerFor(fd)
-  const queue: string[] = []
-  let queuedChars = 0
+  /** Oldest first; the last one still takes lines. */
+  const batches: Batch[] = []
+  let spare: Buffer | undefined
+  let queuedBytes = 0
   let writing = false
   let dropped = 0
   let broken = false
@@ -90,40 +109,41 @@ export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_Q
   const settle = (): void => {
     for (const resolve of idle.splice(0)) resolve()
   }
-  const takeBatch = (): string[] => {
-    let chars = 0
-    let count = 0
-    for (const line of queue) {
-      chars += line.length + 1
-      if (count > 0 && chars > maxBatchChars) break
-      count++
-    }
-    return queue.splice(0, count)
+  const batchFor = (line: string): Batch => {
+    const last = batches.at(-1)
+    if (last !== undefined && hasRoom(last, line)) return last
+    const length = Buffer.byteLength(line) + 1
+    const bytes =
+      spare !== undefined && spare.length >= length ? spare : Buffer.allocUnsafeSlow(Math.max(length, maxBatchBytes))
+    if (bytes === spare) spare = undefined
+    const batch: Batch = { bytes, used: 0, lines: 0 }
+    batches.push(batch)
+    return batch
   }
   const pump = (): void => {
     scheduled = false
     urgent = false
     if (writing) return
-    if (queue.length === 0 || broken) {
+    const batch = broken ? undefined : batches.shift()
+    if (batch === undefined) {
       settle()
       return
     }
-    const lines = takeBatch()
-    const text = `${lines.join('\n')}\n`
-    queuedChars -= text.length
+    queuedBytes -= batch.used
     writing = true
-    writer(text, error => {
+    writer(batch.bytes.subarray(0, batch.used), error => {
       writing = false
       if (error === null) {
+        if (batch.bytes.length === maxBatchBytes) spare = batch.bytes
         pump()
         return
       }
-      dropped += lines.length
+      dropped += batch.lines
       // A reader that is gone does not come back; a full disk may be emptied.
       if (target.kind === 'fd' && (error.code === 'EPIPE' || error.code === 'EBADF')) {
         broken = true
-        dropped += queue.splice(0).length
-        queuedChars = 0
+        for (const { lines } of batches.splice(0)) dropped += lines
+        queuedBytes = 0
       }
       settle()
       if (!broken) setTimeout(pump, RETRY_MS).unref()
@@ -132,14 +152,18 @@ export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_Q
 
   return {
     write(line) {
-      if (broken || queuedChars + line.length > MAX_QUEUED_CHARS) {
+      if (broken || queuedBytes + line.length > MAX_QUEUED_BYTES) {
         dropped++
         return
       }
-      queue.push(line)
-      queuedChars += line.length + 1
+      const batch = batchFor(line)
+      const end = batch.used + batch.bytes.write(line, batch.used)
+      batch.bytes[end] = NEWLINE
+      queuedBytes += end + 1 - batch.used
+      batch.used = end + 1
+      batch.lines++
       if (writing) return
-      if (queuedChars >= GATHER_MAX_CHARS && !urgent) {
+      if (queuedBytes >= GATHER_MAX_BYTES && !urgent) {
         urgent = true
         setImmediate(pump)
       }
@@ -162,7 +186,7 @@ export function createLogOutput(target: LogTarget, maxBatchChars: number = MAX_Q
       }
     },
     flush(timeoutMs) {
-      if (!writing && queue.length === 0) return Promise.resolve()
+      if (!writing && batches.length === 0) return Promise.resolve()
       return new Promise(resolve => {
         const timer = setTimeout(resolve, timeoutMs)
         idle.push(() => {

@@ -1,6 +1,16 @@
-// What is counted, and the text Prometheus reads (exposition format 0.0.4). Counters and histograms are plain numbers under their
-// label values; several processes' states are merged before they are shown. Label values come from the config only: nothing a
-// client sends can make a new series.
+// What is counted, and the text Prometheus reads (exposition format 0.0.4). Several processes' states are merged before they are
+// shown. Label values come from the config only: nothing a client sends can make a new series.
+import {
+  type Counter,
+  createFigure,
+  createHistogram,
+  createSeries,
+  type Gauge,
+  type Histogram,
+  LABEL_SEPARATOR,
+  type SeriesOf,
+  type SeriesTree,
+} from './series.ts'
 
 /** How the figures of several processes become one. */
 type Merge = 'sum' | 'max' | 'min'
@@ -84,77 +94,46 @@ export type MetricName = keyof typeof FAMILIES
  */
 export type MetricsState = Readonly<Partial<Record<MetricName, Readonly<Record<string, number | readonly number[]>>>>>
 
-/** A family beyond this many series counts the rest under `other`: a config with that many names is a mistake, not a memory leak. */
-const MAX_SERIES = 10_000
-const OTHER = 'other'
-const SEPARATOR = '\u0000'
-
 export interface Metrics {
-  add(name: MetricName, labels: readonly string[], amount?: number): void
-  observe(name: MetricName, labels: readonly string[], seconds: number): void
+  counters(name: MetricName): SeriesOf<Counter>
+  histograms(name: MetricName): SeriesOf<Histogram>
   set(name: MetricName, labels: readonly string[], value: number): void
   /** Called before each reading, to set what is looked up rather than counted. */
   onRead(collect: () => void): void
   read(): MetricsState
 }
 
-function bucketOf(buckets: readonly number[], seconds: number): number {
-  let i = 0
-  while (i < buckets.length && seconds > (buckets[i] ?? 0)) i++
-  return i
-}
-
 /** One process's counters. */
 export function createMetrics(): Metrics {
-  const families = new Map<MetricName, Map<string, number | number[]>>()
+  const figures = new Map<MetricName, SeriesTree<Counter & Gauge>>()
+  const durations = new Map<MetricName, SeriesTree<Histogram>>()
   const collectors: (() => void)[] = []
 
-  const seriesOf = (name: MetricName): Map<string, number | number[]> => {
-    const found = families.get(name)
-    if (found !== undefined) return found
-    const made = new Map<string, number | number[]>()
-    families.set(name, made)
-    return made
-  }
-  const keyIn = (series: Map<string, unknown>, labels: readonly string[]): string => {
-    const key = labels.join(SEPARATOR)
-    if (series.has(key) || series.size < MAX_SERIES) return key
-    return labels.map(() => OTHER).join(SEPARATOR)
+  const figuresOf = (name: MetricName): SeriesTree<Counter & Gauge> => {
+    const series = figures.get(name) ?? createSeries(createFigure)
+    figures.set(name, series)
+    return series
   }
 
   return {
-    add(name, labels, amount = 1) {
-      const series = seriesOf(name)
-      const key = keyIn(series, labels)
-      const before = series.get(key)
-      series.set(key, (typeof before === 'number' ? before : 0) + amount)
-    },
-    observe(name, labels, seconds) {
-      const family: Family = FAMILIES[name]
-      const buckets = family.buckets ?? []
-      const series = seriesOf(name)
-      const key = keyIn(series, labels)
-      const before = series.get(key)
-      const counts = Array.isArray(before) ? before : new Array<number>(buckets.length + 2).fill(0)
-      const at = bucketOf(buckets, seconds)
-      counts[at] = (counts[at] ?? 0) + 1
-      counts[buckets.length + 1] = (counts[buckets.length + 1] ?? 0) + seconds
-      if (before === undefined) series.set(key, counts)
+    counters: figuresOf,
+    histograms(name) {
+      const { buckets = [] }: Family = FAMILIES[name]
+      const series = durations.get(name) ?? createSeries(() => createHistogram(buckets))
+      durations.set(name, series)
+      return series
     },
     set(name, labels, value) {
-      const series = seriesOf(name)
-      series.set(keyIn(series, labels), value)
+      figuresOf(name)
+        .of(...labels)
+        .set(value)
     },
     onRead: collect => void collectors.push(collect),
     read() {
       // What is looked up is shown as it is now: a backend that a reload removed must not stay at its last figure.
-      for (const [name, series] of families) {
-        const family: Family = FAMILIES[name]
-        if (family.type === 'gauge') series.clear()
-      }
+      for (const [name, series] of figures) if (FAMILIES[name].type === 'gauge') series.clear()
       for (const collect of collectors) collect()
-      const entries = [...families].map(([name, series]) => [name, Object.fromEntries(series)] as const)
-      return Object.fromEntries(entries)
+      return Object.fromEntries([...figures, ...durations].map(([name, series]) => [name, series.read()] as const))
     },
   }
 }
@@ -192,7 +171,7 @@ function escaped(value: string): string {
 }
 
 function labelText(names: readonly string[], key: string, more = ''): string {
-  const values = names.length === 0 ? [] : key.split(SEPARATOR)
+  const values = names.length === 0 ? [] : key.split(LABEL_SEPARATOR)
   const pairs = names.map((name, i) => `${name}="${escaped(values[i] ?? '')}"`)
   if (more !== '') pairs.push(more)
   return pairs.length === 0 ? '' : `{${pairs.join(',')}}`

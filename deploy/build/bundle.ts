@@ -3,24 +3,22 @@ import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { build } from 'esbuild'
+import { type BuildOptions, build } from 'esbuild'
 import { BuildError } from './errors.ts'
 
 /** Not minified: traces from a packaged program name places in this file, and no source map is applied there. */
 const BUNDLE = 'app.cjs'
 const BLOB = 'sea.blob'
 
-/**
- * Bundles the program with its one dependency.
- * @param root the repository
- * @param version what --version prints
- * @returns the bundle and its source map
- * @throws BuildError when the bundle would name a folder of this machine, which no two machines have in common
- */
-export async function bundle(root: string, version: string): Promise<{ readonly code: string; readonly map: string }> {
+export interface Bundle {
+  readonly code: string
+  readonly map: string
+}
+
+/** @throws BuildError when the bundle would name a folder of this machine, which no two machines have in common */
+async function bundleOf(root: string, options: BuildOptions): Promise<Bundle> {
   const result = await build({
     absWorkingDir: root,
-    entryPoints: ['deploy/build/sea-entry.ts'],
     outfile: BUNDLE,
     write: false,
     bundle: true,
@@ -31,14 +29,43 @@ export async function bundle(root: string, version: string): Promise<{ readonly 
     legalComments: 'eof',
     // A node_modules that is a link would otherwise show in the comments where it leads.
     preserveSymlinks: true,
-    define: { __APP_VERSION__: JSON.stringify(version) },
     logLevel: 'error',
+    ...options,
   })
-  const text = (suffix: string): string => result.outputFiles.find(file => file.path.endsWith(suffix))?.text ?? ''
+  const text = (suffix: string): string => result.outputFiles?.find(file => file.path.endsWith(suffix))?.text ?? ''
   const code = text('.cjs')
   const map = text('.map')
   if (code.includes(root) || map.includes(root)) throw new BuildError(`the bundle names the folder ${root}`)
   return { code, map }
+}
+
+/**
+ * Bundles the program with its one dependency, for the executables.
+ * @param root the repository
+ * @param version what --version prints
+ * @returns the bundle and its source map
+ * @throws BuildError when the bundle is not the same on every machine
+ */
+export function bundle(root: string, version: string): Promise<Bundle> {
+  return bundleOf(root, {
+    entryPoints: ['deploy/build/sea-entry.ts'],
+    define: { __APP_VERSION__: JSON.stringify(version) },
+  })
+}
+
+/**
+ * Bundles the program with its one dependency, for bin/proxy.js: an expression, a function that takes `require` and gives what lib/main.ts exports.
+ * @param outfile where the bundle will lie; its source map names its sources from there
+ * @throws BuildError when the bundle is not the same on every machine
+ */
+export function bundleForLauncher(root: string, outfile: string): Promise<Bundle> {
+  return bundleOf(root, {
+    entryPoints: ['lib/main.ts'],
+    outfile,
+    banner: { js: '(function (require, module) {' },
+    footer: { js: 'return module.exports })' },
+    sourcesContent: false,
+  })
 }
 
 /**

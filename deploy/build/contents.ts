@@ -1,5 +1,5 @@
 // What is in which archive.
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BuildError } from './errors.ts'
 import type { Platform } from './platforms.ts'
@@ -43,46 +43,22 @@ export function executableArchive(
   return under(folder, [program, ...services, ...common(root, nodeLicense)])
 }
 
-function filesIn(folder: string): readonly string[] {
-  return readdirSync(folder, { recursive: true, withFileTypes: true })
-    .filter(entry => entry.isFile())
-    .map(entry =>
-      join(entry.parentPath ?? entry.path, entry.name)
-        .slice(folder.length + 1)
-        .replaceAll('\\', '/'),
-    )
-}
-
-/** The compiled program, by its sources: what an older build left in dist stays out. */
-function compiled(root: string): readonly Entry[] {
-  return filesIn(join(root, 'lib'))
-    .filter(name => name.endsWith('.ts'))
-    .flatMap(name => [`${name.slice(0, -3)}.js`, `${name.slice(0, -3)}.js.map`])
-    .map(name => file(root, `dist/lib/${name}`, `dist/lib/${name}`))
-}
-
-/** yaml as Node loads it: without its browser build and its command. */
-function yamlPackage(root: string): readonly Entry[] {
-  const folder = 'node_modules/yaml'
-  return filesIn(join(root, folder))
-    .filter(name => /^(dist\/.*\.js|package\.json|LICENSE)$/.test(name))
-    .map(name => file(root, `${folder}/${name}`, `${folder}/${name}`))
-}
-
 /**
- * The portable archive, for machines that have Node: what `node bin/proxy.js` needs, and no npm.
+ * The portable archive, for machines that have Node: what `node bin/proxy.js` needs, and no npm. Without the code cache, which
+ * fits one version of Node.
  * @throws BuildError when a file that belongs there is missing
  */
 export function portableArchive(root: string, folder: string, version: string): readonly Entry[] {
-  const { name, description, license, type, engines, bin, dependencies } = JSON.parse(
+  const { name, description, license, type, engines, bin } = JSON.parse(
     readFileSync(join(root, 'package.json'), 'utf8'),
   ) as Readonly<Record<string, unknown>>
-  const description2 = { name, version, description, license, private: true, type, engines, bin, dependencies }
+  const description2 = { name, version, description, license, private: true, type, engines, bin }
   return under(folder, [
     { path: 'package.json', bytes: Buffer.from(`${JSON.stringify(description2, null, 2)}\n`), executable: false },
     { ...file(root, 'bin/proxy.js', 'bin/proxy.js'), executable: true },
-    ...compiled(root),
-    ...yamlPackage(root),
+    file(root, 'bin/package.json', 'bin/package.json'),
+    file(root, 'dist/proxy.cjs', 'dist/proxy.cjs'),
+    file(root, 'dist/proxy.cjs.map', 'dist/proxy.cjs.map'),
     ...common(root, undefined),
   ])
 }

@@ -30,11 +30,11 @@ export type Pick =
 
 export interface TurnOptions {
   /** Only these members hold what the request needs; left out: all. */
-  readonly allow?: (member: Member) => boolean
+  readonly allow?: ((member: Member) => boolean) | undefined
   /** Known not to offer this: taken only when nothing else is there. */
-  readonly avoid?: (member: Member) => boolean
+  readonly avoid?: ((member: Member) => boolean) | undefined
   /** 32-bit hash of the prompt's beginning, where the model balances by it and it is long enough. */
-  readonly promptHash?: number
+  readonly promptHash?: number | undefined
 }
 
 /** One request's way through a pool: each member at most once. */
@@ -112,23 +112,24 @@ export function createPool({ model, members, standings, clock, random, retryBudg
   }
 
   const begin = ({ allow, avoid, promptHash }: TurnOptions): Turn => {
-    const tried = new Set<Member>()
+    // A handful at most; an array is made for less than a Set.
+    const tried: Member[] = []
     let ended = false
     requestsInFlight++
 
     const firstTierWith = (usable: (member: Member) => boolean): { tier: number; members: Member[] } | undefined => {
-      for (const [index, tier] of tiers.entries()) {
-        const found = tier.filter(usable)
+      for (let index = 0; index < tiers.length; index++) {
+        const found = tiers[index]?.filter(usable) ?? []
         if (found.length > 0) return { tier: index, members: found }
       }
       return undefined
     }
 
-    const mayUse = (member: Member): boolean => !tried.has(member) && (allow === undefined || allow(member))
+    const mayUse = (member: Member): boolean => !tried.includes(member) && (allow === undefined || allow(member))
 
     const take = (member: Member, spilled: boolean, failOpen: boolean): Pick => {
-      const further = failOpen && tried.size > 0
-      tried.add(member)
+      const further = failOpen && tried.length > 0
+      tried.push(member)
       const lease = standings.lease(member.standing)
       if (!further) return { kind: 'lease', member, lease, spilled, failOpen }
       furtherTriesInFlight++
@@ -167,13 +168,15 @@ export function createPool({ model, members, standings, clock, random, retryBudg
       },
       retryThrottled() {
         const nowMs = clock.nowMs()
-        for (const member of tried) {
-          if (Number.isFinite(member.standing.throttledUntilMs) && isAvailable(member.standing, nowMs))
-            tried.delete(member)
+        for (let i = tried.length - 1; i >= 0; i--) {
+          const standing = tried[i]?.standing
+          if (standing === undefined) continue
+          if (Number.isFinite(standing.throttledUntilMs) && isAvailable(standing, nowMs)) tried.splice(i, 1)
         }
       },
       skipResource(resourceId) {
-        for (const member of members) if (member.resourceId === resourceId) tried.add(member)
+        for (const member of members)
+          if (member.resourceId === resourceId && !tried.includes(member)) tried.push(member)
       },
       next() {
         const nowMs = clock.nowMs()
@@ -195,7 +198,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
           // Only a full outage is multiplied by retries: with anyone available in the pool there is none.
           const outage = !members.some(member => isAvailable(member.standing, nowMs))
           const allowed = Math.max(BUDGET_FLOOR, requestsInFlight * retryBudget)
-          if (outage && tried.size > 0 && furtherTriesInFlight + 1 > allowed) return { kind: 'over_budget' }
+          if (outage && tried.length > 0 && furtherTriesInFlight + 1 > allowed) return { kind: 'over_budget' }
           return take(resting, false, true)
         }
         const waitMs = members.some(member => mayUse(member)) ? soonestMs() : undefined

@@ -1,13 +1,14 @@
 // Reads answers off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112 sections 6 and
 // 7). Knows no sockets. What one read of the socket brought of a body comes out as one piece: an event stream sends each event as
-// a chunk of its own, and handing on two hundred of them one by one costs eight times as much.
+// a chunk of its own, and handing on two hundred of them one by one costs eight times as much. What it is given may lie in memory
+// that the next read writes over: it keeps and hands out copies.
 import { type AnswerFault, type AnswerHead, faultOfPart, parseHead } from './answer-head.ts'
 import type { LowerCaseName } from './header-names.ts'
 
 /** What a reader tells, in this order: head, any number of pieces, end. */
 export interface AnswerEvents {
   head(head: AnswerHead): void
-  /** The piece is the listener's own. */
+  /** The piece is the listener's own: a copy. */
   body(bytes: Buffer): void
   /** @param reusable nothing came behind the answer, and its framing does not need the connection to close */
   end(reusable: boolean): void
@@ -94,7 +95,7 @@ export class AnswerReader {
     return this.seen > 0
   }
 
-  /** Takes what the socket brought; it belongs to the reader and those it tells. @returns what is wrong with it, if anything */
+  /** Takes what the socket brought, and may write in it until it returns. @returns what is wrong with it, if anything */
   push(bytes: Buffer): AnswerFault | undefined {
     this.seen += bytes.length
     if (this.state === HEAD) return this.pushHead(bytes)
@@ -120,7 +121,8 @@ export class AnswerReader {
       if (end === -1) {
         const fault = faultOfPart(bytes.toString('latin1', at))
         if (fault !== undefined) return fault
-        this.carry = at === 0 ? bytes : bytes.subarray(at)
+        // What was joined with an earlier piece is a copy already.
+        this.carry = bytes === given ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at)
         return undefined
       }
       const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.lowerCase)
@@ -129,7 +131,7 @@ export class AnswerReader {
       if (head.status === 101) {
         if (!this.maySwitch) return 'unasked_upgrade'
         this.state = IDLE
-        this.events.switched(head, bytes.subarray(at))
+        this.events.switched(head, Buffer.from(bytes.subarray(at)))
         return undefined
       }
       if (head.status >= 200) return this.beginBody(head, bytes, at)
@@ -162,13 +164,13 @@ export class AnswerReader {
   private pushBody(bytes: Buffer, at: number): AnswerFault | undefined {
     if (this.state === IDLE) return undefined
     if (this.state === UNTIL_CLOSE) {
-      if (at < bytes.length) this.events.body(at === 0 ? bytes : bytes.subarray(at))
+      if (at < bytes.length) this.events.body(Buffer.from(bytes.subarray(at)))
       return undefined
     }
     if (this.state !== LENGTH) return this.pushChunks(bytes, at)
     const end = Math.min(bytes.length, at + this.left)
     this.left -= end - at
-    if (end > at) this.events.body(at === 0 && end === bytes.length ? bytes : bytes.subarray(at, end))
+    if (end > at) this.events.body(Buffer.from(bytes.subarray(at, end)))
     if (this.left === 0) this.finish(end === bytes.length)
     return undefined
   }
@@ -254,7 +256,7 @@ export class AnswerReader {
           else fault = 'bad_chunk'
       }
     }
-    if (to > from) this.events.body(from === 0 && to === length ? bytes : bytes.subarray(from, to))
+    if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
     if (over) this.finish(at === length)
     return fault
   }

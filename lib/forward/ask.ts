@@ -33,7 +33,7 @@ export interface Ask {
   /** Sees the first bytes of an answer that is passed on, and whose it is. */
   onServed?(member: Member, answer: UpstreamAnswer): void
   /** Sees whole events of an answer's stream. */
-  onEvents?(member: Member, events: Buffer): void
+  readonly onEvents?: ((member: Member, events: Buffer) => void) | undefined
   /** Looks at an answer before it is judged final; `again` asks the same backend once more with a changed body. */
   onRefused?(member: Member, answer: UpstreamAnswer): 'again' | undefined
   /** The backend turned out not to offer the operation. */

@@ -109,7 +109,7 @@ export class Connection implements Slotted {
     this.reader = new AnswerReader(this, lowerCase)
     socket.once(connectEvent, () => this.handler?.connected())
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
-    socket.on('data', this.onData).on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
+    socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
   }
 
   /** Sends a request; its answer is the handler's. The connection must be at rest. */
@@ -177,14 +177,15 @@ export class Connection implements Slotted {
     const { handler, socket } = this
     this.handler = undefined
     socket.pause()
-    socket.off('data', this.onData).off('end', this.onEnd).off('error', this.onError).off('close', this.onClose)
+    socket.off('data', this.onBytes).off('end', this.onEnd).off('error', this.onError).off('close', this.onClose)
     socket.on('error', () => undefined)
     this.owner.gone(this)
     if (handler === undefined) socket.destroy()
     else handler.switched(head, socket, rest)
   }
 
-  private readonly onData = (bytes: Buffer): void => {
+  /** What the socket has brought; the memory may be written over as soon as this returns. */
+  readonly onBytes = (bytes: Buffer): void => {
     // Unasked for: an answer to nothing, such as a 408 before the far side closes an idle connection.
     if (this.handler === undefined && this.reply === undefined) {
       this.socket.destroy()

@@ -27,7 +27,7 @@ export function createDeadlines(clock: Clock): Deadlines {
 
   const run = (): void => {
     const nowMs = clock.nowMs()
-    waiting.forEach(deadline => {
+    waiting.visit(deadline => {
       if (deadline.dueMs > nowMs) return
       deadline.dueMs = Number.POSITIVE_INFINITY
       deadline.expire()

@@ -53,12 +53,7 @@ function noteSignals(member: Member, values: AnswerValues, standings: Standings)
     return
   }
   const signals = rateLimitSignals(values)
-  const { remainingRequests, remainingTokens, limitRequests, limitTokens } = signals
-  standings.noteHeadroom(
-    member.standing,
-    { remainingRequests, remainingTokens, limitRequests, limitTokens },
-    exhaustedForMs(signals),
-  )
+  standings.noteHeadroom(member.standing, signals, exhaustedForMs(signals))
 }
 
 /** What may be shown in a log line: bounded, and only what such ids and names are made of. */

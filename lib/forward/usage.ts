@@ -43,8 +43,19 @@ function count(value: unknown): number | undefined {
   return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : undefined
 }
 
-function member(value: unknown, name: string): unknown {
-  return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined
+/** What may stand in a usage object: the names of chat and embeddings, and those of Responses. */
+interface WireUsage {
+  readonly prompt_tokens?: unknown
+  readonly input_tokens?: unknown
+  readonly completion_tokens?: unknown
+  readonly output_tokens?: unknown
+  readonly prompt_tokens_details?: unknown
+  readonly input_tokens_details?: unknown
+  readonly cached_tokens?: unknown
+}
+
+function isObject(value: unknown): value is WireUsage {
+  return typeof value === 'object' && value !== null
 }
 
 /** The JSON text of the object that starts at `start`, or undefined where it does not end within the limit. */
@@ -71,11 +82,12 @@ function toUsage(text: string): Usage | undefined {
   } catch {
     return undefined
   }
-  const promptTokens = count(member(value, 'prompt_tokens')) ?? count(member(value, 'input_tokens'))
-  const completionTokens = count(member(value, 'completion_tokens')) ?? count(member(value, 'output_tokens'))
+  if (!isObject(value)) return undefined
+  const promptTokens = count(value.prompt_tokens) ?? count(value.input_tokens)
+  const completionTokens = count(value.completion_tokens) ?? count(value.output_tokens)
   if (promptTokens === undefined && completionTokens === undefined) return undefined
-  const details = member(value, 'prompt_tokens_details') ?? member(value, 'input_tokens_details')
-  return { promptTokens, completionTokens, cachedTokens: count(member(details, 'cached_tokens')) }
+  const details = value.prompt_tokens_details ?? value.input_tokens_details
+  return { promptTokens, completionTokens, cachedTokens: isObject(details) ? count(details.cached_tokens) : undefined }
 }
 
 /**

@@ -54,21 +54,25 @@ function tokensTaken({ record }: Exchange): number | undefined {
   return record.status >= 400 || record.attempts === 0 ? 0 : undefined
 }
 
+/** How to settle when the request has ended; undefined: it was refused, and has its answer. */
+export type Admitted = (() => void) | undefined
+
 /**
  * Asks for admission.
  * @param tokens what it is estimated to take
- * @returns how to settle when the request has ended, or undefined: it was refused, and has its answer
  */
-export async function admit(exchange: Exchange, tokens: number, parts: Parts): Promise<(() => void) | undefined> {
+export function admit(exchange: Exchange, tokens: number, parts: Parts): Admitted | Promise<Admitted> {
   const key = exchange.clientKey
   if (key === undefined || !hasLimits(key)) return UNLIMITED
   const { keyLimiter } = parts
-  const asked = keyLimiter.admit(key.name, key.limits, tokens)
-  const admission = asked instanceof Promise ? await asked : asked
-  if (admission.kind === 'limited') {
-    parts.onKeyLimited(key.name, admission.limit)
-    refuse(exchange, refusalFor(key, admission))
-    return undefined
+  const settled = (admission: Admission): Admitted => {
+    if (admission.kind === 'limited') {
+      parts.onKeyLimited(key.name, admission.limit)
+      refuse(exchange, refusalFor(key, admission))
+      return undefined
+    }
+    return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange))
   }
-  return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange))
+  const asked = keyLimiter.admit(key.name, key.limits, tokens)
+  return asked instanceof Promise ? asked.then(settled) : settled(asked)
 }

@@ -103,16 +103,18 @@ export function placesOf(found: Found): ReadonlySet<string> | Refusal | undefine
   }
 }
 
-/** Finds out where a request must go because of the state it names. */
-export async function bindToState(
+const FREE: Binding = { kind: 'free', searches: false, ...NOTHING }
+
+/** Finds out where a request must go because of the state it names; at once where it names none, as most do. */
+export function bindToState(
   chunks: readonly Buffer[],
   scan: ScannedObject | undefined,
   operation: Operation,
   pool: Pool,
   exchange: Exchange,
   gateway: Gateway,
-): Promise<Binding> {
-  if (operation.dialect !== 'responses' || scan === undefined) return { kind: 'free', searches: false, ...NOTHING }
+): Binding | Promise<Binding> {
+  if (operation.dialect !== 'responses' || scan === undefined) return FREE
   const { owners } = gateway.parts
   const learning: Learning = {
     onServed(member, answer) {
@@ -131,13 +133,14 @@ export async function bindToState(
 
   const previous = lastMember(scan.members, 'previous_response_id')?.text
   if (previous !== undefined && RESPONSE_ID.test(previous)) {
-    const found = await gateway.ownerFinder.find(previous, pool.members)
-    if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
-    const places = placesOf(found)
-    if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
-    return places === undefined
-      ? { kind: 'free', searches: false, ...learning }
-      : { kind: 'bound', resources: places, ...learning }
+    return gateway.ownerFinder.find(previous, pool.members).then((found): Binding => {
+      if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
+      const places = placesOf(found)
+      if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
+      return places === undefined
+        ? { kind: 'free', searches: false, ...learning }
+        : { kind: 'bound', resources: places, ...learning }
+    })
   }
 
   if (!holds(chunks, ENCRYPTED_MARK)) return { kind: 'free', searches: false, ...learning }

@@ -26,7 +26,7 @@ function drawTotals({ totals }) {
   }
 }
 
-/** "moody of gpt-4o is out because …, until …": the line a stranger reads first. */
+/** "moody of gpt-4o is out because ..., until ...": the line a stranger reads first. */
 function outLine(row) {
   const line = make('li')
   const state = shownState(row)
@@ -172,7 +172,7 @@ function whyText(row) {
   if (row.until_ms === null) parts.push(say('until_restored'))
   else {
     const left = row.until_ms - now()
-    parts.push(say('until', { time: moment(row.until_ms) }) + ' · ' + (left > 0 ? say('left', { wait: span(left) }) : say('due')))
+    parts.push(say('until', { time: moment(row.until_ms) }) + ' \u00b7 ' + (left > 0 ? say('left', { wait: span(left) }) : say('due')))
   }
   return parts.join('\n')
 }

@@ -57,7 +57,7 @@ function requestRow(entry) {
   const backend = wide(entry.backend)
   if (entry.attempts > 1) backend.append(' ', make('span', 'mark', say('tries', { count: entry.attempts })))
   wide(entry.key)
-  cell(entry.path + (entry.stream ? ' · ' + say('stream') : ''), 'wide').title = entry.method + ' ' + entry.path + '\n' + entry.id
+  cell(entry.path + (entry.stream ? ' \u00b7 ' + say('stream') : ''), 'wide').title = entry.method + ' ' + entry.path + '\n' + entry.id
   cell(millis(entry.ttfb_ms) + ' / ' + millis(entry.duration_ms), 'n')
   const { prompt_tokens, completion_tokens } = entry
   const counted = prompt_tokens !== null || completion_tokens !== null
@@ -94,7 +94,7 @@ function drawRequests() {
   const notes = []
   if (shown.length < total) notes.push(say('shown_of', { shown: shown.length, count: total }))
   if (view.skipped > 0) notes.push(say('skipped', { count: count(view.skipped) }))
-  setText(byId('requests-note'), notes.join(' · '))
+  setText(byId('requests-note'), notes.join(' \u00b7 '))
   const { paused, waiting } = view
   setText(byId('pause'), paused ? say('paused', { count: waiting.length }) : say('pause'))
   setAttr(byId('pause'), 'aria-pressed', String(paused))
@@ -113,7 +113,7 @@ function changeWords(change) {
   }
   if (change.kind === 'throttled') return say('change_throttled')
   const by = words['change_by_' + change.by]
-  return by === undefined ? say('change_restored') : say('change_restored') + (zh ? '（' + by + '）' : ' (' + by + ')')
+  return by === undefined ? say('change_restored') : say('change_restored') + (zh ? '\uff08' + by + '\uff09' : ' (' + by + ')')
 }
 function untilWords(change) {
   if (change.kind === 'restored') return ''

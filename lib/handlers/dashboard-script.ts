@@ -1,6 +1,7 @@
 // The live status page's script, first part: words and numbers, the key, the event stream. Text in the browser's language; the
 // page holds no state but what the stream said. Every string from outside becomes text, never markup.
-// The parts are pasted into one function (dashboard-page.ts): they share its names.
+// The parts are pasted into one function (dashboard-page.ts): they share its names. In a raw text all but ASCII
+// is an escape, as the build wants it (deploy/build/program.ts).
 
 export const DASHBOARD_SCRIPT_BASE = String.raw`
 const zh = /^zh\b/i.test(navigator.language)
@@ -38,7 +39,7 @@ const clockTime = new Intl.DateTimeFormat(lang, { hour: '2-digit', minute: '2-di
 const dayTime = new Intl.DateTimeFormat(lang, {
   month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hourCycle: 'h23',
 })
-const NOTHING = '–'
+const NOTHING = '\u2013'
 
 const count = n => (n === null ? NOTHING : n < 10_000 ? numbers.format(n) : short.format(n))
 const rate = n => (n === 0 ? '0' : n < 100 ? fine.format(n) : count(n))
@@ -60,7 +61,7 @@ function moment(ms) {
 }
 function because(reason, detail) {
   const text = words['reason_' + reason] ?? reason ?? ''
-  return detail && reason !== 'by_hand' ? text + (zh ? '（' + detail + '）' : ' (' + detail + ')') : text
+  return detail && reason !== 'by_hand' ? text + (zh ? '\uff08' + detail + '\uff09' : ' (' + detail + ')') : text
 }
 
 // The proxy's clock, as the reader's may be wrong: every countdown is against it.

@@ -115,7 +115,8 @@ export function createGateway(config: Config, parts: Parts): Gateway {
     pool: name => byName.get(name),
     membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
     authorizer,
-    isSecret: text => isKnown(text) || isEphemeralKey(text, parts.owners),
+    // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
+    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, parts.owners)),
     forwardDeps: {
       clock,
       transport: parts.transport,

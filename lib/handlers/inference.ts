@@ -77,10 +77,12 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     record.model = pool.model.name
     record.stream = read.wantsStream
 
-    const settle = await admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), parts)
+    const admitted = admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), parts)
+    const settle = admitted instanceof Promise ? await admitted : admitted
     if (settle === undefined) return
     try {
-      const binding = await bindToState(taken.body.chunks, read.scan, operation, pool, exchange, gateway)
+      const bound = bindToState(taken.body.chunks, read.scan, operation, pool, exchange, gateway)
+      const binding = bound instanceof Promise ? await bound : bound
       if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
       await forward(
         exchange,
@@ -127,6 +129,12 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     quirks.lacks(member.standing.id, STREAM_OPTIONS) ? undefined : usageOptions
   let askedUsage = false
   const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
+  const allow =
+    home !== undefined
+      ? (member: Member) => member.resourceId === home
+      : binding.kind === 'bound'
+        ? (member: Member) => binding.resources.has(member.resourceId)
+        : undefined
   return {
     pool,
     method: 'POST',
@@ -145,9 +153,8 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     dropsUsageEvent: () => askedUsage,
     releaseBody,
     turn: {
-      ...(binding.kind === 'bound' ? { allow: (member: Member) => binding.resources.has(member.resourceId) } : {}),
-      ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),
-      ...(hash === undefined ? {} : { promptHash: hash }),
+      allow,
+      promptHash: hash,
       avoid: member => quirks.lacks(member.standing.id, operation.name),
     },
     bound: binding.kind === 'bound' || home !== undefined,
@@ -156,7 +163,7 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
       if (operation.body === 'session') learnEphemeral(answer, member.resourceId, parts.owners)
       binding.onServed(member, answer)
     },
-    ...(binding.onEvents === undefined ? {} : { onEvents: binding.onEvents }),
+    onEvents: binding.onEvents,
     onRefused(member, answer) {
       if (optionsFor(member) === undefined || !refusesStreamOptions(answer)) return undefined
       quirks.note(member.standing.id, STREAM_OPTIONS)

@@ -3,21 +3,13 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import type { Clock } from '../clock.ts'
+import { createBag, NO_SLOT, type Slotted } from '../bag.ts'
 import { createCancellation, createRecord, type Exchange, type RequestRecord } from '../forward/exchange.ts'
 import { refuse } from '../forward/refuse.ts'
-import { ephemeralKey } from '../handlers/ephemeral.ts'
-import type { Gateway } from '../handlers/gateway.ts'
-import { healthReport, healthStatus } from '../handlers/health.ts'
-import { handleInference } from '../handlers/inference.ts'
-import { handleModel, handleModels } from '../handlers/models.ts'
-import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
-import { handleStoredResponse } from '../handlers/responses.ts'
-import { sendJson, sendText } from '../handlers/send.ts'
+import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
-import { METRICS_CONTENT_TYPE } from '../metrics.ts'
-import { authenticate } from './auth.ts'
-import { type Route, route } from './router.ts'
+import { createDispatch, type DispatchDeps } from './dispatch.ts'
+import { route } from './router.ts'
 import { shownPath } from './shown-path.ts'
 import { createSocketWatch } from './socket-watch.ts'
 import { clientSocket } from './upgrade-socket.ts'
@@ -33,15 +25,8 @@ export interface FinishedRequest {
   readonly record: Readonly<RequestRecord>
 }
 
-export interface AppDeps {
-  readonly clock: Clock
+export interface AppDeps extends Omit<DispatchDeps, 'isDraining'> {
   readonly log: Log
-  readonly version: string
-  gateway(): Gateway
-  /** The text of GET /metrics. */
-  metricsText(): Promise<string>
-  /** Serves a path below /dashboard. */
-  dashboard(exchange: Exchange, path: string): void | Promise<void>
   onFinished(finished: FinishedRequest): void
 }
 
@@ -56,6 +41,11 @@ export interface App {
   inFlight(): number
   openStreams(): number
 }
+
+/** An exchange with its place among those in flight. */
+type Live = Exchange & Slotted
+
+const ignore = (): void => undefined
 
 /** How long, and no longer, an answered client may go on sending. */
 const LINGER_MS = 2_000
@@ -75,98 +65,16 @@ function idOf(request: IncomingMessage, isSecret: (text: string) => boolean): st
   return given !== undefined && REQUEST_ID.test(given) && !isSecret(given) ? given : randomUUID()
 }
 
-const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
-  'health',
-  'livez',
-  'metrics',
-  'unknown_url',
-  'method_not_allowed',
-])
-
-/** What an ephemeral key of a realtime session is good for. */
-function takesEphemeral(target: Route): boolean {
-  return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
-}
-
-export function createApp({ clock, log, version, gateway, metricsText, dashboard, onFinished }: AppDeps): App {
-  const startedMs = clock.nowMs()
-  const live = new Set<Exchange>()
+export function createApp(deps: AppDeps): App {
+  const { clock, log, gateway, onFinished } = deps
+  const live = createBag<Live>()
   const whenIdle: (() => void)[] = []
   let draining = false
+  const dispatch = createDispatch({ ...deps, isDraining: () => draining })
 
-  const dispatch = async (exchange: Exchange, target: Route, client?: ClientSocket): Promise<void> => {
-    const current = gateway()
-    const { auth } = current.config
-    if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
-    if (target.kind === 'health') {
-      const report = healthReport(current, { version, uptimeMs: clock.nowMs() - startedMs, draining })
-      return sendJson(exchange, healthStatus(report), report)
-    }
-    if (target.kind === 'metrics' && current.config.metrics.enabled) {
-      return sendText(exchange, 200, METRICS_CONTENT_TYPE, await metricsText())
-    }
-    if (draining) {
-      return refuse(exchange, {
-        status: 503,
-        code: 'draining',
-        message: 'This proxy is shutting down. Try again: another one answers.',
-        retryAfterMs: 1000,
-        close: true,
-      })
-    }
-    const isPage = target.kind === 'dashboard' && target.path === ''
-    if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
-      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
-      if (exchange.clientKey === undefined && takesEphemeral(target)) {
-        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.parts.owners)
-      }
-      if (exchange.clientKey === undefined && exchange.ephemeral === undefined) {
-        return refuse(exchange, {
-          status: 401,
-          code: 'invalid_api_key',
-          message:
-            'No valid API key was given: send it as "Authorization: Bearer KEY", or as "api-key" or "x-api-key".',
-          headers: ['www-authenticate', 'Bearer'],
-        })
-      }
-      exchange.record.key = exchange.clientKey?.name
-    }
-    switch (target.kind) {
-      case 'inference':
-        return handleInference(exchange, target, current)
-      case 'stored_response':
-        // A key in an id's place would go upstream.
-        if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
-        break
-      case 'dashboard':
-        return dashboard(exchange, target.path)
-      case 'realtime':
-        return handleRealtime(exchange, target, client, current)
-      case 'models':
-        return handleModels(exchange, current)
-      case 'model':
-        return handleModel(exchange, target.id, current)
-      case 'method_not_allowed':
-        return refuse(exchange, {
-          status: 405,
-          code: 'method_not_allowed',
-          message: `This URL takes ${target.allow} only.`,
-          headers: ['allow', target.allow],
-        })
-      default:
-    }
-    const shown = shownPath(exchange.request.url ?? '', current.isSecret)
-    const hint = 'hint' in target ? target.hint : undefined
-    refuse(exchange, {
-      status: 404,
-      code: 'unknown_url',
-      message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
-    })
-  }
-
-  const finish = (exchange: Exchange): void => {
+  const finish = (exchange: Live): void => {
     const { request, response, record } = exchange
-    live.delete(exchange)
+    live.remove(exchange)
     // A session that was open has its 101, however it ended.
     const answered = record.status === 101
     if (!answered && (record.error === 'client_closed' || record.error === 'client_stalled'))
@@ -182,34 +90,63 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
       durationMs: clock.nowMs() - exchange.beganMs,
       record,
     })
-    if (live.size === 0) for (const resolve of whenIdle.splice(0)) resolve()
+    if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
   }
 
-  const serve = async (exchange: Exchange, client?: ClientSocket): Promise<void> => {
-    const { request, response, cancellation, record } = exchange
+  const fail = (exchange: Exchange, error: unknown): void => {
+    log.error('handler failed', {
+      id: exchange.id,
+      error: error instanceof Error ? (error.stack ?? error.message) : 'unknown',
+    })
+    refuse(exchange, {
+      status: 500,
+      code: 'internal_error',
+      message: 'The proxy failed to handle this request. Its log has the details under this request id.',
+    })
+  }
+
+  const mustBeAnswered = (exchange: Exchange): void => {
+    const { response, cancellation, record } = exchange
+    if (response.headersSent || record.status !== 0 || response.destroyed || cancellation.reason !== undefined) return
+    fail(exchange, new Error('a handler returned without an answer'))
+  }
+
+  /** Calls `done` when the handler has: at once, or when its promise is settled. */
+  const serve = (exchange: Exchange, client: ClientSocket | undefined, done: () => void): void => {
+    const { request } = exchange
     try {
       // RFC 9112 section 3.2: without a Host, or with two, a request is malformed.
-      if (request.httpVersion === '1.1' && request.headers.host === undefined) {
-        refuse(exchange, { status: 400, code: 'invalid_request', message: 'The Host header is missing.', close: true })
-      } else await dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
-      if (!response.headersSent && record.status === 0 && !response.destroyed && cancellation.reason === undefined) {
-        throw new Error('a handler returned without an answer')
+      const pending =
+        request.httpVersion === '1.1' && request.headers.host === undefined
+          ? refuse(exchange, {
+              status: 400,
+              code: 'invalid_request',
+              message: 'The Host header is missing.',
+              close: true,
+            })
+          : dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+      if (pending instanceof Promise) {
+        pending.then(
+          () => {
+            mustBeAnswered(exchange)
+            done()
+          },
+          (error: unknown) => {
+            fail(exchange, error)
+            done()
+          },
+        )
+        return
       }
+      mustBeAnswered(exchange)
     } catch (error) {
-      log.error('handler failed', {
-        id: exchange.id,
-        error: error instanceof Error ? (error.stack ?? error.message) : 'unknown',
-      })
-      refuse(exchange, {
-        status: 500,
-        code: 'internal_error',
-        message: 'The proxy failed to handle this request. Its log has the details under this request id.',
-      })
+      fail(exchange, error)
     }
+    done()
   }
 
-  const begin = (request: IncomingMessage, response: ServerResponse): Exchange => {
-    const exchange: Exchange = {
+  const begin = (request: IncomingMessage, response: ServerResponse): Live => {
+    const exchange: Live = {
       id: idOf(request, gateway().isSecret),
       request,
       response,
@@ -226,11 +163,12 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
       },
       clientKey: undefined,
       ephemeral: undefined,
+      slot: NO_SLOT,
     }
     live.add(exchange)
     // Both may fail again while they are torn down, and neither must be uncaught.
-    request.on('error', () => undefined)
-    response.on('error', () => undefined)
+    request.on('error', ignore)
+    response.on('error', ignore)
     return exchange
   }
 
@@ -254,33 +192,32 @@ export function createApp({ clock, log, version, gateway, metricsText, dashboard
       }
       const stopWatching = response.socket === null ? onSocketClose(request.socket, onClosed) : undefined
       response.once('close', onClosed)
-      serve(exchange).then(oneDone, oneDone)
+      serve(exchange, undefined, oneDone)
     },
     upgrade(request, socket, head) {
       const client = clientSocket(request, socket, head)
       const exchange = begin(request, client.response)
       const onClose = (): void => exchange.cancellation.cancel('client_closed')
       socket.once('close', onClose)
-      const done = (): void => finish(exchange)
-      serve(exchange, {
-        ...client,
-        takeOver() {
-          socket.off('close', onClose)
-          client.takeOver()
-        },
-      }).then(done, done)
+      const takeOver = (): void => {
+        socket.off('close', onClose)
+        client.takeOver()
+      }
+      serve(exchange, { ...client, takeOver }, () => finish(exchange))
     },
     drain() {
       draining = true
-      return live.size === 0 ? Promise.resolve() : new Promise(resolve => whenIdle.push(resolve))
+      return live.size() === 0 ? Promise.resolve() : new Promise(resolve => whenIdle.push(resolve))
     },
     cancelAll() {
-      for (const exchange of live) exchange.cancellation.cancel('shutdown')
+      live.visit(({ cancellation }) => cancellation.cancel('shutdown'))
     },
-    inFlight: () => live.size,
+    inFlight: live.size,
     openStreams() {
       let open = 0
-      for (const { record } of live) if (record.stream && record.ttfbMs !== undefined) open++
+      live.visit(({ record }) => {
+        if (record.stream && record.ttfbMs !== undefined) open++
+      })
       return open
     },
   }

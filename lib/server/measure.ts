@@ -47,6 +47,15 @@ function statusLabel(status: number): string {
 
 export function createMeasure({ clock, version, parts, gateway, app, processFigures }: MeasureDeps): Measure {
   const metrics = createMetrics()
+  const requests = metrics.counters('proxy_requests_total')
+  const durations = metrics.histograms('proxy_request_duration_seconds')
+  const firstBytes = metrics.histograms('proxy_time_to_first_byte_seconds')
+  const attempts = metrics.counters('proxy_attempts_total')
+  const failovers = metrics.counters('proxy_failovers_total')
+  const spilled = metrics.counters('proxy_spilled_total')
+  const tokens = metrics.counters('proxy_tokens_total')
+  const limited = metrics.counters('proxy_key_limited_total')
+  const reloads = metrics.counters('proxy_config_reloads_total')
 
   metrics.onRead(() => {
     const nowMs = clock.nowMs()
@@ -84,31 +93,26 @@ export function createMeasure({ clock, version, parts, gateway, app, processFigu
 
   return {
     finished({ path, durationMs, record }) {
-      if (WATCHING.test(path)) return
-      const { usage } = record
-      const model = record.model ?? NONE
-      const key = record.key ?? NONE
-      metrics.add('proxy_requests_total', [model, key, statusLabel(record.status)])
-      if (record.model === undefined) return
-      const byModel = [model]
-      metrics.observe('proxy_request_duration_seconds', byModel, durationMs / 1000)
-      if (record.ttfbMs !== undefined) {
-        metrics.observe('proxy_time_to_first_byte_seconds', byModel, record.ttfbMs / 1000)
+      const { model, key = NONE, ttfbMs, usage } = record
+      if (model === undefined) {
+        if (!WATCHING.test(path)) requests.of(NONE, key, statusLabel(record.status)).add(1)
+        return
       }
-      if (record.spilled) metrics.add('proxy_spilled_total', byModel)
+      requests.of(model, key, statusLabel(record.status)).add(1)
+      durations.of(model).observe(durationMs / 1000)
+      if (ttfbMs !== undefined) firstBytes.of(model).observe(ttfbMs / 1000)
+      if (record.spilled) spilled.of(model).add(1)
       const { promptTokens, completionTokens, cachedTokens } = usage
-      if (promptTokens !== undefined) metrics.add('proxy_tokens_total', [model, key, 'prompt'], promptTokens)
-      if (completionTokens !== undefined) {
-        metrics.add('proxy_tokens_total', [model, key, 'completion'], completionTokens)
-      }
-      if (cachedTokens !== undefined) metrics.add('proxy_tokens_total', [model, key, 'cached'], cachedTokens)
+      if (promptTokens !== undefined) tokens.of(model, key, 'prompt').add(promptTokens)
+      if (completionTokens !== undefined) tokens.of(model, key, 'completion').add(completionTokens)
+      if (cachedTokens !== undefined) tokens.of(model, key, 'cached').add(cachedTokens)
     },
     attempted({ model, backend, label, attempt }) {
-      metrics.add('proxy_attempts_total', [backend, label])
-      if (label === 'served' && attempt > 1) metrics.add('proxy_failovers_total', [model])
+      attempts.of(backend, label).add(1)
+      if (label === 'served' && attempt > 1) failovers.of(model).add(1)
     },
-    keyLimited: (key, limit) => metrics.add('proxy_key_limited_total', [key, limit]),
-    reloaded: () => metrics.add('proxy_config_reloads_total', []),
+    keyLimited: (key, limit) => limited.of(key, limit).add(1),
+    reloaded: () => reloads.of().add(1),
     state: () => metrics.read(),
   }
 }

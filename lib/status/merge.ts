@@ -4,7 +4,6 @@ import {
   type BackendCounts,
   MAX_CHANGES,
   MAX_REQUESTS,
-  placeOf,
   type Sequenced,
   type SparseSteps,
   type StatusSnapshot,
@@ -19,6 +18,11 @@ function graver(one: BackendStanding, other: BackendStanding): BackendStanding {
   if (difference !== 0) return difference > 0 ? one : other
   const until = ({ until_ms }: BackendStanding): number => until_ms ?? Number.POSITIVE_INFINITY
   return until(one) >= until(other) ? one : other
+}
+
+/** The key of a backend's place in a model. */
+function placeOf({ model, backend }: BackendStanding): string {
+  return JSON.stringify([model, backend])
 }
 
 /** @param late by how many steps `steps` is behind those it is added to */

@@ -58,30 +58,34 @@ export interface StatusOptions {
   readonly source: string
 }
 
-/** Newest first, at most `max`. */
+/** The last `max` entries, and how many there were. */
 interface Recent<T> {
+  /** Keeps the entry itself, which must not change any more: it is numbered when it is read, not copied when it comes. */
   add(entry: T): void
-  list(): readonly T[]
+  count(): number
+  /** Newest first. */
+  list(): readonly (T & Sequenced)[]
 }
 
-function createRecent<T>(max: number): Recent<T> {
+function createRecent<T extends object>(max: number, source: string): Recent<T> {
   const ring: T[] = []
   let next = 0
+  let count = 0
   return {
     add(entry) {
       ring[next] = entry
-      next = (next + 1) % max
+      next = next + 1 === max ? 0 : next + 1
+      count++
     },
-    list: () => [...ring.slice(0, next).reverse(), ...ring.slice(next).reverse()],
+    count: () => count,
+    list() {
+      const newestFirst = [...ring.slice(0, next).reverse(), ...ring.slice(next).reverse()]
+      return newestFirst.map((entry, i) => ({ ...entry, source, seq: count - i }))
+    },
   }
 }
 
 const FAILED: ReadonlySet<string> = new Set(['failed', 'timeout', 'misconfigured', 'cut'])
-
-/** The key of a backend's place in a model. */
-export function placeOf({ model, backend }: { readonly model: string; readonly backend: string }): string {
-  return JSON.stringify([model, backend])
-}
 
 function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
   const found: Record<number, StepCounts> = {}
@@ -92,41 +96,53 @@ function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
 }
 
 export function createStatus({ clock, standings, source }: StatusOptions): Status {
-  const windows = new Map<string, StepWindow>()
-  const requests = createRecent<RequestEntry & Sequenced>(MAX_REQUESTS)
-  const changes = createRecent<ChangeEntry & Sequenced>(MAX_CHANGES)
+  // By model, then by backend: one key of both, made for each request and attempt, took half a µs.
+  const windows = new Map<string, Map<string, StepWindow>>()
+  let backends = 0
+  const requests = createRecent<RequestEntry>(MAX_REQUESTS, source)
+  const changes = createRecent<ChangeEntry>(MAX_CHANGES, source)
   const beganMs = clock.nowMs()
   // The monotonic clock, set once by the wall clock: steps never go back, and those of other processes have the same numbers.
   const offsetMs = clock.epochMs() - beganMs
-  let finished = 0
-  let changed = 0
 
   const alignedMs = (): number => clock.nowMs() + offsetMs
   const stepNow = (): number => Math.floor(alignedMs() / STEP_MS)
 
-  /** Forgets what no config names any more; called only when there are too many. */
-  const makeRoom = (): void => {
-    const named = new Set(standings().map(placeOf))
-    for (const place of windows.keys()) if (!named.has(place)) windows.delete(place)
+  const keep = (model: string, backend: string, window: StepWindow): void => {
+    const ofModel = windows.get(model) ?? new Map<string, StepWindow>()
+    windows.set(model, ofModel)
+    if (!ofModel.has(backend)) backends++
+    ofModel.set(backend, window)
   }
 
-  const windowOf = (place: string): StepWindow | undefined => {
-    const found = windows.get(place)
+  /** Forgets what no config names any more; called only when there are too many. */
+  const makeRoom = (): void => {
+    const named = standings().map(({ model, backend }) => ({
+      model,
+      backend,
+      window: windows.get(model)?.get(backend),
+    }))
+    windows.clear()
+    backends = 0
+    for (const { model, backend, window } of named) if (window !== undefined) keep(model, backend, window)
+  }
+
+  const windowOf = (model: string, backend: string): StepWindow | undefined => {
+    const found = windows.get(model)?.get(backend)
     if (found !== undefined) return found
-    if (windows.size >= MAX_BACKENDS) makeRoom()
-    if (windows.size >= MAX_BACKENDS) return undefined
+    if (backends >= MAX_BACKENDS) makeRoom()
+    if (backends >= MAX_BACKENDS) return undefined
     const made = createStepWindow()
-    windows.set(place, made)
+    keep(model, backend, made)
     return made
   }
 
   return {
     requestDone(entry) {
-      finished++
-      requests.add({ ...entry, source, seq: finished })
+      requests.add(entry)
       const { model, backend, prompt_tokens, cached_tokens, completion_tokens } = entry
       if (model === null || backend === null) return
-      const counts = windowOf(placeOf({ model, backend }))?.at(stepNow())
+      const counts = windowOf(model, backend)?.at(stepNow())
       if (counts === undefined) return
       counts.prompt_tokens += prompt_tokens ?? 0
       if (cached_tokens !== null) {
@@ -135,20 +151,17 @@ export function createStatus({ clock, standings, source }: StatusOptions): Statu
       }
       counts.completion_tokens += completion_tokens ?? 0
     },
-    attemptDone(entry) {
-      const counts = windowOf(placeOf(entry))?.at(stepNow())
+    attemptDone({ model, backend, outcome, ttfbMs }) {
+      const counts = windowOf(model, backend)?.at(stepNow())
       if (counts === undefined) return
       counts.attempts++
-      if (entry.outcome === 'throttled') counts.throttled++
-      else if (FAILED.has(entry.outcome)) counts.errors++
-      if (entry.ttfbMs === undefined) return
-      const bucket = bucketOf(entry.ttfbMs)
+      if (outcome === 'throttled') counts.throttled++
+      else if (FAILED.has(outcome)) counts.errors++
+      if (ttfbMs === undefined) return
+      const bucket = bucketOf(ttfbMs)
       counts.ttfb[bucket] = (counts.ttfb[bucket] ?? 0) + 1
     },
-    stateChanged(entry) {
-      changed++
-      changes.add({ ...entry, source, seq: changed })
-    },
+    stateChanged: changes.add,
     snapshot() {
       const step = stepNow()
       return {
@@ -159,10 +172,10 @@ export function createStatus({ clock, standings, source }: StatusOptions): Statu
         backends: standings().map(standing => ({
           ...standing,
           // A copy: what is handed out must not change under the reader.
-          steps: structuredClone(sparse(windows.get(placeOf(standing))?.read(step) ?? [])),
+          steps: structuredClone(sparse(windows.get(standing.model)?.get(standing.backend)?.read(step) ?? [])),
         })),
         requests: requests.list(),
-        finished: { [source]: finished },
+        finished: { [source]: requests.count() },
         changes: changes.list(),
       }
     },

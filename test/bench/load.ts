@@ -16,9 +16,10 @@ export type Job = Aim &
         readonly kind: 'closed'
         readonly work: Exclude<Work, 'slow'>
         readonly connections: number
-        /** It ends with whichever comes first. */
+        /** It ends with whichever comes first: so many seconds, so many requests, or both figures of `enough`. */
         readonly seconds: number
         readonly requests?: number
+        readonly enough?: { readonly seconds: number; readonly requests: number }
       }
     | {
         readonly kind: 'fixed'
@@ -76,11 +77,17 @@ function note(tally: Tally, problem: string | undefined, sinceUs: number): void 
 
 function closedLoop(job: Job & { kind: 'closed' }, request: Buffer, tally: Tally): Promise<void> {
   const expected = expectedBody(job.work)
-  const untilUs = nowUs() + job.seconds * 1e6
+  const { enough } = job
+  const sinceStartS = (): number => (nowUs() - startUs) / 1e6
+  const startUs = nowUs()
   let begun = 0
   let open = job.connections
+  const isEnough = (): boolean => enough !== undefined && begun >= enough.requests && sinceStartS() >= enough.seconds
   const more = (): boolean =>
-    begun < (job.requests ?? Number.POSITIVE_INFINITY) && nowUs() < untilUs && tally.errors < MAX_ERRORS
+    begun < (job.requests ?? Number.POSITIVE_INFINITY) &&
+    sinceStartS() < job.seconds &&
+    tally.errors < MAX_ERRORS &&
+    !isEnough()
 
   return new Promise(resolve => {
     for (let i = 0; i < job.connections; i++) {

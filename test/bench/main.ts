@@ -3,17 +3,19 @@
 //   ROUNDS=5 SECONDS=3   how often, and how long each measurement takes
 //   SCENARIOS=A,E        only these
 //   OUT=build/bench.json where the figures go
-//   BENCH_BRIEF=1        A and E with a handful of requests: shows that the benchmark works, and measures nothing
+//   BENCH_BRIEF=1        A, E and W with a handful of requests: shows that the benchmark works, and measures nothing
 import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { startLoad, startUpstream } from './children.ts'
-import type { Bench, Scale } from './measure.ts'
+import { type Load, startLoad, startUpstream, type Upstream } from './children.ts'
+import { type Pins, pins } from './cores.ts'
+import type { Bench, Scale, Totals } from './measure.ts'
 import { type Sample, summarize, table } from './report.ts'
-import { SCENARIOS, type Scenario } from './scenarios.ts'
-import { findProgram, pins, tellsUsage } from './system.ts'
-import { startTarget, type Target, type TargetName } from './targets.ts'
+import { runRounds, type Scenario } from './rounds.ts'
+import { SCENARIOS } from './scenarios.ts'
+import { findProgram, tellsUsage } from './system.ts'
+import { startTarget, type TargetName, YARDSTICK_PROGRAMS } from './targets.ts'
 
 function scaleFrom(env: NodeJS.ProcessEnv): Scale {
   const given = (name: string, fallback: number): number => {
@@ -24,7 +26,7 @@ function scaleFrom(env: NodeJS.ProcessEnv): Scale {
   if (env.BENCH_BRIEF === '1') {
     return {
       rounds: 1,
-      warmSeconds: 5,
+      warm: { seconds: 5, mostSeconds: 5 },
       seconds: 0.3,
       requests: 40,
       connections: 4,
@@ -35,7 +37,7 @@ function scaleFrom(env: NodeJS.ProcessEnv): Scale {
   }
   return {
     rounds: given('ROUNDS', 5),
-    warmSeconds: 2,
+    warm: { seconds: 2, mostSeconds: 15 },
     seconds: given('SECONDS', 3),
     connections: 32,
     perSecond: given('RATE', 1_000),
@@ -45,7 +47,7 @@ function scaleFrom(env: NodeJS.ProcessEnv): Scale {
 }
 
 function chosenScenarios(env: NodeJS.ProcessEnv): readonly Scenario[] {
-  const wanted = (env.SCENARIOS ?? (env.BENCH_BRIEF === '1' ? 'A,E' : '')).toUpperCase()
+  const wanted = (env.SCENARIOS ?? (env.BENCH_BRIEF === '1' ? 'A,E,W' : '')).toUpperCase()
   return wanted === '' ? SCENARIOS : SCENARIOS.filter(({ id }) => wanted.split(',').includes(id))
 }
 
@@ -53,82 +55,101 @@ function say(text: string): void {
   process.stderr.write(`${text}\n`)
 }
 
-type Starter = (name: TargetName, secondBackend: boolean) => Promise<Target>
-
-async function rounds(bench: Bench, scenario: Scenario, names: readonly TargetName[], start: Starter) {
-  const samples: Sample[] = []
-  const kept = new Map<TargetName, Target>()
-  const ready = async (name: TargetName): Promise<Target> => {
-    const target = kept.get(name) ?? (await start(name, scenario.secondBackend === true))
-    if (kept.has(name)) return target
-    await scenario.warmUp?.(bench, target)
-    if (scenario.process === 'kept') kept.set(name, target)
-    return target
-  }
-  try {
-    if (scenario.process === 'kept') for (const name of names) await ready(name)
-    for (let round = 1; round <= bench.scale.rounds; round++) {
-      say(`${scenario.id} ${scenario.title}: round ${round} of ${bench.scale.rounds}`)
-      for (const name of names) {
-        const target = await ready(name)
-        try {
-          samples.push({ scenario: scenario.id, round, target: name, figures: await scenario.run(bench, target) })
-        } finally {
-          if (scenario.process === 'fresh') await target.stop()
-        }
-      }
-    }
-  } finally {
-    for (const target of kept.values()) await target.stop()
-  }
-  return samples
+/** The benchmark's own processes, and where they and the measured ones run. */
+interface Crew {
+  readonly load: Load
+  readonly upstream: Upstream
+  readonly pins: Pins
 }
 
-function versionOf(nginx: string | undefined): string | undefined {
-  if (nginx === undefined) return undefined
-  return execFileSync('/bin/sh', ['-c', '"$0" -v 2>&1', nginx], { encoding: 'utf8' }).trim()
+/** One crew for each number of cores that scenarios want for what they measure; started when first asked for. */
+function createCrews(): { of(cores: number): Promise<Crew>; stop(): Promise<void> } {
+  const crews = new Map<number, Crew>()
+  return {
+    async of(cores) {
+      const there = crews.get(cores)
+      if (there !== undefined) return there
+      const places = pins(cores)
+      const upstream = await startUpstream(places.rest)
+      const crew = { load: await startLoad(places.rest), upstream, pins: places }
+      crews.set(cores, crew)
+      return crew
+    },
+    async stop() {
+      for (const { load, upstream } of crews.values()) {
+        await load.stop()
+        await upstream.stop()
+      }
+    },
+  }
+}
+
+function versionOf(file: string): string {
+  const said = execFileSync('/bin/sh', ['-c', '"$0" -v 2>&1', file], { encoding: 'utf8' })
+  return said.split('\n', 1)[0] ?? ''
+}
+
+/** What must be known to read the figures of these scenarios rightly. */
+function notesOn(scenarios: readonly Scenario[], env: NodeJS.ProcessEnv): readonly string[] {
+  const notes: string[] = []
+  for (const name of YARDSTICK_PROGRAMS) {
+    if (findProgram(name) === undefined) notes.push(`no ${name} on the PATH: the table lacks this yardstick`)
+  }
+  if (!pins(1).apart) notes.push('no taskset, or one core only: processes are not kept apart')
+  for (const { id } of scenarios.filter(({ cores = 1 }) => cores > 1 && !pins(cores).apart)) {
+    notes.push(
+      `${id}: load and upstream have no cores of their own, so the speed-up is projected from CPU time, not measured ` +
+        '(2 × CPU a request with one worker / with two); the requests/s beside it are those of cores shared with them',
+    )
+  }
+  if (env.BENCH_BRIEF === '1') notes.push('a brief run: it shows that the benchmark works, its figures mean nothing')
+  if (!tellsUsage()) notes.push('no /proc here: neither CPU time nor memory can be told')
+  return notes
+}
+
+/** @returns the samples of all scenarios */
+async function runAll(scenarios: readonly Scenario[], scale: Scale, totals: Totals): Promise<readonly Sample[]> {
+  const missing: readonly TargetName[] = YARDSTICK_PROGRAMS.filter(name => findProgram(name) === undefined)
+  const folder = mkdtempSync(join(tmpdir(), 'bench-'))
+  const crews = createCrews()
+  const samples: Sample[] = []
+  try {
+    for (const scenario of scenarios) {
+      const { load, upstream, pins } = await crews.of(scenario.cores ?? 1)
+      const bench: Bench = { scale, load, upstream, totals, apart: pins.apart }
+      const backends = scenario.secondBackend ? [upstream.port, upstream.secondPort] : [upstream.port]
+      const names = scenario.targets.filter(name => !missing.includes(name))
+      samples.push(
+        ...(await runRounds(bench, scenario, names, {
+          start: (name, workers) => startTarget(name, { pin: pins.measured, folder, backends, workers }),
+          onRound: round => say(`${scenario.id} ${scenario.title}: round ${round} of ${scale.rounds}`),
+        })),
+      )
+    }
+  } finally {
+    await crews.stop()
+    rmSync(folder, { recursive: true, force: true })
+  }
+  return samples
 }
 
 async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const scale = scaleFrom(env)
   const out = env.OUT ?? join('build', 'bench.json')
-  const notes: string[] = []
-  const nginx = findProgram('nginx')
-  const { measured, rest, note } = pins()
-  if (nginx === undefined) notes.push('no nginx on the PATH: the table lacks this yardstick')
-  if (note !== undefined) notes.push(note)
-  if (env.BENCH_BRIEF === '1') notes.push('a brief run: it shows that the benchmark works, its figures mean nothing')
-  if (!tellsUsage()) notes.push('no /proc here: neither CPU time nor memory can be told')
+  const scenarios = chosenScenarios(env)
+  const notes = notesOn(scenarios, env)
   for (const text of notes) say(`note: ${text}`)
 
-  const folder = mkdtempSync(join(tmpdir(), 'bench-'))
-  const upstream = await startUpstream(rest)
-  const load = await startLoad(rest)
-  const bench: Bench = { scale, load, upstream, totals: { requests: 0, errors: 0, problems: [] } }
-  const start: Starter = (name, secondBackend) =>
-    startTarget(name, {
-      pin: measured,
-      folder,
-      backends: secondBackend ? [upstream.port, upstream.secondPort] : [upstream.port],
-      ...(nginx === undefined ? {} : { nginx }),
-    })
-  const samples: Sample[] = []
-  try {
-    for (const scenario of chosenScenarios(env)) {
-      const names = scenario.targets.filter(name => name !== 'nginx' || nginx !== undefined)
-      samples.push(...(await rounds(bench, scenario, names, start)))
-    }
-  } finally {
-    await load.stop()
-    await upstream.stop()
-    rmSync(folder, { recursive: true, force: true })
-  }
-
-  const { totals } = bench
+  const totals: Totals = { requests: 0, errors: 0, problems: [] }
+  const samples = await runAll(scenarios, scale, totals)
   const rows = summarize(samples)
+  const versions = YARDSTICK_PROGRAMS.map(name => {
+    const file = findProgram(name)
+    return [name, file === undefined ? undefined : versionOf(file)] as const
+  })
   const machine = {
     node: process.version,
-    nginx: versionOf(nginx),
+    ...Object.fromEntries(versions),
     cpu: cpus()[0]?.model,
     cores: cpus().length,
     platform: `${process.platform} ${process.arch}`,

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Load, Upstream } from './children.ts'
 import type { Job, Result } from './load.ts'
 import type { Route } from './payloads.ts'
-import { cpuUs, residentBytes } from './system.ts'
+import { cpuUs, cpuUsByProcess, residentBytes } from './system.ts'
 import type { Target } from './targets.ts'
 
 /** Metric names and values; a name ends in its unit. */
@@ -12,7 +12,8 @@ export type Figures = Readonly<Record<string, number>>
 /** How much is done; brief runs only show that everything works. */
 export interface Scale {
   readonly rounds: number
-  readonly warmSeconds: number
+  /** A warm-up takes at least `seconds`, and as long as its requests take, but no longer than `mostSeconds`. */
+  readonly warm: { readonly seconds: number; readonly mostSeconds: number }
   readonly seconds: number
   /** Ends closed loops early. */
   readonly requests?: number
@@ -34,6 +35,8 @@ export interface Bench {
   readonly load: Load
   readonly upstream: Upstream
   readonly totals: Totals
+  /** Whether the measured process has its cores for itself. */
+  readonly apart: boolean
 }
 
 type Distribute<T> = T extends unknown ? Omit<T, 'port' | 'route'> : never
@@ -57,6 +60,14 @@ function account(totals: Totals, what: string, result: Result): void {
 export interface Measured extends Result {
   /** User and system time of the target's processes meanwhile, in µs; NaN where it has none. */
   readonly cpuUs: number
+  /** The same of each of the processes that its first one has started. */
+  readonly workersUs: readonly number[]
+}
+
+/** @returns for each process what it has used since, those that are new included */
+function usedSince(before: ReadonlyMap<number, number>, pid: number | undefined): ReadonlyMap<number, number> {
+  if (pid === undefined) return new Map([[0, Number.NaN]])
+  return new Map([...cpuUsByProcess(pid)].map(([each, us]) => [each, us - (before.get(each) ?? 0)]))
 }
 
 /**
@@ -65,10 +76,10 @@ export interface Measured extends Result {
  */
 export async function measure(bench: Bench, target: Target, what: string, task: Task): Promise<Measured> {
   const { load, upstream, totals } = bench
-  const before = target.pid === undefined ? Number.NaN : cpuUs(target.pid)
+  const before = usedSince(new Map(), target.pid)
   await upstream.count()
   const result = await load.run(aimAt(task, target))
-  const after = target.pid === undefined ? Number.NaN : cpuUs(target.pid)
+  const [first = Number.NaN, ...workersUs] = usedSince(before, target.pid).values()
   const { bodyBytes } = await upstream.count()
   account(totals, `${what}, ${target.name}`, result)
   // A request asked twice (failover) arrives twice: fewer bytes are wrong, more are not.
@@ -76,7 +87,7 @@ export async function measure(bench: Bench, target: Target, what: string, task: 
     totals.errors++
     totals.problems.push(`${what}, ${target.name}: ${result.sentBodyBytes} bytes asked, ${bodyBytes} arrived`)
   }
-  return { ...result, cpuUs: after - before }
+  return { ...result, cpuUs: workersUs.reduce((sum, us) => sum + us, first), workersUs }
 }
 
 const MB = 1024 * 1024

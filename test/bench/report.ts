@@ -1,4 +1,5 @@
 // Figures of all rounds to medians, ratios and a table beside the goals.
+import { type ByTarget, goalOf, inWords, type Judged, verdict } from './goals.ts'
 import type { Figures } from './measure.ts'
 import { SCENARIOS } from './scenarios.ts'
 import type { TargetName } from './targets.ts'
@@ -11,43 +12,16 @@ export interface Sample {
   readonly figures: Figures
 }
 
-/** What the JSON file holds, one for each figure of a scenario. */
-export interface Row {
+/**
+ * What the JSON file holds, one for each figure of a scenario: medians over the rounds, and the proxy against each yardstick.
+ * A ratio is the median of the rounds' ratios, which drift of the machine disturbs least.
+ */
+export interface Row extends Judged {
   readonly scenario: string
   readonly metric: string
-  /** Medians over the rounds. */
-  readonly medians: Readonly<Partial<Record<TargetName, number>>>
-  /** The proxy against the yardstick: the median of the rounds' ratios, which drift of the machine disturbs least. */
-  readonly ratio?: number
-  readonly against?: TargetName
 }
 
-interface Goal {
-  /** A ratio to this target; left out: the proxy's own figure. */
-  readonly against?: TargetName
-  readonly goal: number
-  readonly stretch?: number
-}
-
-const NGINX = (goal: number, stretch: number): Goal => ({ against: 'nginx', goal, stretch })
-
-/** At most. By scenario and metric. */
-const GOALS: ReadonlyMap<string, Goal> = new Map([
-  ['A cpu_us_per_request', NGINX(4.5, 3.5)],
-  ['A added_p50_us', NGINX(3.5, 2.2)],
-  ['B cpu_us_per_request', NGINX(3.2, 2.2)],
-  ['C cpu_us_per_request', NGINX(2, 1.5)],
-  ['D cpu_us_per_request', NGINX(3, 2)],
-  ['E cpu_us_per_event', NGINX(3, 1.5)],
-  ['F cpu_us_per_event', NGINX(1.8, 1.4)],
-  ['F memory_kb_per_stream', { goal: 60, stretch: 40 }],
-  ['F errors', { goal: 0 }],
-  ['G first_answer_ms', { against: 'bare', goal: 1.3, stretch: 1 }],
-  ['G idle_mb', { goal: 60 }],
-  ['H client_errors', { goal: 0 }],
-  ['H asked_the_bad_one', { goal: 1 }],
-  ['H p50_against_healthy', { goal: 1.1 }],
-])
+const YARDSTICKS: readonly TargetName[] = ['nginx', 'haproxy', 'bare']
 
 /** What going through a target adds to going direct. */
 const ADDED: ReadonlyMap<string, string> = new Map([
@@ -57,6 +31,7 @@ const ADDED: ReadonlyMap<string, string> = new Map([
   ['delay_p99_us', 'added_delay_p99_us'],
 ])
 
+/** Of the finite ones; NaN where there are none. */
 export function median(values: readonly number[]): number {
   const sorted = values.filter(Number.isFinite).sort((a, b) => a - b)
   const middle = sorted.length >> 1
@@ -80,31 +55,46 @@ function withAdded(samples: readonly Sample[]): readonly Sample[] {
   })
 }
 
+/** What there is a finite value of. */
+function finite(names: readonly TargetName[], figureOf: (name: TargetName) => number): ByTarget {
+  return Object.fromEntries(
+    names.map(name => [name, figureOf(name)] as const).filter(([, value]) => Number.isFinite(value)),
+  )
+}
+
+/** One row a figure, in the order in which they were first measured. */
 export function summarize(given: readonly Sample[]): readonly Row[] {
   const samples = withAdded(given)
   const keys = new Map<string, { scenario: string; metric: string }>()
   for (const { scenario, figures } of samples) {
     for (const metric of Object.keys(figures)) keys.set(`${scenario} ${metric}`, { scenario, metric })
   }
-  return [...keys].map(([key, { scenario, metric }]): Row => {
+  return [...keys.values()].map(({ scenario, metric }): Row => {
     const here = samples.filter(sample => sample.scenario === scenario)
     const of = (target: TargetName): readonly Sample[] => here.filter(sample => sample.target === target)
-    const medians: Partial<Record<TargetName, number>> = {}
-    for (const target of new Set(here.map(sample => sample.target))) {
-      const value = median(of(target).map(({ figures }) => figures[metric] ?? Number.NaN))
-      if (Number.isFinite(value)) medians[target] = value
+    const targets = [...new Set(here.map(({ target }) => target))]
+    return {
+      scenario,
+      metric,
+      medians: finite(targets, target => median(of(target).map(({ figures }) => figures[metric] ?? Number.NaN))),
+      ratios: finite(YARDSTICKS, yardstick =>
+        median(
+          of('proxy').map(({ round, figures }) => {
+            const other = of(yardstick).find(sample => sample.round === round)
+            return (figures[metric] ?? Number.NaN) / (other?.figures[metric] ?? Number.NaN)
+          }),
+        ),
+      ),
     }
-    const against = GOALS.get(key)?.against ?? 'nginx'
-    const ratio = median(
-      of('proxy').map(({ round, figures }) => {
-        const yardstick = of(against).find(sample => sample.round === round)?.figures[metric]
-        return (figures[metric] ?? Number.NaN) / (yardstick ?? Number.NaN)
-      }),
-    )
-    return { scenario, metric, medians, ...(Number.isFinite(ratio) ? { ratio, against } : {}) }
   })
 }
 
+/** The yardstick that counts first for this figure: the goal's, or nginx. */
+export function yardstickOf({ scenario, metric }: Row): TargetName {
+  return goalOf(scenario, metric)?.aims[0].against ?? 'nginx'
+}
+
+/** A figure with as many digits as say something; a dash where there is none. */
 export function shown(value: number | undefined): string {
   if (value === undefined || !Number.isFinite(value)) return '–'
   if (value === 0) return '0'
@@ -112,9 +102,8 @@ export function shown(value: number | undefined): string {
   return value.toFixed(digits)
 }
 
-function verdict(value: number, { goal, stretch }: Goal): string {
-  if (stretch !== undefined && value <= stretch) return 'stretch reached'
-  return value <= goal ? 'reached' : 'missed'
+function shownRatio(value: number | undefined, against = ''): string {
+  return value === undefined ? '' : `${shown(value)} ×${against}`
 }
 
 /** Columns of a Markdown table that is readable as it stands. */
@@ -126,28 +115,38 @@ export function columns(lines: readonly (readonly string[])[]): string {
   return [text(head), `|${widths.map(width => '-'.repeat(width + 2)).join('|')}|`, ...rest.map(text)].join('\n')
 }
 
-/** The table: medians, the ratio to nginx or a bare server, and what was aimed at. */
+/** The table: medians, the ratios to nginx (or a bare server) and to HAProxy, and what was aimed at. */
 export function table(rows: readonly Row[]): string {
   const titles = new Map(SCENARIOS.map(({ id, title }) => [id, title]))
-  const lines = rows.map(({ scenario, metric, medians, ratio, against }) => {
-    const goal = GOALS.get(`${scenario} ${metric}`)
-    const judged = goal?.against === undefined ? medians.proxy : ratio
-    const aim = goal === undefined ? '' : `≤ ${goal.goal}${goal.against === undefined ? '' : ` × ${goal.against}`}`
+  const lines = rows.map(row => {
+    const { scenario, metric, medians, ratios } = row
+    const goal = goalOf(scenario, metric)
+    const first = yardstickOf(row)
     return [
       `${scenario} ${titles.get(scenario) ?? ''}`,
       metric.replaceAll('_', ' '),
       shown(medians.direct),
       shown(medians.nginx),
+      shown(medians.haproxy),
       shown(medians.bare),
       shown(medians.proxy),
-      ratio === undefined ? '' : `${shown(ratio)} ×${against === 'nginx' ? '' : ` ${against}`}`,
-      aim,
-      goal?.stretch === undefined ? '' : `≤ ${goal.stretch}`,
-      goal === undefined || judged === undefined ? '' : verdict(judged, goal),
+      shownRatio(ratios[first], first === 'nginx' ? '' : ` ${first}`),
+      shownRatio(ratios.haproxy),
+      goal === undefined ? '' : inWords(goal, 'goal'),
+      goal === undefined ? '' : inWords(goal, 'stretch'),
+      goal === undefined ? '' : (verdict(goal, row) ?? ''),
     ]
   })
-  return columns([
-    ['scenario', 'measure', 'direct', 'nginx', 'bare', 'proxy', 'proxy / nginx', 'goal', 'stretch', ''],
-    ...lines,
-  ])
+  const head = [
+    'scenario',
+    'measure',
+    'direct',
+    'nginx',
+    'haproxy',
+    'bare',
+    'proxy',
+    'proxy / nginx',
+    'proxy / haproxy',
+  ]
+  return columns([[...head, 'goal', 'stretch', ''], ...lines])
 }

@@ -1,23 +1,13 @@
 // The scenarios: what is done to each target, and which figures come of it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Bench, type Figures, idleMb, measure, measureOpenStreams, type Task } from './measure.ts'
-import { EVENTS_PER_BURST, type Work } from './payloads.ts'
-import type { Target, TargetName } from './targets.ts'
+import { idleMb, measure, measureOpenStreams } from './measure.ts'
+import { EVENTS_PER_BURST } from './payloads.ts'
+import type { Scenario } from './rounds.ts'
+import type { TargetName } from './targets.ts'
+import { closed, type PlainWork, steady, warming } from './tasks.ts'
+import { twoWorkers } from './two-workers.ts'
 
-export interface Scenario {
-  readonly id: string
-  readonly title: string
-  readonly targets: readonly TargetName[]
-  /** `kept`: one process for all rounds, warm; `fresh`: a new one each round. */
-  readonly process: 'kept' | 'fresh'
-  /** Whether the second backend is there, and failing from some point on. */
-  readonly secondBackend?: true
-  /** Not counted; takes the costs of a beginning away. */
-  warmUp?(bench: Bench, target: Target): Promise<unknown>
-  run(bench: Bench, target: Target): Promise<Figures>
-}
-
-const ALL: readonly TargetName[] = ['direct', 'nginx', 'proxy']
+const ALL: readonly TargetName[] = ['direct', 'nginx', 'haproxy', 'proxy']
 /** Long bodies: enough to keep a core busy. */
 const LONG_CONNECTIONS = 4
 /** Of a fresh process: enough for its code to be compiled, not enough to make its heap large. */
@@ -25,25 +15,25 @@ const FRESH_CONNECTIONS = 8
 /** After a start or a load, until memory has settled. */
 const SETTLE_MS = 500
 
-type PlainWork = Exclude<Work, 'slow'>
-
-function closed({ scale }: Bench, work: PlainWork, connections: number, seconds: number): Task {
-  const { requests } = scale
-  return { kind: 'closed', work, connections, seconds, ...(requests === undefined ? {} : { requests }) }
+interface Busy {
+  readonly work: PlainWork
+  readonly warmUpRequests: number
+  readonly connections?: number
 }
 
 /** As fast as it goes, over so many connections. */
-function busy(id: string, title: string, work: PlainWork, connections?: number): Scenario {
-  const run = (bench: Bench, target: Target, seconds: number) =>
-    measure(bench, target, id, closed(bench, work, connections ?? bench.scale.connections, seconds))
+function busy(id: string, title: string, { work, warmUpRequests, connections }: Busy): Scenario {
   return {
     id,
     title,
     targets: ALL,
     process: 'kept',
-    warmUp: (bench, target) => run(bench, target, bench.scale.warmSeconds),
-    async run(bench, target) {
-      const { cpuUs, requests, elapsedS } = await run(bench, target, bench.scale.seconds)
+    warmUp: (bench, target) =>
+      measure(bench, target, id, warming(bench, work, connections ?? bench.scale.connections, warmUpRequests)),
+    async run(bench, [target]) {
+      const { scale } = bench
+      const task = closed(bench, work, connections ?? scale.connections, scale.seconds)
+      const { cpuUs, requests, elapsedS } = await measure(bench, target, id, task)
       return work === 'burst'
         ? {
             cpu_us_per_event: cpuUs / (requests * EVENTS_PER_BURST),
@@ -57,18 +47,12 @@ function busy(id: string, title: string, work: PlainWork, connections?: number):
 /** Enough requests, one after the other, to meet each of two backends. */
 const FIND_OUT = { kind: 'closed', work: 'chat', connections: 1, seconds: 5, requests: 10 } as const
 
-/** At a fixed rate: latency, counted from when a request was due. */
-function steady({ scale }: Bench): Task {
-  const { perSecond, seconds, connections } = scale
-  return { kind: 'fixed', work: 'chat', connections: connections * 4, seconds, perSecond }
-}
-
-const chat = busy('A', '1 KB chat', 'chat')
+const chat = busy('A', '1 KB chat', { work: 'chat', warmUpRequests: 20_000 })
 
 const shortChat: Scenario = {
   ...chat,
-  async run(bench, target) {
-    const asFastAsItGoes = await chat.run(bench, target)
+  async run(bench, [target]) {
+    const asFastAsItGoes = await chat.run(bench, [target])
     const { p50Us, p99Us, cpuUs, requests } = await measure(bench, target, 'A at a fixed rate', steady(bench))
     return { ...asFastAsItGoes, p50_us: p50Us, p99_us: p99Us, cpu_us_per_request_at_rate: cpuUs / requests }
   },
@@ -77,13 +61,13 @@ const shortChat: Scenario = {
 const openStreams: Scenario = {
   id: 'F',
   title: 'open slow streams',
-  targets: ALL,
+  targets: ['direct', 'nginx', 'proxy'],
   process: 'fresh',
   async warmUp(bench, target) {
     await measure(bench, target, 'F', closed(bench, 'chat', FRESH_CONNECTIONS, 1))
     await sleep(SETTLE_MS)
   },
-  run: measureOpenStreams,
+  run: (bench, [target]) => measureOpenStreams(bench, target),
 }
 
 const startUp: Scenario = {
@@ -91,7 +75,7 @@ const startUp: Scenario = {
   title: 'start and rest',
   targets: ['bare', 'nginx', 'proxy'],
   process: 'fresh',
-  async run(_bench, target) {
+  async run(_bench, [target]) {
     await sleep(SETTLE_MS)
     return { first_answer_ms: target.firstAnswerMs, idle_mb: idleMb(target) }
   },
@@ -104,8 +88,8 @@ const oneBad: Scenario = {
   process: 'fresh',
   secondBackend: true,
   warmUp: (bench, target) =>
-    measure(bench, target, 'H', closed(bench, 'chat', FRESH_CONNECTIONS, bench.scale.warmSeconds)),
-  async run(bench, target) {
+    measure(bench, target, 'H', closed(bench, 'chat', FRESH_CONNECTIONS, bench.scale.warm.seconds)),
+  async run(bench, [target]) {
     const { upstream } = bench
     const healthy = await measure(bench, target, 'H, both healthy', steady(bench))
     upstream.fail(true)
@@ -132,11 +116,12 @@ const oneBad: Scenario = {
 
 export const SCENARIOS: readonly Scenario[] = [
   shortChat,
-  busy('B', '100 KB history', 'history'),
-  busy('C', '8 MB of images', 'images', LONG_CONNECTIONS),
-  busy('D', '33 KB embeddings', 'embeddings'),
-  busy('E', '200-event streams', 'burst'),
+  busy('B', '100 KB history', { work: 'history', warmUpRequests: 10_000 }),
+  busy('C', '8 MB of images', { work: 'images', warmUpRequests: 200, connections: LONG_CONNECTIONS }),
+  busy('D', '33 KB embeddings', { work: 'embeddings', warmUpRequests: 20_000 }),
+  busy('E', '200-event streams', { work: 'burst', warmUpRequests: 4_000 }),
   openStreams,
   startUp,
   oneBad,
+  twoWorkers,
 ]

@@ -1,4 +1,4 @@
-// What Linux tells of processes: CPU time, memory, which cores there are. Elsewhere the figures are missing, and it is said.
+// What Linux tells of processes: CPU time, memory, which cores they may use. Elsewhere the figures are missing, and it is said.
 import { accessSync, constants, readdirSync, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
@@ -44,10 +44,15 @@ function tree(root: number): number[] {
   return found
 }
 
-/** User and system time of a process and its descendants so far, in µs; NaN where the system does not tell. */
+/** User and system time so far, in µs, of a process and its descendants, itself first; NaN where the system does not tell. */
+export function cpuUsByProcess(pid: number): ReadonlyMap<number, number> {
+  if (!tellsUsage()) return new Map([[pid, Number.NaN]])
+  return new Map(tree(pid).map(each => [each, stat(each)?.cpuUs ?? 0]))
+}
+
+/** The same of all of them together. */
 export function cpuUs(pid: number): number {
-  if (!tellsUsage()) return Number.NaN
-  return tree(pid).reduce((sum, each) => sum + (stat(each)?.cpuUs ?? 0), 0)
+  return [...cpuUsByProcess(pid).values()].reduce((sum, each) => sum + each, 0)
 }
 
 /** Resident memory of a process and its descendants, in bytes; NaN where the system does not tell. */
@@ -74,27 +79,10 @@ export function findProgram(name: string): string | undefined {
 }
 
 /** The cores this process may use, such as [0, 1]. */
-function allowedCores(): readonly number[] {
+export function allowedCores(): readonly number[] {
   const list = /^Cpus_allowed_list:\s+(\S+)/m.exec(read('/proc/self/status') ?? '')?.[1] ?? ''
   return list.split(',').flatMap(range => {
     const [from = Number.NaN, to = from] = range.split('-').map(Number)
     return Array.from({ length: to - from + 1 || 0 }, (_, i) => from + i)
   })
-}
-
-/** Command prefixes that keep a process on one core; empty where that is not possible. */
-export interface Pins {
-  readonly measured: readonly string[]
-  readonly rest: readonly string[]
-  readonly note: string | undefined
-}
-
-/** The measured process gets a core of its own; load and upstream share another. */
-export function pins(): Pins {
-  const taskset = findProgram('taskset')
-  const [first, second] = allowedCores()
-  if (taskset === undefined || first === undefined || second === undefined) {
-    return { measured: [], rest: [], note: 'no taskset, or one core only: processes are not kept apart' }
-  }
-  return { measured: [taskset, '-c', String(first)], rest: [taskset, '-c', String(second)], note: undefined }
 }

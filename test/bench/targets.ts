@@ -1,5 +1,4 @@
-// What is measured: nothing at all (direct), nginx, and this proxy, each doing the same: check the client's key, rewrite the
-// URL, set the backend's key, keep connections alive, write a log line.
+// What is measured: nothing at all (direct), nginx, HAProxy and this proxy, each doing the same; gateway-configs.ts says what.
 import type { ChildProcess } from 'node:child_process'
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'
@@ -7,19 +6,16 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { start, stop } from './children.ts'
 import { createClient, sameBytes } from './client.ts'
-import {
-  API_VERSION,
-  AZURE_KEY,
-  CLIENT_KEY,
-  EMBEDDINGS_MODEL,
-  expectedBody,
-  MODEL,
-  type Route,
-  requestBytes,
-} from './payloads.ts'
+import { type GatewayOptions, haproxyConfig, nginxConfig, proxyConfig } from './gateway-configs.ts'
+import { expectedBody, type Route, requestBytes } from './payloads.ts'
+import { findProgram } from './system.ts'
+
+/** Programs of the system's package manager that are measured beside the proxy, where they are installed. */
+export const YARDSTICK_PROGRAMS = ['nginx', 'haproxy'] as const
+type ProgramName = (typeof YARDSTICK_PROGRAMS)[number]
 
 /** `bare`: a node:http server that answers by itself, to compare starts and idle memory with. */
-export type TargetName = 'direct' | 'nginx' | 'bare' | 'proxy'
+export type TargetName = 'direct' | ProgramName | 'bare' | 'proxy'
 
 export interface Target {
   readonly name: TargetName
@@ -32,13 +28,10 @@ export interface Target {
   stop(): Promise<void>
 }
 
-export interface TargetOptions {
+export interface TargetOptions extends Omit<GatewayOptions, 'port'> {
   readonly pin: readonly string[]
   /** Where config files and the like may be written. */
   readonly folder: string
-  /** Ports of the backends; the second one may be failing. */
-  readonly backends: readonly number[]
-  readonly nginx?: string
 }
 
 /** A start that takes longer has failed. */
@@ -76,77 +69,6 @@ function firstAnswer(port: number, route: Route, beganMs: number, child: ChildPr
   })
 }
 
-function proxyConfig(port: number, backends: readonly number[]): string {
-  const list = (deployment: string): string =>
-    backends
-      .map(
-        (backend, i) =>
-          `      - {name: ${deployment}-${i + 1}, endpoint: "http://127.0.0.1:${backend}", api_key: ${AZURE_KEY}, api_version: "${API_VERSION}"}`,
-      )
-      .join('\n')
-  return `auth: {keys: [{name: bench, key: ${CLIENT_KEY}}]}
-models:
-  ${MODEL}:
-    backends:
-${list(MODEL)}
-  ${EMBEDDINGS_MODEL}:
-    backends:
-${list(EMBEDDINGS_MODEL)}
-server: {port: ${port}, host: 127.0.0.1}
-logging: {level: info, format: json}
-metrics: {enabled: true}
-`
-}
-
-function nginxConfig(folder: string, port: number, backends: readonly number[]): string {
-  const forward = (deployment: string, operation: string): string => `
-      if ($http_authorization != "Bearer ${CLIENT_KEY}") { return 401; }
-      proxy_pass http://azure/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION};
-      proxy_set_header api-key ${AZURE_KEY};
-      proxy_set_header Authorization "";
-      proxy_set_header Accept-Encoding "";
-      proxy_set_header Connection "";`
-  return `daemon off;
-pid ${folder}/nginx.pid;
-error_log ${folder}/error.log;
-worker_processes 1;
-worker_rlimit_nofile 16384;
-events { worker_connections 8192; }
-http {
-  # A log line a request, gathered and written in one go, as the proxy does it.
-  access_log /dev/null combined buffer=64k flush=1s;
-  client_max_body_size 64m;
-  # A body is held in memory, so that it can be sent to another backend.
-  client_body_buffer_size 16m;
-  client_body_temp_path ${folder}/body;
-  proxy_temp_path ${folder}/proxy;
-  fastcgi_temp_path ${folder}/fastcgi;
-  uwsgi_temp_path ${folder}/uwsgi;
-  scgi_temp_path ${folder}/scgi;
-  proxy_http_version 1.1;
-  proxy_read_timeout 300s;
-  keepalive_requests 1000000000;
-  tcp_nodelay on;
-  proxy_next_upstream error timeout http_500 http_502 http_503 http_504 http_429 non_idempotent;
-  upstream azure {
-${backends.map(backend => `    server 127.0.0.1:${backend} max_fails=1 fail_timeout=30s;`).join('\n')}
-    keepalive 1024;
-    keepalive_requests 1000000000;
-  }
-  server {
-    listen 127.0.0.1:${port} backlog=4096;
-    location = /v1/chat/completions {${forward(MODEL, 'chat/completions')}
-      # Events must pass as they come.
-      proxy_buffering off;
-    }
-    location = /v1/embeddings {${forward(EMBEDDINGS_MODEL, 'embeddings')}
-      proxy_buffers 8 16k;
-    }
-  }
-}
-`
-}
-
 async function started(name: TargetName, port: number, child: ChildProcess, beganMs: number): Promise<Target> {
   try {
     const firstAnswerMs = await firstAnswer(port, 'gateway', beganMs, child)
@@ -157,28 +79,43 @@ async function started(name: TargetName, port: number, child: ChildProcess, bega
   }
 }
 
-async function startProxy({ pin, folder, backends }: TargetOptions): Promise<Target> {
+async function startProxy({ pin, folder, ...options }: TargetOptions): Promise<Target> {
   const port = await freePort()
-  const file = join(folder, 'proxy.yaml')
-  writeFileSync(file, proxyConfig(port, backends))
+  const file = join(folder, `proxy-${options.workers}.yaml`)
+  writeFileSync(file, proxyConfig({ port, ...options }))
   const beganMs = performance.now()
   // Its log goes to /dev/null: written, but no disk is measured.
   const child = start(pin, [process.execPath, resolve('bin/proxy.js'), '--config', file], 'ignore')
   return started('proxy', port, child, beganMs)
 }
 
-async function startNginx({ pin, folder, backends, nginx }: TargetOptions): Promise<Target> {
-  if (nginx === undefined) throw new Error('there is no nginx here')
+function programFile(name: ProgramName): string {
+  const file = findProgram(name)
+  if (file === undefined) throw new Error(`there is no ${name} here`)
+  return file
+}
+
+async function startNginx({ pin, folder, ...options }: TargetOptions): Promise<Target> {
   const port = await freePort()
-  const own = join(folder, 'nginx')
+  const own = join(folder, `nginx-${options.workers}`)
   mkdirSync(own, { recursive: true })
   // Started by root it serves as another user, who must get in.
   chmodSync(folder, 0o755)
   const file = join(own, 'nginx.conf')
-  writeFileSync(file, nginxConfig(own, port, backends))
+  writeFileSync(file, nginxConfig(own, { port, ...options }))
+  const command = [programFile('nginx'), '-c', file, '-p', own, '-e', join(own, 'error.log')]
   const beganMs = performance.now()
-  const child = start(pin, [nginx, '-c', file, '-p', own, '-e', join(own, 'error.log')], 'ignore')
-  return started('nginx', port, child, beganMs)
+  return started('nginx', port, start(pin, command, 'ignore'), beganMs)
+}
+
+async function startHaproxy({ pin, folder, ...options }: TargetOptions): Promise<Target> {
+  const port = await freePort()
+  const file = join(folder, 'haproxy.cfg')
+  writeFileSync(file, haproxyConfig({ port, ...options }))
+  // -db: one process, in the foreground.
+  const command = [programFile('haproxy'), '-db', '-f', file]
+  const beganMs = performance.now()
+  return started('haproxy', port, start(pin, command, 'ignore'), beganMs)
 }
 
 async function startBare({ pin }: TargetOptions): Promise<Target> {
@@ -193,6 +130,8 @@ export function startTarget(name: TargetName, options: TargetOptions): Promise<T
   switch (name) {
     case 'nginx':
       return startNginx(options)
+    case 'haproxy':
+      return startHaproxy(options)
     case 'proxy':
       return startProxy(options)
     case 'bare':

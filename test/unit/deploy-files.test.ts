@@ -31,7 +31,7 @@ t.test('the check of the container files notices', async t => {
     ['Dockerfile', 'USER 1000:1000', 'USER root', 'USER root'],
     ['Dockerfile', 'ENTRYPOINT ["node", "bin/proxy.js"]', 'ENTRYPOINT node bin/proxy.js', 'ENTRYPOINT must be'],
     ['Dockerfile', 'COPY lib ./lib', 'COPY source ./lib', 'COPY source: there is no such file'],
-    ['Dockerfile', '--from=packages', '--from=elsewhere', 'COPY --from=elsewhere'],
+    ['Dockerfile', '--from=build', '--from=elsewhere', 'COPY --from=elsewhere'],
     ['Dockerfile', 'STOPSIGNAL SIGTERM', 'STOPSIGNAL SIGKILL', 'STOPSIGNAL'],
     ['Dockerfile', '"--health"', '"--version"', 'HEALTHCHECK must be the program'],
     ['.dockerignore', '!lib\n', '', 'COPY lib: .dockerignore keeps it out'],
@@ -43,7 +43,16 @@ t.test('the check of the container files notices', async t => {
   for (const [file, from, to, expected] of broken) {
     const root = t.testdir({})
     const needed = ['Dockerfile', '.dockerignore', 'docker-compose.yml', 'deploy/kubernetes.yaml', 'package.json']
-    const copied = ['package-lock.json', '.npmrc', 'tsconfig.json', 'LICENSE', 'config.template.yaml', 'bin', 'lib']
+    const copied = [
+      'package-lock.json',
+      '.npmrc',
+      'tsconfig.json',
+      'LICENSE',
+      'config.template.yaml',
+      'bin',
+      'lib',
+      'deploy/build',
+    ]
     for (const path of [...needed, ...copied]) cpSync(path, join(root, path), { recursive: true })
     const text = read(file)
     t.ok(text.includes(from), `${file} has ${JSON.stringify(from)}`)

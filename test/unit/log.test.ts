@@ -5,6 +5,7 @@ import t, { type Test } from 'tap'
 import { createLog, type LogFields, type LogLevel } from '../../lib/log.ts'
 import { createLogOutput } from '../../lib/log-output.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
+import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const FLUSH_MS = 10_000
 
@@ -25,6 +26,84 @@ t.test('a JSON line says time, level and msg first; undefined fields are left ou
     lineOf('json', 'request', { status: 200, stream: false, model: undefined, error: null }),
     '{"time":"1970-01-12T13:46:41.000Z","level":"warn","msg":"request","status":200,"stream":false,"error":null}',
   )
+  t.end()
+})
+
+const AWKWARD: readonly (string | number | boolean | null | undefined)[] = [
+  ...[
+    '',
+    ' ',
+    '"',
+    '\\',
+    '\\"',
+    'a"b',
+    '/',
+    '</script>',
+    '\u007f',
+    '\u0080',
+    '\u2028',
+    '\u2029',
+    '\ufeff',
+    'ü',
+    '漢字',
+    '😀',
+  ],
+  ...['\ud83d', '\ude00', '\ude00\ud83d', 'a\ud800b', '\ud800\ud800\udc00', '\uffff', '\b\t\n\v\f\r', '__proto__'],
+  ...Array.from({ length: 0x21 }, (_, code) => `a${String.fromCharCode(code)}b`),
+  ...[0, -0, 1, -1, 7, 200, 2 ** 31, 2 ** 53, 1e20, 1e21, -1e21, 1e-7, 5e-324, Number.MAX_VALUE],
+  ...[0.1, 0.5, 9.9, 12.3, -12.3, 0.05, 12.34, 1 / 3, 99_999_999.9, 100_000_000.1, 123_456_789_012.3, 0.1 + 0.2],
+  ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, true, false, null, undefined],
+]
+
+t.test('a JSON line is byte for byte what JSON.stringify makes of its fields', t => {
+  const start = { time: '1970-01-12T13:46:41.000Z', level: 'warn' } as const
+  for (const value of AWKWARD) {
+    t.equal(lineOf('json', 'x', { a: value, 'b"': 1 }), JSON.stringify({ ...start, msg: 'x', a: value, 'b"': 1 }))
+  }
+  for (const msg of AWKWARD) {
+    if (typeof msg === 'string') t.equal(lineOf('json', msg), JSON.stringify({ ...start, msg }))
+  }
+  const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)
+  const random = seededRandom(seed)
+  const unit = (): string => String.fromCharCode(Math.floor(random() ** 4 * 0x10000))
+  for (let run = 0; run < 500; run++) {
+    const number = Math.round((random() - 0.2) * 10 ** (random() * 17)) / 10 ** Math.floor(random() * 4)
+    const text = Array.from({ length: random() * 12 }, unit).join('')
+    const fields = { text, number, more: AWKWARD[Math.floor(random() * AWKWARD.length)] }
+    const [line, expected] = [lineOf('json', text, fields), JSON.stringify({ ...start, msg: text, ...fields })]
+    if (line !== expected) t.equal(line, expected, `FUZZ_SEED=${seed}`)
+  }
+  t.end()
+})
+
+t.test('the time is that of the wall clock, to the millisecond, wherever it jumps', t => {
+  let epochMs = 0
+  const lines: string[] = []
+  const log = createLog({
+    clock: { ...createFakeClock(), epochMs: () => epochMs },
+    level: () => 'info',
+    format: () => 'json',
+    write: line => lines.push(line),
+  })
+  const noon = Date.UTC(2026, 1, 28, 12)
+  const times = [
+    noon,
+    noon + 1,
+    noon + 45,
+    noon + 999,
+    noon + 1_000,
+    noon + 59_999.9,
+    noon - 1,
+    0,
+    9,
+    99,
+    951_782_399_999,
+  ]
+  for (const each of times) {
+    epochMs = each
+    log.info('x')
+    t.equal(JSON.parse(lines.at(-1) ?? '').time, new Date(each).toISOString())
+  }
   t.end()
 })
 
@@ -82,7 +161,7 @@ t.test('lines come out whole and in order, also in many batches', async t => {
   for (const maxBatch of [undefined, 10, 4_000]) {
     const file = logFile(t)
     const output = createLogOutput({ kind: 'file', path: file }, maxBatch)
-    const lines = Array.from({ length: 300 }, (_, i) => `line ${i} ü ${'x'.repeat(i % 50)}`)
+    const lines = Array.from({ length: 1_500 }, (_, i) => `line ${i} ü ${(i % 3 === 0 ? '漢' : 'x').repeat(i % 150)}`)
     for (const line of lines) output.write(line)
     await output.flush(FLUSH_MS)
     t.same(linesIn(file), lines)

@@ -6,6 +6,7 @@ import process from 'node:process'
 import { gunzipSync, inflateRawSync } from 'node:zlib'
 import t from 'tap'
 import { crc32, gzip } from '../../deploy/build/compress.ts'
+import { portableArchive } from '../../deploy/build/contents.ts'
 import { checkElf, elfResource, stripElf } from '../../deploy/build/elf.ts'
 import { inspect } from '../../deploy/build/executable.ts'
 import { checkMacho, machoSection, parseMacho } from '../../deploy/build/macho.ts'
@@ -265,6 +266,36 @@ t.test('a list of runtimes that leaves something open is refused', async t => {
   refused(pinned({ name: '; ls', integrity: sound.packages['win-x64'].integrity }), /package name/)
   t.throws(() => readRuntimes(join(folder, 'none.json')), { exitCode: 1, message: /ENOENT/ })
 })
+
+t.test(
+  'the archive for machines with Node holds the launcher, the program as one file, its map and its licences',
+  async t => {
+    const entries = portableArchive('.', 'top', '9.8.7')
+    t.strictSame(entries.map(({ path }) => path).sort(), [
+      'top/LICENSE',
+      'top/README.md',
+      'top/README.zh-CN.md',
+      'top/bin/package.json',
+      'top/bin/proxy.js',
+      'top/config.template.yaml',
+      'top/dist/proxy.cjs',
+      'top/dist/proxy.cjs.map',
+      'top/licenses/yaml.txt',
+      'top/package.json',
+    ])
+    const folder = t.testdir({})
+    writeFileSync(join(folder, 'a.tar'), writeTar(entries, TIME))
+    t.equal(spawnSync('tar', ['-xf', 'a.tar'], { cwd: folder }).status, 0)
+    const { stdout, stderr } = spawnSync(process.execPath, [join(folder, 'top/bin/proxy.js'), '--version'], {
+      encoding: 'utf8',
+    })
+    t.same(
+      { stdout, stderr },
+      { stdout: '9.8.7\n', stderr: '' },
+      'it runs where it was unpacked, in the version it was given',
+    )
+  },
+)
 
 t.test('the bill of materials names the program, yaml and Node, and is the same each time', async t => {
   const input = {

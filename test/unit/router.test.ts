@@ -132,3 +132,24 @@ t.test('a path is shown without its query, which may hold a key, and bounded', t
   t.equal(shownPath(`/${'x'.repeat(1_000)}`, () => false).length, 257)
   t.end()
 })
+
+t.test('a path of the API is shown as it is, and anything else in its place is looked at', t => {
+  const asked: string[] = []
+  const isSecret = (text: string): boolean => {
+    asked.push(text)
+    return text === 'key-1'
+  }
+  const shown = (target: string): string => shownPath(target, isSecret)
+  for (const path of ['/v1/chat/completions', '/openai/v1/responses', '/openai/audio/speech', '/v1/models']) {
+    for (const tail of ['', '?', '?api-key=key-1', '?a=?b']) t.equal(shown(path + tail), path)
+  }
+  t.same(asked, [], "nobody is asked of the program's own words")
+  t.equal(shown('/v1/chat/completions/key-1'), '/v1/chat/completions/[secret]')
+  t.equal(shown('/v1/chat/completions;key-1'), '/v1/chat/completions;[secret]')
+  t.equal(shown('/v1/chat/completions#key-1?x'), '/v1/chat/completions')
+  t.equal(shown('/v1/chat/key%2D1'), '/v1/chat/[secret]')
+  t.equal(shown('http://key-1@proxy.example.com/v1/chat/completions?key-1'), '/v1/chat/completions')
+  t.equal(shown('/openai/deployments/key-1/chat/completions?x'), '/openai/deployments/[secret]/chat/completions')
+  t.equal(shown('?key-1'), '')
+  t.end()
+})

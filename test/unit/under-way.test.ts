@@ -24,7 +24,7 @@ t.test('a bag holds what was put in and not taken out, and each thing once', t =
   t.equal(bag.size(), 2)
   t.equal(a.slot, NO_SLOT)
   const names: string[] = []
-  bag.forEach(({ name }) => void names.push(name))
+  bag.visit(({ name }) => void names.push(name))
   t.strictSame(names.sort(), ['b', 'c'])
   bag.add(a)
   for (const item of [c, b, a]) bag.remove(item)
@@ -48,7 +48,7 @@ t.test(
       for (let i = below(8); i >= 0; i--) add(`first ${i}`)
       const due = new Set(inside)
       let added = 0
-      bag.forEach(item => {
+      bag.visit(item => {
         if (!inside.has(item)) t.fail('something that was taken out')
         due.delete(item)
         for (let i = below(3); i > 0; i--) {

@@ -1,0 +1,121 @@
+// From a route to its handler: past the drain and the authentication that it needs.
+import type { Clock } from '../clock.ts'
+import type { Exchange } from '../forward/exchange.ts'
+import { refuse } from '../forward/refuse.ts'
+import { ephemeralKey } from '../handlers/ephemeral.ts'
+import type { Gateway } from '../handlers/gateway.ts'
+import { healthReport, healthStatus } from '../handlers/health.ts'
+import { handleInference } from '../handlers/inference.ts'
+import { handleModel, handleModels } from '../handlers/models.ts'
+import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
+import { handleStoredResponse } from '../handlers/responses.ts'
+import { sendJson, sendText } from '../handlers/send.ts'
+import { METRICS_CONTENT_TYPE } from '../metrics.ts'
+import { authenticate } from './auth.ts'
+import type { Route } from './router.ts'
+import { shownPath } from './shown-path.ts'
+
+export interface DispatchDeps {
+  readonly clock: Clock
+  readonly version: string
+  gateway(): Gateway
+  /** The text of GET /metrics. */
+  metricsText(): Promise<string>
+  /** Serves a path below /dashboard. */
+  dashboard(exchange: Exchange, path: string): void | Promise<void>
+  isDraining(): boolean
+}
+
+const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
+  'health',
+  'livez',
+  'metrics',
+  'unknown_url',
+  'method_not_allowed',
+])
+
+/** What an ephemeral key of a realtime session is good for. */
+function takesEphemeral(target: Route): boolean {
+  return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
+}
+
+/** Serves a request by its route. What is done at once returns at once: a promise costs, and most routes need none. */
+export type Dispatch = (exchange: Exchange, target: Route, client: ClientSocket | undefined) => void | Promise<void>
+
+export function createDispatch(deps: DispatchDeps): Dispatch {
+  const { clock, version, gateway, metricsText, dashboard, isDraining } = deps
+  const startedMs = clock.nowMs()
+  return (exchange, target, client) => {
+    const current = gateway()
+    const { auth } = current.config
+    if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
+    if (target.kind === 'health') {
+      const report = healthReport(current, {
+        version,
+        uptimeMs: clock.nowMs() - startedMs,
+        draining: isDraining(),
+      })
+      return sendJson(exchange, healthStatus(report), report)
+    }
+    if (target.kind === 'metrics' && current.config.metrics.enabled) {
+      return metricsText().then(text => sendText(exchange, 200, METRICS_CONTENT_TYPE, text))
+    }
+    if (isDraining()) {
+      return refuse(exchange, {
+        status: 503,
+        code: 'draining',
+        message: 'This proxy is shutting down. Try again: another one answers.',
+        retryAfterMs: 1000,
+        close: true,
+      })
+    }
+    const isPage = target.kind === 'dashboard' && target.path === ''
+    if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
+      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
+      if (exchange.clientKey === undefined && takesEphemeral(target)) {
+        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.parts.owners)
+      }
+      if (exchange.clientKey === undefined && exchange.ephemeral === undefined) {
+        return refuse(exchange, {
+          status: 401,
+          code: 'invalid_api_key',
+          message:
+            'No valid API key was given: send it as "Authorization: Bearer KEY", or as "api-key" or "x-api-key".',
+          headers: ['www-authenticate', 'Bearer'],
+        })
+      }
+      exchange.record.key = exchange.clientKey?.name
+    }
+    switch (target.kind) {
+      case 'inference':
+        return handleInference(exchange, target, current)
+      case 'stored_response':
+        // A key in an id's place would go upstream.
+        if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
+        break
+      case 'dashboard':
+        return dashboard(exchange, target.path)
+      case 'realtime':
+        return handleRealtime(exchange, target, client, current)
+      case 'models':
+        return handleModels(exchange, current)
+      case 'model':
+        return handleModel(exchange, target.id, current)
+      case 'method_not_allowed':
+        return refuse(exchange, {
+          status: 405,
+          code: 'method_not_allowed',
+          message: `This URL takes ${target.allow} only.`,
+          headers: ['allow', target.allow],
+        })
+      default:
+    }
+    const shown = shownPath(exchange.request.url ?? '', current.isSecret)
+    const hint = 'hint' in target ? target.hint : undefined
+    refuse(exchange, {
+      status: 404,
+      code: 'unknown_url',
+      message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
+    })
+  }
+}
