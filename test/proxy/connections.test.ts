@@ -471,6 +471,45 @@ t.test(
   },
 )
 
+for (const over of ['TCP', 'TLS'] as const) {
+  t.test(`a paused reply stops its backend over ${over}, and nothing of it is lost or comes twice`, async t => {
+    const certificate = over === 'TLS' ? makeCertificate('backend') : undefined
+    const { backend, transport } = await scene(t, certificate === undefined ? {} : { certificate })
+    if (certificate !== undefined) trust(t, certificate.cert)
+    // A pattern whose length no buffer's is a multiple of.
+    const whole = Buffer.alloc(32 << 20, Buffer.from(Array.from({ length: 65_537 }, (_, i) => (i >> 8) ^ i)))
+    let taken: Reply | undefined
+    let whenPaused: () => void = () => undefined
+    const paused = new Promise<void>(resolve => {
+      whenPaused = resolve
+    })
+    const head: Buffer[] = []
+    ask(transport, backend.url, {
+      take(reply) {
+        taken = reply
+        const data = (bytes: Buffer): void => {
+          head.push(bytes)
+          reply.pause()
+          whenPaused()
+        }
+        reply.attach({ data, end: () => t.fail('paused'), lost: () => t.fail('paused') })
+      },
+    })
+    const { socket, send } = await backend.next()
+    send(`HTTP/1.1 200 OK\r\nContent-Length: ${whole.length}\r\n\r\n`)
+    socket.write(whole)
+    await paused
+    for (let turn = 0; turn < 200; turn++) await nextTurn()
+    t.equal(head.length, 1, 'nothing is told while it is paused')
+    t.ok(socket.writableLength > 0, 'the backend has not got rid of it')
+    if (taken === undefined) throw new Error('no reply')
+    const rest = await readReply(taken)
+    if (rest.kind !== 'whole') throw new Error(rest.kind)
+    t.ok(Buffer.concat([...head, Buffer.from(rest.body, 'latin1')]).equals(whole), 'byte for byte')
+    await until(() => transport.sockets().free === 1)
+  })
+}
+
 t.test('over TLS a certificate of another name, and one that nobody vouches for, end the request', async t => {
   const certificate = makeCertificate('backend')
   const { backend, transport } = await scene(t, { certificate })
