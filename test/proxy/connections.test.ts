@@ -130,12 +130,16 @@ t.test('an answer until the close is whole with it, and a reset instead of the c
 t.test('an answer that comes before its request is out is read, and the connection is not used again', async t => {
   const all = await scene(t, { early: true })
   const { backend, transport } = all
-  const asked = ask(transport, backend.url, { body: Array.from({ length: 32 }, () => Buffer.alloc(1 << 20)) })
-  const request = await backend.next()
-  request.send(jsonAnswer('"too large"'))
-  t.ok(isWhole(await asked.answered, '"too large"'))
-  await until(() => transport.sockets().busy === 0)
-  t.equal(transport.sockets().free, 0)
+  for (const closes of [false, true]) {
+    const asked = ask(transport, backend.url, { body: Array.from({ length: 32 }, () => Buffer.alloc(1 << 20)) })
+    const request = await backend.next()
+    request.send(jsonAnswer('"too large"'))
+    // With the rest of the request unread, closing is a reset: it follows the answer at once.
+    if (closes) request.socket.destroySoon()
+    t.ok(isWhole(await asked.answered, '"too large"'))
+    await until(() => transport.sockets().busy === 0)
+    t.equal(transport.sockets().free, 0)
+  }
 })
 
 t.test('a resting connection that brings unasked bytes or is closed is not used again', async t => {
