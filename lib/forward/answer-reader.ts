@@ -191,8 +191,7 @@ export class AnswerReader {
     let from = start
     let to = start
     let over = false
-    let fault: AnswerFault | undefined
-    while (at < length && !over && fault === undefined) {
+    while (at < length && !over) {
       if (this.state === DATA) {
         const next = Math.min(length, at + this.left)
         if (to === from) {
@@ -214,51 +213,57 @@ export class AnswerReader {
           if (digit !== -1 && this.digits < MAX_SIZE_DIGITS) {
             this.left = this.left * 16 + digit
             this.digits++
-          } else if (this.digits === 0 || digit !== -1) fault = 'bad_chunk'
+          } else if (this.digits === 0 || digit !== -1) return this.broken(bytes, from, to)
           else if (byte === CR) this.state = SIZE_LF
           else if (byte === 0x3b || isBlank(byte)) this.state = EXTENSION
-          else fault = 'bad_chunk'
+          else return this.broken(bytes, from, to)
           break
         }
         case EXTENSION:
           if (byte === CR) this.state = SIZE_LF
-          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) fault = 'bad_chunk'
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
           break
         case SIZE_LF:
-          if (byte !== LF) fault = 'bad_chunk'
+          if (byte !== LF) return this.broken(bytes, from, to)
           this.digits = 0
           this.state = this.left === 0 ? TRAILER : DATA
           break
         case DATA_CR:
-          if (byte !== CR) fault = 'bad_chunk'
+          if (byte !== CR) return this.broken(bytes, from, to)
           this.state = DATA_LF
           break
         case DATA_LF:
-          if (byte !== LF) fault = 'bad_chunk'
+          if (byte !== LF) return this.broken(bytes, from, to)
           this.extra = 0
           this.state = SIZE
           break
         case TRAILER:
           if (byte === CR) this.state = LAST_LF
-          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) fault = 'bad_chunk'
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
           else this.state = TRAILER_LINE
           break
         case TRAILER_LINE:
           if (byte === CR) this.state = TRAILER_LF
-          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) fault = 'bad_chunk'
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
           break
         case TRAILER_LF:
           if (byte === LF) this.state = TRAILER
-          else fault = 'bad_chunk'
+          else return this.broken(bytes, from, to)
           break
         default:
           if (byte === LF) over = true
-          else fault = 'bad_chunk'
+          else return this.broken(bytes, from, to)
       }
     }
     if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
     if (over) this.finish(at === length)
-    return fault
+    return undefined
+  }
+
+  /** What came before a fault is told all the same, as it would be had it come by itself. */
+  private broken(bytes: Buffer, from: number, to: number): AnswerFault {
+    if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
+    return 'bad_chunk'
   }
 }
 
