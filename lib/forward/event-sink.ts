@@ -1,4 +1,5 @@
 // The client's side of an event stream: whole events out, comments in the silence, and how it must end.
+import { createBodyWriter } from './chunked-writer.ts'
 import type { Exchange } from './exchange.ts'
 import type { RelayOptions } from './relay-terms.ts'
 import { type StreamTrouble, streamErrorEvent } from './stream-error.ts'
@@ -44,9 +45,13 @@ export interface EventSink {
   fail(trouble: StreamTrouble): void
 }
 
-/** @param tail is shown what goes out, for what stands at the stream's end */
+/**
+ * The head must have been written.
+ * @param tail is shown what goes out, for what stands at the stream's end
+ */
 export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions): EventSink {
   const { response, record } = exchange
+  const body = createBodyWriter(response)
   let partial: Buffer[] = []
   let partialBytes = 0
   let insideEvent = false
@@ -58,7 +63,7 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
     const shown = options.dropUsageEvent ? withoutUsageEvent(bytes) : bytes
     if (shown.length === 0 || response.destroyed) return
     record.bytesOut += shown.length
-    response.write(shown)
+    body.write(shown)
   }
   /** What was kept back and this, in one write: framing and writing each piece by itself costs eight times as much. */
   const writeWith = (bytes: Buffer | undefined): void => {
@@ -86,11 +91,11 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
       writeWith(undefined)
     },
     comment() {
-      if (!insideEvent && !response.writableNeedDrain) response.write(KEEPALIVE)
+      if (!insideEvent && !response.writableNeedDrain) body.write(KEEPALIVE)
     },
     end() {
       writeWith(undefined)
-      response.end()
+      body.end()
     },
     fail(trouble) {
       const event = streamErrorEvent(options.dialect, trouble, tail.bytes())
@@ -100,7 +105,7 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
       }
       if (insideEvent) write(EVENT_END)
       record.bytesOut += event.length
-      response.end(event)
+      body.end(event)
     },
   }
 }
