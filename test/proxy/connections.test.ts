@@ -533,3 +533,17 @@ t.test('over TLS a certificate of another name, and one that nobody vouches for,
   t.equal(backend.requests.length, 0, 'no byte of a request went out')
   await until(() => transport.sockets().busy === 0)
 })
+
+t.test('a backend that shows a certificate of another name is out as connect_failed, and sees no request', async t => {
+  const certificate = makeCertificate('backend')
+  const backend = await startRawBackend(t, { certificate })
+  trust(t, certificate.cert)
+  const url = backend.url.replace('127.0.0.1', 'localhost')
+  const running = await runProxy(t, configFor([{ url }], { rest: 'health_check: {enabled: false}' }))
+  t.equal((await running.chat()).status, 502)
+  t.match(
+    running.lines.find(({ msg }) => String(msg).startsWith('backend ejected')),
+    { reason: 'connect_failed' },
+  )
+  t.equal(backend.requests.length, 0)
+})
