@@ -17,8 +17,8 @@ export interface Bag<T extends Slotted> {
   remove(item: T): void
   size(): number
   /**
-   * Runs `see` on all that are in it at the start and have not been taken out meanwhile; it may add and remove. What is added
-   * meanwhile is not seen.
+   * Runs `see` on all that are in it at the start and have not been taken out meanwhile; it may add and remove. Where it removes
+   * others, one may be seen a second time, and one that was added meanwhile may be seen too.
    */
   visit(see: (item: T) => void): void
 }
@@ -43,7 +43,7 @@ export function createBag<T extends Slotted>(): Bag<T> {
     },
     size: () => items.length,
     visit(see) {
-      // From the end: what takes the place of a removed one was seen already.
+      // From the end: what takes the place of a removed one was seen already, or is new, so nothing is missed.
       for (let i = items.length - 1; i >= 0; i--) {
         const item = items[i]
         if (item !== undefined) see(item)

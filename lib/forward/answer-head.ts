@@ -32,7 +32,10 @@ export type AnswerFault =
   | 'too_many_interim_answers'
   | 'unasked_upgrade'
 
-const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?: |$)/
+/** Some servers leave the blank away where they give no reason. */
+const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?:[ \r]|$)/
+/** As many bytes as tell whether a status line is one; what has not come yet is taken from here. */
+const ANY_STATUS_LINE = 'HTTP/1.1 200 '
 /** Control characters (a lone CR or LF among them) have no place in a head, and could split it for another reader. */
 const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?:^|[^\r])\n/
 /** Beyond 2^53 a length is no number any more; no answer has a petabyte. */
@@ -58,6 +61,18 @@ function lists(list: string | undefined, token: string): boolean {
   const text = list.toLowerCase()
   if (text === token) return true
   return text.includes(',') && text.split(',').some(item => item.trim() === token)
+}
+
+/**
+ * What is already known to be wrong with a head that has not come whole: who speaks another protocol, or ends lines otherwise,
+ * might never send its end.
+ * @param begun as much as has come, as latin1
+ */
+export function faultOfPart(begun: string): AnswerFault | undefined {
+  const first = begun.slice(0, ANY_STATUS_LINE.length)
+  if (!STATUS_LINE.test(first + ANY_STATUS_LINE.slice(first.length))) return 'bad_status_line'
+  const lineFeed = begun.indexOf('\n')
+  return lineFeed !== -1 && begun[lineFeed - 1] !== '\r' ? 'bad_header' : undefined
 }
 
 /**

@@ -2,7 +2,7 @@
 // 7). Knows no sockets. What one read of the socket brought of a body comes out as one piece: an event stream sends each event as
 // a chunk of its own, and handing on two hundred of them one by one costs eight times as much. What it is given may lie in memory
 // that the next read writes over: it keeps and hands out copies.
-import { type AnswerFault, type AnswerHead, parseHead } from './answer-head.ts'
+import { type AnswerFault, type AnswerHead, faultOfPart, parseHead } from './answer-head.ts'
 import type { LowerCaseName } from './header-names.ts'
 
 /** What a reader tells, in this order: head, any number of pieces, end. */
@@ -25,6 +25,7 @@ const MAX_SIZE_DIGITS = 13
 /** Chunk extensions and trailers, per chunk and per answer: nobody uses them, and they are thrown away. */
 const MAX_EXTRA_BYTES = 4 * 1024
 
+const HEAD_END = '\r\n\r\n'
 const CR = 0x0d
 const LF = 0x0a
 
@@ -41,7 +42,8 @@ const DATA_CR = 8
 const DATA_LF = 9
 const TRAILER = 10
 const TRAILER_LINE = 11
-const LAST_LF = 12
+const TRAILER_LF = 12
+const LAST_LF = 13
 
 /** The value of a hexadecimal digit, or -1. */
 function digitOf(byte: number): number {
@@ -113,16 +115,19 @@ export class AnswerReader {
     this.carry = undefined
     let at = 0
     for (;;) {
-      const end = bytes.indexOf('\r\n\r\n', at, 'latin1')
-      if ((end === -1 ? bytes.length : end) - at > MAX_HEAD_BYTES) return 'head_too_large'
+      const end = bytes.indexOf(HEAD_END, at, 'latin1')
+      // Its end may have come in part: the same bytes must mean the same wherever they were cut.
+      if ((end === -1 ? bytes.length - HEAD_END.length + 1 : end) - at > MAX_HEAD_BYTES) return 'head_too_large'
       if (end === -1) {
+        const fault = faultOfPart(bytes.toString('latin1', at))
+        if (fault !== undefined) return fault
         // What was joined with an earlier piece is a copy already.
         this.carry = bytes === given ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at)
         return undefined
       }
       const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.lowerCase)
       if (typeof head === 'string') return head
-      at = end + 4
+      at = end + HEAD_END.length
       if (head.status === 101) {
         if (!this.maySwitch) return 'unasked_upgrade'
         this.state = IDLE
@@ -208,47 +213,57 @@ export class AnswerReader {
           if (digit !== -1 && this.digits < MAX_SIZE_DIGITS) {
             this.left = this.left * 16 + digit
             this.digits++
-          } else if (this.digits === 0 || digit !== -1) return 'bad_chunk'
+          } else if (this.digits === 0 || digit !== -1) return this.broken(bytes, from, to)
           else if (byte === CR) this.state = SIZE_LF
           else if (byte === 0x3b || isBlank(byte)) this.state = EXTENSION
-          else return 'bad_chunk'
+          else return this.broken(bytes, from, to)
           break
         }
         case EXTENSION:
           if (byte === CR) this.state = SIZE_LF
-          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return 'bad_chunk'
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
           break
         case SIZE_LF:
-          if (byte !== LF) return 'bad_chunk'
+          if (byte !== LF) return this.broken(bytes, from, to)
           this.digits = 0
           this.state = this.left === 0 ? TRAILER : DATA
           break
         case DATA_CR:
-          if (byte !== CR) return 'bad_chunk'
+          if (byte !== CR) return this.broken(bytes, from, to)
           this.state = DATA_LF
           break
         case DATA_LF:
-          if (byte !== LF) return 'bad_chunk'
+          if (byte !== LF) return this.broken(bytes, from, to)
           this.extra = 0
           this.state = SIZE
           break
         case TRAILER:
           if (byte === CR) this.state = LAST_LF
-          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return 'bad_chunk'
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
           else this.state = TRAILER_LINE
           break
         case TRAILER_LINE:
+          if (byte === CR) this.state = TRAILER_LF
+          else if (byte === LF || ++this.extra > MAX_EXTRA_BYTES) return this.broken(bytes, from, to)
+          break
+        case TRAILER_LF:
           if (byte === LF) this.state = TRAILER
-          else if (++this.extra > MAX_EXTRA_BYTES) return 'bad_chunk'
+          else return this.broken(bytes, from, to)
           break
         default:
-          if (byte !== LF) return 'bad_chunk'
-          over = true
+          if (byte === LF) over = true
+          else return this.broken(bytes, from, to)
       }
     }
     if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
     if (over) this.finish(at === length)
     return undefined
+  }
+
+  /** What came before a fault is told all the same, as it would be had it come by itself. */
+  private broken(bytes: Buffer, from: number, to: number): AnswerFault {
+    if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
+    return 'bad_chunk'
   }
 }
 

@@ -69,7 +69,13 @@ export async function askProbe(
   )
   if (result.kind === 'no_answer') return lostVerdict(result.outcome)
   const { status, body, reply } = result.answer
-  // The list of a region's base models is long and of no interest; reading it on keeps the connection.
-  if (body.kind !== 'whole') reply.discard()
+  if (body.kind !== 'whole') {
+    // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in time.
+    const late = deps.deadlines.add(deps.clock.nowMs() + timeoutMs, () => {
+      deps.deadlines.remove(late)
+      reply.destroy()
+    })
+    reply.discard(() => deps.deadlines.remove(late))
+  }
   return verdictOf(status)
 }

@@ -18,11 +18,13 @@ export function createNameMemory<T>(look: (lowerCase: string) => T): NameMemory<
     const remembered = known.get(name)
     if (remembered !== undefined) return remembered
     if (!TOKEN.test(name)) return undefined
-    const found = look(name.toLowerCase())
-    if (name.length > MAX_NAME_CHARS) return found
+    if (name.length > MAX_NAME_CHARS) return look(name.toLowerCase())
     if (known.size >= MAX_NAMES) known.clear()
-    // A copy as key: a name that is a slice of a whole head would keep that head.
-    known.set(Buffer.from(name, 'latin1').toString('latin1'), found)
+    // A copy, and what is known of the copy: a name is a slice of a whole head, and would keep that head. Making it lower case
+    // makes no new one where it is so already.
+    const copy = Buffer.from(name, 'latin1').toString('latin1')
+    const found = look(copy.toLowerCase())
+    known.set(copy, found)
     return found
   }
 }

@@ -4,6 +4,7 @@ import { readErrorBody } from '../azure/errors.ts'
 import type { Clock } from '../clock.ts'
 import type { AnswerHead } from './answer-head.ts'
 import type { AnswerBody, AttemptPlan, AttemptResult, HeldPiece, UpstreamAnswer } from './attempt-result.ts'
+import { ProtocolError } from './connection.ts'
 import type { Deadlines } from './deadlines.ts'
 import { watchEventStream } from './event-stream.ts'
 import type { Cancellation } from './exchange.ts'
@@ -30,6 +31,8 @@ const HOLD_MAX_EVENTS = 64
 const HOLD_MAX_BYTES = 4 * 1024 * 1024
 
 const SERVED: Outcome = { kind: 'served' }
+const SILENT = transportFailure('idle_timeout', 'silence')
+const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
 function isEventStream({ values, contentLength }: AnswerHeaders, wantsStream: boolean): boolean {
   const type = values['content-type']
@@ -79,8 +82,8 @@ interface Reading {
 interface Reader {
   /** Lets go of the reply; whoever stops reading pauses or destroys it. */
   stop(): void
-  /** Puts an end to the reading whatever comes. */
-  limit(dueMs: number): void
+  /** Puts an end to the reading whatever comes. @param outcome what it means then */
+  limit(dueMs: number, outcome: Outcome): void
 }
 
 /** Reads a reply until `stop`; every way to lose it ends in `onLost`, once. */
@@ -91,6 +94,7 @@ function read(
   reading: Reading,
 ): Reader {
   let capMs = Number.POSITIVE_INFINITY
+  let capped = SILENT
   let stopped = false
   const stop = (): void => {
     stopped = true
@@ -103,13 +107,7 @@ function read(
     reply.destroy()
     reading.onLost(outcome)
   }
-  const deadline = deadlines.add(clock.nowMs() + idleMs, () =>
-    lose(
-      clock.nowMs() >= capMs
-        ? transportFailure('first_output_timeout', 'no output')
-        : transportFailure('idle_timeout', 'silence'),
-    ),
-  )
+  const deadline = deadlines.add(clock.nowMs() + idleMs, () => lose(clock.nowMs() >= capMs ? capped : SILENT))
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => lose({ kind: 'cancelled', reason })))
   reply.attach({
     data(chunk) {
@@ -121,12 +119,14 @@ function read(
       stop()
       reading.onEnd()
     },
-    lost: error => lose(transportFailure('connection_lost', detailOf(error))),
+    lost: error =>
+      lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', detailOf(error))),
   })
   return {
     stop,
-    limit(dueMs) {
+    limit(dueMs, outcome) {
       capMs = dueMs
+      capped = outcome
       deadline.dueMs = Math.min(deadline.dueMs, dueMs)
     },
   }
@@ -153,7 +153,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }
   const reader = read(
     reply,
     deps,
-    { cancellation: plan.cancellation, idleMs: Math.min(ERROR_BODY_MS, plan.timeouts.idleMs) },
+    { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
     {
       onData(chunk) {
         bytes += chunk.length
@@ -172,6 +172,8 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }
       onLost: unreadable,
     },
   )
+  // For all of it: one that drips would hold the client up for as long as it likes.
+  reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, SILENT)
 }
 
 function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
@@ -268,5 +270,5 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, r
       },
     },
   )
-  reader.limit(firstOutputDueMs)
+  reader.limit(firstOutputDueMs, NO_OUTPUT)
 }

@@ -49,9 +49,9 @@ export class Reply {
     if (!this.paused) this.source?.resume()
   }
 
-  /** Reads on to the end for nobody, so that the connection can be used again. */
-  discard(): void {
-    this.attach({ data: () => undefined, end: () => undefined, lost: () => undefined })
+  /** Reads on to the end for nobody, so that the connection can be used again. @param over told when that end has come */
+  discard(over: () => void = () => undefined): void {
+    this.attach({ data: () => undefined, end: over, lost: over })
     this.resume()
   }
 

@@ -128,9 +128,13 @@ export function createTransport(clock: Clock): Transport {
   }
 
   const rested = (pool: HostPool): Connection | undefined => {
+    if (pool.resting.length === 0) return undefined
+    const nowMs = clock.nowMs()
     for (let last = pool.resting.pop(); last !== undefined; last = pool.resting.pop()) {
       resting--
-      if (!last.socket.destroyed) return last
+      // The sweep is too coarse for a far side that keeps connections for seconds.
+      if (last.restsUntilMs <= nowMs) last.socket.destroy()
+      else if (!last.socket.destroyed) return last
     }
     return undefined
   }
