@@ -5,6 +5,7 @@ import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
 import type { Authorizer } from '../../lib/azure/credentials.ts'
+import type { AnswerHead } from '../../lib/forward/answer-head.ts'
 import { askProbe } from '../../lib/forward/ask-probe.ts'
 import { attempt } from '../../lib/forward/attempt.ts'
 import type { AttemptPlan } from '../../lib/forward/attempt-result.ts'
@@ -102,14 +103,14 @@ t.test('an answer until the close is whole with it, and a reset instead of the c
     let over: (answered: Answered) => void = () => undefined
     const answered = new Promise<Answered>(resolve => (over = resolve))
     ask(transport, backend.url, {
-      take(reply) {
+      take(reply, head) {
         const chunks: Buffer[] = []
         reply.attach({
           data(bytes) {
             chunks.push(bytes)
             piece()
           },
-          end: () => over({ kind: 'whole', head: reply.head, body: Buffer.concat(chunks).toString() }),
+          end: () => over({ kind: 'whole', head, body: Buffer.concat(chunks).toString() }),
           lost: () => over({ kind: 'lost', code: '', body: '' }),
         })
       },
@@ -252,9 +253,11 @@ t.test('an answer that is complete and read slowly does not stop the next one on
   const all = await scene(t)
   const { backend, transport } = all
   let reply: Reply | undefined
+  let head: AnswerHead | undefined
   ask(transport, backend.url, {
-    take(taken) {
+    take(taken, itsHead) {
       reply = taken
+      head = itsHead
       taken.attach({ data: () => t.fail('paused'), end: () => t.fail('paused'), lost: () => t.fail('paused') })
       taken.pause()
     },
@@ -269,8 +272,8 @@ t.test('an answer that is complete and read slowly does not stop the next one on
     // Pausing it now is no business of the connection any more.
     reply?.pause()
   }
-  if (reply === undefined) throw new Error('no reply')
-  t.ok(isWhole(await readReply(reply), '"slow"'), 'and the slow one is read whole')
+  if (reply === undefined || head === undefined) throw new Error('no reply')
+  t.ok(isWhole(await readReply(head, reply), '"slow"'), 'and the slow one is read whole')
   reply.destroy()
   t.equal((await exchange(all)).connection, 0)
 })
@@ -483,16 +486,18 @@ for (const over of ['TCP', 'TLS'] as const) {
     // A pattern whose length no buffer's is a multiple of.
     const whole = Buffer.alloc(32 << 20, Buffer.from(Array.from({ length: 65_537 }, (_, i) => (i >> 8) ^ i)))
     let taken: Reply | undefined
+    let itsHead: AnswerHead | undefined
     let whenPaused: () => void = () => undefined
     const paused = new Promise<void>(resolve => {
       whenPaused = resolve
     })
-    const head: Buffer[] = []
+    const first: Buffer[] = []
     ask(transport, backend.url, {
-      take(reply) {
+      take(reply, head) {
         taken = reply
+        itsHead = head
         const data = (bytes: Buffer): void => {
-          head.push(bytes)
+          first.push(bytes)
           reply.pause()
           whenPaused()
         }
@@ -504,12 +509,12 @@ for (const over of ['TCP', 'TLS'] as const) {
     socket.write(whole)
     await paused
     for (let turn = 0; turn < 200; turn++) await nextTurn()
-    t.equal(head.length, 1, 'nothing is told while it is paused')
+    t.equal(first.length, 1, 'nothing is told while it is paused')
     t.ok(socket.writableLength > 0, 'the backend has not got rid of it')
-    if (taken === undefined) throw new Error('no reply')
-    const rest = await readReply(taken)
+    if (taken === undefined || itsHead === undefined) throw new Error('no reply')
+    const rest = await readReply(itsHead, taken)
     if (rest.kind !== 'whole') throw new Error(rest.kind)
-    t.ok(Buffer.concat([...head, Buffer.from(rest.body, 'latin1')]).equals(whole), 'byte for byte')
+    t.ok(Buffer.concat([...first, Buffer.from(rest.body, 'latin1')]).equals(whole), 'byte for byte')
     await until(() => transport.sockets().free === 1)
   })
 }
