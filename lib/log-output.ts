@@ -120,6 +120,16 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
     batches.push(batch)
     return batch
   }
+  const schedule = (): void => {
+    if (scheduled) return
+    scheduled = true
+    setTimeout(pump, GATHER_MS)
+  }
+  /** Behind a write: what has gathered meanwhile is seldom worth another one yet. At once, it was one for every eight requests. */
+  const goOn = (): void => {
+    if (idle.length > 0 || batches.length > 1 || queuedBytes >= GATHER_MAX_BYTES) pump()
+    else if (batches.length > 0) schedule()
+  }
   const pump = (): void => {
     scheduled = false
     urgent = false
@@ -135,7 +145,7 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
       writing = false
       if (error === null) {
         if (batch.bytes.length === maxBatchBytes) spare = batch.bytes
-        pump()
+        goOn()
         return
       }
       dropped += batch.lines
@@ -167,9 +177,7 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
         urgent = true
         setImmediate(pump)
       }
-      if (scheduled) return
-      scheduled = true
-      setTimeout(pump, GATHER_MS)
+      schedule()
     },
     dropped: () => dropped,
     reopen() {
