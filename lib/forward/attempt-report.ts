@@ -36,7 +36,9 @@ export function noteSignals(member: Member, values: AnswerValues, standings: Sta
 
 /** What may be shown in a log line: bounded, and only what such ids and names are made of. */
 function shown(value: string | undefined): string | undefined {
-  return value !== undefined && /^[\w .:/-]{1,128}$/.test(value) ? value : undefined
+  if (value === undefined || !/^[\w .:/-]{1,128}$/.test(value)) return undefined
+  // A copy: a value is a slice of its answer's head, which would be kept for as long as the stream or the status page shows it.
+  return Buffer.from(value, 'latin1').toString('latin1')
 }
 
 /** Puts on the request's record what an answer's headers tell: Azure's own id, and whether Azure moved it elsewhere. */

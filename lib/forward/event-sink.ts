@@ -1,5 +1,5 @@
 // The client's side of an event stream: whole events out, comments in the silence, and how it must end.
-import { createBodyWriter } from './chunked-writer.ts'
+import { takeOverFraming } from './chunk-framing.ts'
 import type { Exchange } from './exchange.ts'
 import type { RelayOptions } from './relay-terms.ts'
 import { type StreamTrouble, streamErrorEvent } from './stream-error.ts'
@@ -37,7 +37,12 @@ function withoutUsageEvent(bytes: Buffer): Buffer {
 }
 
 export interface EventSink {
-  accept(chunk: Buffer, wholeBytes: number): void
+  /**
+   * Takes a piece of upstream's stream.
+   * @param wholeBytes how many of its bytes belong to whole events
+   * @returns what is to be written of it now, as it goes over the wire; undefined where that is nothing
+   */
+  take(chunk: Buffer, wholeBytes: number): Buffer | undefined
   comment(): void
   /** Writes what is left and ends as upstream did. */
   end(): void
@@ -51,51 +56,54 @@ export interface EventSink {
  */
 export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions): EventSink {
   const { response, record } = exchange
-  const body = createBodyWriter(response)
+  const framing = takeOverFraming(response)
   let partial: Buffer[] = []
   let partialBytes = 0
   let insideEvent = false
 
-  const write = (bytes: Buffer): void => {
+  const outgoing = (bytes: Buffer): Buffer | undefined => {
     // What the client has not been sent is no part of what its stream's end goes on from.
     tail.push(bytes)
     options.onEvents?.(bytes)
     const shown = options.dropUsageEvent ? withoutUsageEvent(bytes) : bytes
-    if (shown.length === 0 || response.destroyed) return
+    if (shown.length === 0) return undefined
     record.bytesOut += shown.length
-    body.write(shown)
+    return framing.framed(shown)
   }
-  /** What was kept back and this, in one write: framing and writing each piece by itself costs eight times as much. */
-  const writeWith = (bytes: Buffer | undefined): void => {
+  /** What was kept back and this, in one piece: writing each by itself costs eight times as much. */
+  const joined = (bytes: Buffer | undefined): Buffer => {
     const all = bytes === undefined ? partial : [...partial, bytes]
     partial = []
     partialBytes = 0
     const [only] = all
-    if (only !== undefined) write(all.length === 1 ? only : Buffer.concat(all))
+    return all.length === 1 && only !== undefined ? only : Buffer.concat(all)
+  }
+  const keepBack = (rest: Buffer): void => {
+    partial.push(rest)
+    partialBytes += rest.length
   }
 
   return {
-    accept(chunk, wholeBytes) {
+    take(chunk, wholeBytes) {
       if (wholeBytes > 0) {
         const whole = wholeBytes === chunk.length ? chunk : chunk.subarray(0, wholeBytes)
-        if (partialBytes > 0) writeWith(whole)
-        else write(whole)
+        const bytes = partialBytes > 0 ? joined(whole) : whole
+        if (wholeBytes < chunk.length) keepBack(chunk.subarray(wholeBytes))
         insideEvent = false
+        return outgoing(bytes)
       }
-      if (wholeBytes === chunk.length) return
-      const rest = wholeBytes === 0 ? chunk : chunk.subarray(wholeBytes)
-      partial.push(rest)
-      partialBytes += rest.length
-      if (partialBytes <= PARTIAL_EVENT_MAX_BYTES) return
+      keepBack(chunk)
+      if (partialBytes <= PARTIAL_EVENT_MAX_BYTES) return undefined
       insideEvent = true
-      writeWith(undefined)
+      return outgoing(joined(undefined))
     },
     comment() {
-      if (!insideEvent && !response.writableNeedDrain) body.write(KEEPALIVE)
+      if (!insideEvent && !response.writableNeedDrain) response.write(framing.framed(KEEPALIVE))
     },
     end() {
-      writeWith(undefined)
-      body.end()
+      const left = partialBytes > 0 ? outgoing(joined(undefined)) : undefined
+      if (left !== undefined) response.write(left)
+      response.end(framing.end)
     },
     fail(trouble) {
       const event = streamErrorEvent(options.dialect, trouble, tail.bytes())
@@ -103,9 +111,10 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
         response.destroy()
         return
       }
-      if (insideEvent) write(EVENT_END)
       record.bytesOut += event.length
-      body.end(event)
+      const bytes = insideEvent ? Buffer.concat([EVENT_END, event]) : event
+      response.write(framing.framed(bytes))
+      response.end(framing.end)
     },
   }
 }

@@ -1,6 +1,5 @@
 // Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of silence. Its head
 // has gone out already.
-import { Writable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { AnswerBody } from './attempt-result.ts'
 import { createEventSink, type EventSink } from './event-sink.ts'
@@ -9,9 +8,6 @@ import type { Exchange } from './exchange.ts'
 import type { RelayDeps, RelayEnd, RelayOptions } from './relay-terms.ts'
 import type { Reply } from './reply.ts'
 import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
-
-/** Pieces of a stream taken in before its source is asked to pause. */
-const STREAM_BUFFER_BYTES = 256 * 1024
 
 const EVENT_END = Buffer.from('\n\n')
 
@@ -38,10 +34,18 @@ async function passRest(
 ): Promise<Transport> {
   const { response, cancellation } = exchange
   const { idleMs, keepaliveMs } = options
-  const upstream = reply.stream()
   let lastByteMs = clock.nowMs()
   let timedOut: Transport | undefined
-
+  const pass = (chunk: Buffer): Buffer | undefined => {
+    const outgoing = sink.take(chunk, watcher.push(chunk))
+    lastByteMs = clock.nowMs()
+    const idleDueMs = lastByteMs + idleMs
+    patience.dueMs = watcher.phase().kind === 'starting' ? Math.min(idleDueMs, firstOutputDueMs) : idleDueMs
+    if (keepaliveMs > 0) keepalive.dueMs = lastByteMs + keepaliveMs
+    return outgoing
+  }
+  // Where upstream breaks off, the client gets what came until then, and is told.
+  const upstream = reply.stream(pass, 'end')
   const patience = deadlines.add(Math.min(lastByteMs + idleMs, firstOutputDueMs), () => {
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
     else timedOut = clock.nowMs() - lastByteMs >= idleMs ? 'idle_timeout' : 'first_output_timeout'
@@ -51,24 +55,12 @@ async function passRest(
     sink.comment()
     keepalive.dueMs = clock.nowMs() + keepaliveMs
   })
-  const client = new Writable({
-    highWaterMark: STREAM_BUFFER_BYTES,
-    write(chunk: Buffer, _encoding, done) {
-      sink.accept(chunk, watcher.push(chunk))
-      lastByteMs = clock.nowMs()
-      const idleDueMs = lastByteMs + idleMs
-      patience.dueMs = watcher.phase().kind === 'starting' ? Math.min(idleDueMs, firstOutputDueMs) : idleDueMs
-      if (keepaliveMs > 0) keepalive.dueMs = lastByteMs + keepaliveMs
-      if (response.writableNeedDrain) response.once('drain', done)
-      else done()
-    },
-  })
   if (watcher.phase().kind !== 'starting') patience.dueMs = lastByteMs + idleMs
-  // Where the client leaves while we wait for its drain, nothing else would end the pipeline.
   const stopWatching = cancellation.onCancel(() => upstream.destroy())
   try {
-    await pipeline(upstream, client)
-    return 'whole'
+    // How the client's stream ends is decided when it is known how upstream's did.
+    await pipeline(upstream, response, { end: false })
+    return upstream.lost === undefined ? 'whole' : 'broken'
   } catch {
     return timedOut ?? 'broken'
   } finally {
@@ -119,7 +111,10 @@ export function relayEvents(
   const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
   const sink = createEventSink(exchange, tail, options)
   exchange.record.stream = true
-  for (const { chunk, wholeBytes } of body.held) sink.accept(chunk, wholeBytes)
+  for (const { chunk, wholeBytes } of body.held) {
+    const outgoing = sink.take(chunk, wholeBytes)
+    if (outgoing !== undefined) exchange.response.write(outgoing)
+  }
   const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs }
   return body.complete || reply.isWhole()
     ? endStream(passing, 'whole')

@@ -55,14 +55,15 @@ async function relayFlowing(
   { clock, deadlines }: RelayDeps,
 ): Promise<RelayEnd> {
   const { response, record, cancellation } = exchange
-  const upstream = answer.reply.stream()
   const tail = createTail()
   let timedOut = false
-  const pass = (chunk: Buffer): void => {
+  const pass = (chunk: Buffer): Buffer => {
     tail.push(chunk)
     record.bytesOut += chunk.length
     deadline.dueMs = clock.nowMs() + options.idleMs
+    return chunk
   }
+  const upstream = answer.reply.stream(pass, 'error')
   const deadline = deadlines.add(clock.nowMs() + options.idleMs, () => {
     // Silence while the client doesn't read is the client's, not the backend's.
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
@@ -72,11 +73,7 @@ async function relayFlowing(
   const stopWatching = cancellation.onCancel(() => upstream.destroy())
   try {
     writeHead(exchange, answer, options)
-    for (const chunk of body.held) {
-      pass(chunk)
-      response.write(chunk)
-    }
-    upstream.on('data', pass)
+    for (const chunk of body.held) response.write(pass(chunk))
     await pipeline(upstream, response)
     record.usage = readUsage(tail.bytes())
     return { kind: 'complete' }

@@ -69,9 +69,13 @@ export class Reply {
     return this.outcome === 'whole' && this.kept === undefined
   }
 
-  /** The rest as a stream, for `pipeline`; destroying the stream gives the reply up. */
-  stream(): Readable {
-    return new ReplyStream(this)
+  /**
+   * The rest as a stream, for `pipeline`; destroying the stream gives the reply up.
+   * @param pass makes of each piece what the stream brings; undefined: nothing, yet
+   * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what came
+   */
+  stream(pass: Pass, whenLost: 'error' | 'end'): ReplyStream {
+    return new ReplyStream(this, pass, whenLost)
   }
 
   /** The connection's side: a piece has come. */
@@ -113,18 +117,27 @@ export class Reply {
 /** Room for what one read of a socket brings, and half as much again: pieces are never cut up. */
 const STREAM_BUFFER_BYTES = 96 * 1024
 
-class ReplyStream extends Readable {
-  private readonly reply: Reply
+type Pass = (bytes: Buffer) => Buffer | undefined
 
-  constructor(reply: Reply) {
+export class ReplyStream extends Readable {
+  private readonly reply: Reply
+  /** Why the reply did not come to its end. */
+  lost: Error | undefined = undefined
+
+  constructor(reply: Reply, pass: Pass, whenLost: 'error' | 'end') {
     super({ highWaterMark: STREAM_BUFFER_BYTES })
     this.reply = reply
     reply.attach({
       data: bytes => {
-        if (!this.push(bytes)) reply.pause()
+        const passed = pass(bytes)
+        if (passed !== undefined && !this.push(passed)) reply.pause()
       },
       end: () => this.push(null),
-      lost: error => this.destroy(error),
+      lost: error => {
+        this.lost = error
+        if (whenLost === 'end') this.push(null)
+        else this.destroy(error)
+      },
     })
   }
 
