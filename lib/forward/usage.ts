@@ -24,7 +24,7 @@ export function createTail(maxBytes: number = TAIL_BYTES): Tail {
   let full = false
   return {
     push(chunk) {
-      ring ??= Buffer.allocUnsafeSlow(maxBytes)
+      ring ??= Buffer.allocUnsafe(maxBytes)
       const last = chunk.length > maxBytes ? chunk.subarray(chunk.length - maxBytes) : chunk
       const head = Math.min(last.length, maxBytes - next)
       last.copy(ring, next, 0, head)

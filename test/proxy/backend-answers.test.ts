@@ -295,6 +295,35 @@ t.test('a client that leaves in the middle of a long answer takes its connection
   }
 })
 
+t.test(
+  'a long request takes no more memory than half as much again as its size, until its answer has begun',
+  async t => {
+    const CLIENTS = 4
+    const first = await startRawBackend(t, { early: true })
+    const running = await runProxy(t, configFor([{ url: first.url }], { rest: NO_PROBES }))
+    const { bodyBudget } = running.proxy.parts
+    const content = 'x'.repeat(12 * 1024 * 1024)
+    const body = Buffer.from(JSON.stringify({ messages: [{ role: 'user', content }], model: 'gpt-4o' }))
+    const bytesInUse = measure()
+    const before = await bytesInUse()
+    const clients = Array.from({ length: CLIENTS }, () => {
+      const client = connect(running)
+      const lines = [`POST ${CHAT} HTTP/1.1`, 'Host: x', `Authorization: Bearer ${CLIENT_KEY}`]
+      client.send([...lines, 'Content-Type: application/json', `Content-Length: ${body.length}`])
+      client.socket.write(body)
+      return client
+    })
+    await until(() => bodyBudget.heldBytes() === CLIENTS * body.length && first.requests.length === CLIENTS)
+    const held = (await bytesInUse()) - before
+    t.ok(held >= CLIENTS * body.length, 'it is all there, to be sent again')
+    t.ok(held <= 1.5 * CLIENTS * body.length, `${held} bytes for ${CLIENTS * body.length}`)
+    for (const request of first.requests) request.send(STREAM_HEAD + chunk(chatEvent('begun')))
+    await until(() => bodyBudget.heldBytes() === 0)
+    for (const { socket } of first.requests) socket.destroy()
+    for (const { socket } of clients) socket.destroy()
+  },
+)
+
 t.test('broken chunks behind the first output cut the answer, and what was sound before them has passed', async t => {
   const all = await scene(t)
   const { first, running } = all
@@ -316,6 +345,71 @@ t.test('broken chunks behind the first output cut the answer, and what was sound
   await t.rejects(bodyOf(cut), { code: 'ECONNRESET' })
   await nothingBusy(all)
 })
+
+for (const version of ['1.1', '1.0'] as const) {
+  t.test(`an event stream reaches an HTTP/${version} client in the framing it knows, byte for byte`, async t => {
+    const { first, running } = await scene(t)
+    const client = connect(running)
+    const body = JSON.stringify({ model: 'gpt-4o', stream: true, messages: [] })
+    client.send(
+      [
+        `POST ${CHAT} HTTP/${version}`,
+        'Host: proxy',
+        `Authorization: Bearer ${CLIENT_KEY}`,
+        'Connection: close',
+        `Content-Length: ${body.length}`,
+      ],
+      body,
+    )
+    const { send } = await first.next()
+    const [one, two] = [chatEvent('one'), chatEvent('two')]
+    send(STREAM_HEAD + chunk(one))
+    await client.until(one)
+    // Longer than what is read at once, and cut within an event.
+    const long = chatEvent('x'.repeat(100_000))
+    send(chunk(two + long.slice(0, 70_000)) + chunk(long.slice(70_000)))
+    await client.until(long)
+    send(`${chunk(DONE)}0\r\n\r\n`)
+    const [head = '', ...rest] = (await client.closed).split('\r\n\r\n')
+    const wire = rest.join('\r\n\r\n')
+    t.equal(/transfer-encoding: chunked/i.test(head), version === '1.1')
+    t.equal(/content-length/i.test(head), false)
+    const whole = one + two + long + DONE
+    if (version === '1.0') t.equal(wire, whole)
+    else {
+      let read = ''
+      let at = 0
+      for (let size = -1; size !== 0; ) {
+        const end = wire.indexOf('\r\n', at)
+        size = Number.parseInt(wire.slice(at, end), 16)
+        read += wire.slice(end + 2, end + 2 + size)
+        t.equal(wire.slice(end + 2 + size, end + 4 + size), '\r\n')
+        at = end + 4 + size
+      }
+      t.equal(read, whole)
+      t.equal(at, wire.length, 'nothing follows the last chunk')
+    }
+  })
+}
+
+t.test(
+  'what came before a stream broke off goes out before its error event, also to a client that reads late',
+  async t => {
+    const all = await scene(t)
+    const response = post(all.running, true)
+    const { send, socket } = await all.first.next()
+    const events = Array.from({ length: 60 }, (_, i) => chatEvent(`${i} ${'x'.repeat(100_000)}`))
+    send(STREAM_HEAD + events.map(chunk).join(''))
+    socket.end()
+    const late = await response
+    for (let turn = 0; turn < 200; turn++) await nextTurn()
+    const text = await bodyOf(late)
+    const sent = events.join('')
+    t.equal(text.slice(0, sent.length), sent)
+    t.match(text.slice(sent.length), /^data: \{"error":\{.*"code":"upstream_error"\}\}\n\n$/)
+    await nothingBusy(all)
+  },
+)
 
 t.test("an error's body that drips is judged by its status after five seconds", async t => {
   const clock = createFakeClock()
