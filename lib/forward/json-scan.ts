@@ -119,27 +119,35 @@ interface Scan {
   failure: { readonly reason: string; readonly offset: number } | undefined
 }
 
-/** A resumable scan for the top-level members called as one of `wanted` (decoded names). Errors: none thrown. */
-export function createJsonScanner(wanted: ReadonlySet<string>): JsonScanner {
-  const scan = newScan(wanted)
-  return { push: chunk => advance(scan, chunk), end: () => finish(scan), members: scan.members }
+/** Makes resumable scans for the top-level members called as one of `wanted` (decoded names). Errors: none thrown. */
+export function jsonScannerFor(wanted: ReadonlySet<string>): () => JsonScanner {
+  const prepared = prepare(wanted)
+  return () => {
+    const scan = newScan(prepared)
+    return { push: chunk => advance(scan, chunk), end: () => finish(scan), members: scan.members }
+  }
 }
 
 /** The scan of a body that is there as a whole, in as many chunks as it came in. */
 export function scanJson(chunks: readonly Buffer[], wanted: ReadonlySet<string>): ScanResult {
-  const scan = newScan(wanted)
+  const scan = newScan(prepare(wanted))
   for (const chunk of chunks) advance(scan, chunk)
   return finish(scan)
 }
 
-function newScan(wanted: ReadonlySet<string>): Scan {
+type Prepared = Pick<Scan, 'wanted' | 'names' | 'maxKeyBytes'>
+
+function prepare(wanted: ReadonlySet<string>): Prepared {
   const names = [...wanted]
-  let longest = 0
-  for (const name of names) longest = Math.max(longest, name.length)
+  const longest = names.reduce((length, name) => Math.max(length, name.length), 0)
+  return { wanted, names, maxKeyBytes: longest * MAX_BYTES_PER_UNIT }
+}
+
+function newScan({ wanted, names, maxKeyBytes }: Prepared): Scan {
   return {
     wanted,
     names,
-    maxKeyBytes: longest * MAX_BYTES_PER_UNIT,
+    maxKeyBytes,
     members: [],
     surrounding: [],
     state: START,

@@ -3,7 +3,7 @@
 import type { Operation } from '../azure/operations.ts'
 import type { BodyScanner } from '../forward/body.ts'
 import { type ChunkList, type Replacement, replaceBytes, sliceBytes, viewBytes } from '../forward/chunk-list.ts'
-import { createJsonScanner, type Member, type ScannedObject, scanJson } from '../forward/json-scan.ts'
+import { jsonScannerFor, type Member, type ScannedObject, scanJson } from '../forward/json-scan.ts'
 import { lastMember, MODEL, setMembers } from '../forward/model-field.ts'
 import { parseBoundary } from '../forward/multipart-headers.ts'
 import { createMultipartScanner, type ScannedForm, setField } from '../forward/multipart-scan.ts'
@@ -31,6 +31,9 @@ const WANTED: ReadonlySet<string> = new Set([
 ])
 const WANTED_OF_SESSION: ReadonlySet<string> = new Set([SESSION, MODEL])
 const WANTED_FIELDS: ReadonlySet<string> = new Set([MODEL, STREAM])
+
+const scannerOfWanted = jsonScannerFor(WANTED)
+const scannerOfSession = jsonScannerFor(WANTED_OF_SESSION)
 
 /** A session's settings with instructions and tools; longer ones are refused by every backend. */
 const MAX_SESSION_BYTES = 256 * 1024
@@ -68,22 +71,29 @@ function wholeNumber(chunks: readonly Buffer[], member: Member | undefined): num
   return /^\d+$/.test(text) ? Number(text) : undefined
 }
 
+function outputLimit(chunks: readonly Buffer[], members: readonly Member[]): number | undefined {
+  for (const name of OUTPUT_LIMITS) {
+    const limit = wholeNumber(chunks, lastMember(members, name))
+    if (limit !== undefined) return limit
+  }
+  return undefined
+}
+
 function jsonReader(): BodyReader {
-  const scanner = createJsonScanner(WANTED)
+  const scanner = scannerOfWanted()
   return {
     scanner,
     finish(chunks) {
       const scan = scanner.end()
       if (scan.kind === 'invalid') return notAnObject(scan)
       const { members } = scan
-      const limits = OUTPUT_LIMITS.map(name => wholeNumber(chunks, lastMember(members, name)))
       return {
         kind: 'ok',
         body: {
           scan,
           model: lastMember(members, MODEL)?.text,
           wantsStream: lastMember(members, STREAM)?.kind === 'true',
-          maxOutputTokens: limits.find(limit => limit !== undefined),
+          maxOutputTokens: outputLimit(chunks, members),
           withModel: (held, model, more) =>
             setMembers(held, scan, model === undefined ? more : [[MODEL, JSON.stringify(model)], ...more]),
         },
@@ -149,7 +159,7 @@ function nestedModels(chunks: readonly Buffer[], start: number, end: number): re
 
 /** `{"session": {"model": …}}`, and the older form with `model` at the top. */
 function sessionReader(): BodyReader {
-  const scanner = createJsonScanner(WANTED_OF_SESSION)
+  const scanner = scannerOfSession()
   return {
     scanner,
     finish(chunks) {

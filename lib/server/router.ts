@@ -1,5 +1,5 @@
 // From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
-import { type Operation, operationNamed } from '../azure/operations.ts'
+import { allOperations, type Operation, operationNamed } from '../azure/operations.ts'
 import { queryValue, withoutParameter } from '../handlers/query.ts'
 
 export type Route =
@@ -151,11 +151,21 @@ function byPath(method: string, path: string, query: string): Route {
   }
 }
 
+/** What nearly every request asks for, word for word: taking its URL apart costs 2 µs, finding it here next to nothing. */
+const PLAIN: ReadonlyMap<string, Route> = new Map(
+  allOperations().map(operation => [
+    `/v1/${operation.name}`,
+    { kind: 'inference', operation, model: undefined, query: '' },
+  ]),
+)
+
 /**
  * What a request asks for.
  * @param target the request line's target: a path with a query, or an absolute URL, which counts by its path
  */
 export function route(method: string, target: string): Route {
+  const plain = method === 'POST' ? PLAIN.get(target) : undefined
+  if (plain !== undefined) return plain
   let path = target
   if (!path.startsWith('/')) {
     const origin = /^https?:\/\/[^/?#]*/i.exec(path)

@@ -3,7 +3,7 @@ import t from 'tap'
 import { byteLengthOf, replaceBytes, sliceBytes, viewBytes } from '../../lib/forward/chunk-list.ts'
 import { findStringsOfKey } from '../../lib/forward/json-key-search.ts'
 import type { ScannedObject } from '../../lib/forward/json-scan.ts'
-import { createJsonScanner, MAX_CAPTURE_BYTES, MAX_DEPTH, MAX_MEMBERS, scanJson } from '../../lib/forward/json-scan.ts'
+import { jsonScannerFor, MAX_CAPTURE_BYTES, MAX_DEPTH, MAX_MEMBERS, scanJson } from '../../lib/forward/json-scan.ts'
 import { lastMember, setMember, setModel } from '../../lib/forward/model-field.ts'
 
 const wanted = new Set(['model', 'stream', 'stream_options', 'messages', 'größe'])
@@ -191,7 +191,7 @@ t.test('every limit is held', async t => {
 })
 
 t.test('the model is known before the body has ended, and nothing counts after a fault', async t => {
-  const scanner = createJsonScanner(wanted)
+  const scanner = jsonScannerFor(wanted)()
   scanner.push(Buffer.from('{"model":"gp'))
   t.same(scanner.members, [])
   scanner.push(Buffer.from('t","messages":['))
