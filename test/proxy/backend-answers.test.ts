@@ -319,6 +319,15 @@ t.test(
     t.ok(held <= 1.5 * CLIENTS * body.length, `${held} bytes for ${CLIENTS * body.length}`)
     for (const request of first.requests) request.send(STREAM_HEAD + chunk(chatEvent('begun')))
     await until(() => bodyBudget.heldBytes() === 0)
+    // What the backend has not taken yet waits in its connection; then nothing is left of it, however long the streams last.
+    for (const { socket } of first.requests) {
+      socket.removeAllListeners('data')
+      socket.on('data', () => undefined).resume()
+    }
+    await until(() => first.requests.every(({ socket }) => socket.bytesRead > body.length))
+    t.equal(running.proxy.app.openStreams(), CLIENTS)
+    const left = (await bytesInUse()) - before
+    t.ok(left < body.length / 2, `${left} bytes while the answers stream`)
     for (const { socket } of first.requests) socket.destroy()
     for (const { socket } of clients) socket.destroy()
   },
