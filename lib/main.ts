@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import type { ExitCode } from './commands/exit-code.ts'
 import { serve } from './commands/serve.ts'
 import { serveAsWorker } from './commands/serve-worker.ts'
-import { WORKER_ARGS } from './server/supervisor.ts'
+import { WORKER_ARGS } from './workers/supervisor.ts'
 
 /** What the launcher knows of the build. */
 export interface Build {

@@ -1,5 +1,6 @@
 // Which resource holds a stored response, and which made an encrypted reasoning item: a bounded memory of what was seen.
 // Azure binds both to the resource (wire reference, 1.5).
+import { createHash } from 'node:crypto'
 
 /** Things remembered; the least recently used is forgotten first. About 200 bytes each. */
 export const MAX_OWNERS = 50_000
@@ -47,4 +48,17 @@ export function createOwners(max: number = MAX_OWNERS): Owners {
       listeners.push(listener)
     },
   }
+}
+
+/** Longer texts are no keys. */
+export const MAX_KEY_CHARS = 4096
+
+/** The id under which a realtime session's ephemeral key is remembered: its digest, never the key itself. */
+export function ephemeralKeyId(secret: string): string {
+  return `ek ${createHash('sha256').update(secret).digest('base64url')}`
+}
+
+/** Whether a text is an ephemeral key that a resource behind this proxy issued. */
+export function isEphemeralKey(text: string, owners: Owners): boolean {
+  return text.length <= MAX_KEY_CHARS && owners.of(ephemeralKeyId(text)) !== undefined
 }

@@ -1,8 +1,8 @@
 // A model's backends, and the turns its requests take at them: tiers, policy, what is left when nothing is available.
 import type { Clock, Random } from '../clock.ts'
 import type { BackendConfig, ModelConfig } from '../config/types.ts'
-import { type Choosable, leastBusy, promptCache, roundRobin } from './choose.ts'
-import { isAvailable, isOut, type Lease, type Standing, type Standings } from './standings.ts'
+import { isAvailable, isOut, type Lease, type Standing, type Standings } from './health.ts'
+import { type Choosable, leastBusy, promptCache, roundRobin } from './policies.ts'
 
 /** A backend's place in one pool. */
 export interface Member extends Choosable {

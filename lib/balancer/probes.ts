@@ -1,8 +1,8 @@
 // Asks every resource now and then, token-free, whether it lives and takes its credential; what they answer moves the standings
 // of all its deployments. How a resource is asked is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
+import type { EjectReason, Standings } from './health.ts'
 import type { Member } from './pool.ts'
-import type { EjectReason, Standings } from './standings.ts'
 
 export type ProbeVerdict =
   | { readonly kind: 'alive' }

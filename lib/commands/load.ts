@@ -1,6 +1,6 @@
 // Loads the config for a command, or says on standard error what is wrong with it.
 import { formatProblem, type LoadResult, loadConfig } from '../config/load.ts'
-import type { FileTexts } from '../server/supervisor.ts'
+import type { FileTexts } from '../workers/supervisor.ts'
 
 /** Reads a config, and keeps what was read, so that a worker can load the very same. */
 export function loadAndKeep(file: string): { readonly result: LoadResult; readonly texts: FileTexts } {

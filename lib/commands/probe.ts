@@ -1,10 +1,10 @@
 // `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there, latency.
 
 import { systemClock } from '../clock.ts'
-import { type Inspection, inspectBackends } from '../server/inspect.ts'
+import { createEntra } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
+import { type Inspection, inspectBackends } from './inspect.ts'
 import { loadOrExplain } from './load.ts'
-import { createEntra } from './process-parts.ts'
 
 function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map(row => row[column]?.length ?? 0)))

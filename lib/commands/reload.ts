@@ -5,9 +5,9 @@ import { formatProblem } from '../config/load.ts'
 import type { Config } from '../config/types.ts'
 import type { Log } from '../log.ts'
 import type { ProxyServer } from '../server/proxy.ts'
-import type { FileTexts } from '../server/supervisor.ts'
+import type { FileTexts } from '../workers/supervisor.ts'
+import { readTls } from './assemble.ts'
 import { loadAndKeep } from './load.ts'
-import { readTls } from './process-parts.ts'
 
 /** How often watched files are looked at: stat works on every file system, and through the links of mounted secrets. */
 const WATCH_MS = 2_000

@@ -1,7 +1,7 @@
 // One worker of a proxy with several: it serves what the primary gives it, tells what it learns, and ends when the primary says so.
 import { systemClock } from '../clock.ts'
-import { createPeers } from '../server/peers.ts'
-import type { FileTexts, FromWorker, ToWorker } from '../server/supervisor.ts'
+import { createPeers } from '../workers/peers.ts'
+import type { FileTexts, FromWorker, ToWorker } from '../workers/supervisor.ts'
 import { assemble, complain, FLUSH_MS, type ServeOptions, whyNot, withPort } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { loadKept } from './load.ts'

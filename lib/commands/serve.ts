@@ -1,12 +1,13 @@
 // The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on the way out.
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
-import { createSupervisor } from '../server/supervisor.ts'
+import { createSupervisor } from '../workers/supervisor.ts'
 import {
   assemble,
   complain,
   FLUSH_MS,
   logFor,
+  type OpenedLog,
   type ServeOptions,
   type ServingProcess,
   whyNot,
@@ -14,7 +15,6 @@ import {
 } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { loadOrExplain } from './load.ts'
-import type { OpenedLog } from './process-parts.ts'
 import { type Reloaded, readAgain, takeUp, watchFiles } from './reload.ts'
 
 /** Resolves with the first signal to stop; a second one exits at once. */

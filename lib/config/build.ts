@@ -8,8 +8,8 @@ import { resolvePath } from './interpolate.ts'
 import { nearest } from './nearest.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
 import type { BackendTaken, ConfigTaken, KeyTaken, ModelTaken } from './schema.ts'
+import { sha256 } from './secret.ts'
 import type { Taken } from './sections.ts'
-import { sha256 } from './sha256.ts'
 import type { BackendConfig, ClientKey, Config, ModelConfig } from './types.ts'
 
 // The contract's floor for a stream's first output, when the config names none.

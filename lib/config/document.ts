@@ -1,9 +1,19 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
 // YAML text to a tree of plain nodes that know their places, with `${…}` filled in and aliases followed. Knows no option.
 // The messages are our own: those of the yaml package quote the source, and the source holds keys.
-
-import type { Alias, Document, YAMLMap, YAMLSeq } from 'yaml'
-import { isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument, visit } from 'yaml'
+import {
+  type Alias,
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  parseDocument,
+  visit,
+  type YAMLMap,
+  type YAMLSeq,
+} from 'yaml'
 import { type InterpolationSources, interpolate } from './interpolate.ts'
 import { isShowable, type Place, pathTo, type Report } from './problems.ts'
 

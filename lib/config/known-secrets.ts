@@ -1,6 +1,5 @@
 // Tells a config's secrets from other text, so that one which a client put where it does not belong is not shown to anybody.
-import { Secret } from './secret.ts'
-import { sha256 } from './sha256.ts'
+import { Secret, sha256 } from './secret.ts'
 import type { Config } from './types.ts'
 
 function* secretsIn(value: unknown): Generator<string> {

@@ -1,4 +1,6 @@
 // A string that shows itself to nobody who prints, joins, inspects or serializes it by accident.
+
+import { createHash } from 'node:crypto'
 import { inspect } from 'node:util'
 
 const SHOWN = '[secret]'
@@ -32,4 +34,14 @@ export class Secret {
   [inspect.custom](): string {
     return SHOWN
   }
+}
+
+// The digest under which client keys are kept and compared; knows nothing of where a key came from.
+
+/** Bytes of a SHA-256 digest. */
+export const SHA256_BYTES = 32
+
+/** SHA-256 of the text's UTF-8 bytes: 32 bytes, what `auth.keys[].key_sha256` spells in hex. */
+export function sha256(text: string): Buffer {
+  return createHash('sha256').update(text, 'utf8').digest()
 }

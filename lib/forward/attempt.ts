@@ -1,23 +1,11 @@
 // One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for what it
 // meets: that is its result. It knows no pools and sends nothing to the client.
-import type { Socket } from 'node:net'
-import type { Clock } from '../clock.ts'
-import type { AnswerHead } from './answer-head.ts'
-import type { AttemptPlan, AttemptResult } from './attempt-result.ts'
-import { ProtocolError, type ReplyHandler } from './connection.ts'
-import type { Deadlines } from './deadlines.ts'
+import type { Clock, Deadlines } from '../clock.ts'
+import { ProtocolError, type ReplyHandler } from '../http1/connection.ts'
+import type { Transport } from '../http1/pool.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
-import { detailOf, readAnswer } from './read-answer.ts'
-import type { Transport } from './transport.ts'
-
-/** A backend agreed to a WebSocket: from here on the socket carries frames. */
-export interface Upgraded {
-  readonly kind: 'upgraded'
-  readonly answer: AnswerHead
-  readonly socket: Socket
-  /** Frames that came together with the answer. */
-  readonly head: Buffer
-}
+import { detailOf, readAnswer } from './read-response.ts'
+import type { AttemptPlan, AttemptResult, Upgraded } from './upstream.ts'
 
 export interface AttemptDeps {
   readonly transport: Transport

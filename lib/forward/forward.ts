@@ -1,19 +1,16 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
+
+import type { Lease, Standings } from '../balancer/health.ts'
 import type { Member, Pick, Turn } from '../balancer/pool.ts'
-import type { Lease, Standings } from '../balancer/standings.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
-import type { Ask } from './ask.ts'
-import { type AskDeps, askBackend } from './ask-backend.ts'
-import type { Upgraded } from './attempt.ts'
-import { type AttemptReport, detailOf, noteSignals, recordAnswer, recordEnd, report } from './attempt-report.ts'
-import type { AttemptResult, UpstreamAnswer } from './attempt-result.ts'
-import type { CancelReason, Exchange } from './exchange.ts'
-import { blameOf, labelOf, type Outcome } from './outcome.ts'
-import { type Refusal, refuse } from './refuse.ts'
+import { type Refusal, refuse } from '../errors.ts'
+import type { CancelReason, Exchange } from '../request-context.ts'
+import { type AttemptReport, detailOf, noteSignals, recordAnswer, recordEnd, report } from './attempt-record.ts'
+import { blameOf, finalRefusal, type History, labelOf, type Outcome } from './outcome.ts'
 import { relay } from './relay.ts'
-import type { RelayEnd, RelayOptions } from './relay-terms.ts'
-import { finalRefusal, type History } from './verdict.ts'
+import { type AskDeps, askBackend } from './send.ts'
+import type { Ask, AttemptResult, RelayEnd, RelayOptions, Upgraded, UpstreamAnswer } from './upstream.ts'
 
 export interface ForwardDeps extends AskDeps {
   readonly standings: Standings

@@ -1,6 +1,6 @@
 // Reads what an answer cost from the bytes that pass: the last few kilobytes are enough, since usage stands at the end of a
 // JSON answer and of a stream. Nothing is held back for it.
-import { NO_USAGE, type Usage } from './exchange.ts'
+import { NO_USAGE, type Usage } from '../request-context.ts'
 
 /** Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576 characters). */
 export const TAIL_BYTES = 16 * 1024

@@ -1,9 +1,10 @@
 // A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and settled at its end.
+
+import type { Admission } from '../balancer/key-limits.ts'
 import type { ClientKey } from '../config/types.ts'
-import type { Exchange } from '../forward/exchange.ts'
-import { type Refusal, refuse } from '../forward/refuse.ts'
-import type { Parts } from './gateway.ts'
-import type { Admission } from './key-limits.ts'
+import { type Refusal, refuse } from '../errors.ts'
+import type { Exchange } from '../request-context.ts'
+import type { Parts } from '../runtime.ts'
 
 const UNLIMITED = (): void => undefined
 

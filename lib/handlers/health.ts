@@ -1,5 +1,5 @@
 // What load balancers and people ask: is the process there, can it serve. Names no endpoint and no key.
-import type { Gateway } from './gateway.ts'
+import type { Gateway } from '../runtime.ts'
 
 export interface HealthReport {
   readonly status: 'ok' | 'degraded' | 'unavailable' | 'draining'

@@ -1,24 +1,25 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
-import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
+
+import { readErrorBody } from '../azure/errors.ts'
+import { type Operation, operationPath, queryValue, readsModelFromBody, replaceParameter } from '../azure/operations.ts'
+import { estimateTokens } from '../balancer/key-limits.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
+import { type ChunkList, sliceBytes } from '../body/chunk-list.ts'
+import { lastMember, MODEL } from '../body/edit.ts'
+import type { ScannedObject } from '../body/json-scan.ts'
+import { promptHash } from '../body/prompt-hash.ts'
+import { type ReadBody, readerFor, STREAM_OPTIONS } from '../body/read.ts'
+import { type HeldBody, takeBody } from '../body/take.ts'
 import type { BackendConfig } from '../config/types.ts'
-import type { Ask } from '../forward/ask.ts'
-import { type HeldBody, takeBody } from '../forward/body.ts'
-import type { ChunkList } from '../forward/chunk-list.ts'
-import type { Exchange } from '../forward/exchange.ts'
+import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import { MODEL } from '../forward/model-field.ts'
-import { promptHash } from '../forward/prompt-key.ts'
-import { refuse } from '../forward/refuse.ts'
+import type { Ask, UpstreamAnswer } from '../forward/upstream.ts'
+import type { Exchange } from '../request-context.ts'
+import type { Gateway } from '../runtime.ts'
 import { admit } from './admit.ts'
-import { type Binding, bindToState } from './bind-state.ts'
-import { choosePoolFor, isRefusal } from './choose-pool.ts'
-import { learnEphemeral } from './ephemeral.ts'
-import type { Gateway } from './gateway.ts'
-import { estimateTokens } from './key-limits.ts'
-import { queryValue, replaceParameter } from './query.ts'
-import { type ReadBody, readerFor } from './read-body.ts'
-import { optionsAskingUsage, refusesStreamOptions, STREAM_OPTIONS } from './stream-usage.ts'
+import { type Binding, bindToState } from './affinity.ts'
+import { learnEphemeral } from './ephemeral-keys.ts'
+import { choosePoolFor, isRefusal } from './resolve-model.ts'
 
 export interface InferenceRoute {
   readonly operation: Operation
@@ -171,4 +172,29 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     },
     onUnsupported: member => quirks.note(member.standing.id, operation.name),
   }
+}
+
+// `stream_usage`: asks the upstream for usage in the name of a client that did not, so that streams can be accounted for.
+
+/** No sane client sends more options than this; what is longer is left alone. */
+const MAX_OPTIONS_BYTES = 4096
+
+/**
+ * The `stream_options` to send, as JSON text: the client's own and `include_usage`. Undefined where the client asked for usage
+ * itself, or where its options are no object (then the upstream has to say so).
+ */
+export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObject): string | undefined {
+  const member = lastMember(scan.members, STREAM_OPTIONS)
+  if (member === undefined || member.kind === 'null') return '{"include_usage":true}'
+  if (member.kind !== 'object' || member.end - member.start > MAX_OPTIONS_BYTES) return undefined
+  const own: unknown = JSON.parse(sliceBytes(chunks, member.start, member.end, MAX_OPTIONS_BYTES).toString('utf8'))
+  if (typeof own !== 'object' || own === null || Reflect.get(own, 'include_usage') === true) return undefined
+  return JSON.stringify({ ...own, include_usage: true })
+}
+
+/** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
+export function refusesStreamOptions({ status, body }: UpstreamAnswer): boolean {
+  if (status !== 400 || body.kind !== 'whole') return false
+  const error = readErrorBody(Buffer.concat(body.chunks))
+  return /stream_options|include_usage/.test(`${error.param ?? ''} ${error.message}`)
 }

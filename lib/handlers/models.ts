@@ -1,8 +1,9 @@
 // The model list in OpenAI's form: public names and aliases that the key may use (wire reference, 10.2).
-import type { Exchange } from '../forward/exchange.ts'
-import { refuse } from '../forward/refuse.ts'
-import { choosePool, isRefusal } from './choose-pool.ts'
-import { type Gateway, mayUse } from './gateway.ts'
+
+import { refuse } from '../errors.ts'
+import type { Exchange } from '../request-context.ts'
+import { type Gateway, mayUse } from '../runtime.ts'
+import { choosePool, isRefusal } from './resolve-model.ts'
 import { sendJson } from './send.ts'
 
 interface ModelObject {

@@ -1,11 +1,11 @@
 // Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about which.
 import { storedResponsePath } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
-import type { Exchange } from '../forward/exchange.ts'
+import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import { refuse } from '../forward/refuse.ts'
-import { isResponseId, placesOf } from './bind-state.ts'
-import { type Gateway, mayUse } from './gateway.ts'
+import type { Exchange } from '../request-context.ts'
+import { type Gateway, mayUse } from '../runtime.ts'
+import { isResponseId, placesOf } from './affinity.ts'
 
 export interface StoredResponseRoute {
   readonly id: string

@@ -1,5 +1,5 @@
 // Sends a short answer of the proxy's own.
-import type { Exchange } from '../forward/exchange.ts'
+import type { Exchange } from '../request-context.ts'
 
 /** Sends text with its type; HEAD gets the head alone. */
 export function sendText(exchange: Exchange, status: number, contentType: string, text: string): void {

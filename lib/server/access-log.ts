@@ -1,8 +1,8 @@
 // The line of every request, and of every change of a backend's state (README, "The log line").
-import type { StandingChange } from '../balancer/standings.ts'
-import type { Gateway } from '../handlers/gateway.ts'
+import type { StandingChange } from '../balancer/health.ts'
 import type { Log } from '../log.ts'
-import type { FinishedRequest } from './app.ts'
+import type { FinishedRequest } from '../request-context.ts'
+import { type Gateway, namesOf } from '../runtime.ts'
 
 function ms(value: number | undefined): number | null {
   return value === undefined ? null : Math.round(value * 10) / 10
@@ -38,19 +38,6 @@ export function logFinished(
     upstream_id: record.upstreamId,
     traceparent,
   })
-}
-
-/** The names under which a deployment is known, one for each pool it is in. */
-export function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
-  const found = pools.flatMap(pool =>
-    pool.members
-      .filter(member => member.standing.id === standingId)
-      .map(member => ({ model: pool.model.name, backend: member.backend.name })),
-  )
-  return {
-    model: found.map(({ model }) => model).join(','),
-    backend: [...new Set(found.map(({ backend }) => backend))].join(','),
-  }
 }
 
 function recoversInMs(untilMs: number, sinceMs: number): number | null {

@@ -3,27 +3,15 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { createBag, NO_SLOT, type Slotted } from '../bag.ts'
-import { createCancellation, createRecord, type Exchange, type RequestRecord } from '../forward/exchange.ts'
-import { refuse } from '../forward/refuse.ts'
+import { createBag, NO_SLOT, type Slotted } from '../dense-set.ts'
+import { refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
+import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import { createDispatch, type DispatchDeps } from './dispatch.ts'
+import { shownPath } from './redacted-path.ts'
 import { route } from './router.ts'
-import { shownPath } from './shown-path.ts'
-import { createSocketWatch } from './socket-watch.ts'
 import { clientSocket } from './upgrade-socket.ts'
-
-/** A finished request, for the log and the counters. */
-export interface FinishedRequest {
-  readonly id: string
-  readonly method: string
-  readonly path: string
-  readonly client: string | undefined
-  readonly traceparent: string | undefined
-  readonly durationMs: number
-  readonly record: Readonly<RequestRecord>
-}
 
 export interface AppDeps extends Omit<DispatchDeps, 'isDraining'> {
   readonly log: Log
@@ -220,5 +208,29 @@ export function createApp(deps: AppDeps): App {
       })
       return open
     },
+  }
+}
+
+// Tells requests that their connection has closed. A response that waits behind another one of its connection (pipelining) has
+// no socket yet, and Node never closes it when that connection ends.
+
+/** Calls `run` when the socket closes; returns how to take that back. */
+export type SocketWatch = (socket: Duplex, run: () => void) => () => void
+
+/** One listener a socket, however many requests stand in it. */
+export function createSocketWatch(): SocketWatch {
+  const bySocket = new WeakMap<Duplex, Set<() => void>>()
+  return (socket, run) => {
+    let waiting = bySocket.get(socket)
+    if (waiting === undefined) {
+      const all = new Set<() => void>()
+      waiting = all
+      bySocket.set(socket, all)
+      socket.once('close', () => {
+        for (const each of all) each()
+      })
+    }
+    waiting.add(run)
+    return () => waiting.delete(run)
   }
 }

@@ -2,7 +2,7 @@
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { ClientKey } from '../config/types.ts'
-import { protocolKey } from '../handlers/ephemeral.ts'
+import { protocolKey } from '../handlers/ephemeral-keys.ts'
 
 /** A presented key longer than this is none of ours; hashing megabytes for a stranger is not our business. */
 const MAX_KEY_CHARS = 4096

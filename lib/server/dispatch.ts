@@ -1,9 +1,7 @@
 // From a route to its handler: past the drain and the authentication that it needs.
 import type { Clock } from '../clock.ts'
-import type { Exchange } from '../forward/exchange.ts'
-import { refuse } from '../forward/refuse.ts'
-import { ephemeralKey } from '../handlers/ephemeral.ts'
-import type { Gateway } from '../handlers/gateway.ts'
+import { refuse } from '../errors.ts'
+import { ephemeralKey } from '../handlers/ephemeral-keys.ts'
 import { healthReport, healthStatus } from '../handlers/health.ts'
 import { handleInference } from '../handlers/inference.ts'
 import { handleModel, handleModels } from '../handlers/models.ts'
@@ -11,9 +9,11 @@ import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
+import type { Exchange } from '../request-context.ts'
+import type { Gateway } from '../runtime.ts'
 import { authenticate } from './auth.ts'
+import { shownPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
-import { shownPath } from './shown-path.ts'
 
 export interface DispatchDeps {
   readonly clock: Clock

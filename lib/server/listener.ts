@@ -2,7 +2,7 @@
 import http, { type IncomingMessage, type ServerOptions, type ServerResponse, STATUS_CODES } from 'node:http'
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
-import { type Refusal, refusalParts } from '../forward/refuse.ts'
+import { type Refusal, refusalParts } from '../errors.ts'
 import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
 /** Headers of one request, in bytes: room for a long token beside the rest. */

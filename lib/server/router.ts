@@ -1,6 +1,5 @@
 // From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
-import { allOperations, type Operation, operationNamed } from '../azure/operations.ts'
-import { queryValue, withoutParameter } from '../handlers/query.ts'
+import { allOperations, type Operation, operationNamed, queryValue, withoutParameter } from '../azure/operations.ts'
 
 export type Route =
   | {

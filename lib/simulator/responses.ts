@@ -1,8 +1,7 @@
 // The Responses API with its state, which lives in one resource: create, stream, read, resume, delete, cancel, list inputs; and
 // reasoning that only its maker can decrypt (wire reference, sections 1.4, 1.5, 4.3, 5.3).
 import { createHmac } from 'node:crypto'
-import type { Reply } from './chat.ts'
-import { promptText } from './chat.ts'
+import { promptText, type Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
 import { countTokens, digest, pieces } from './text.ts'

@@ -1,11 +1,11 @@
 // The byte scanners against the slow and obvious: JSON.parse, and a form built from its parts. FUZZ_SEED repeats a run,
 // FUZZ_RUNS sets the documents a claim is tried on.
 import t from 'tap'
-import { sliceBytes } from '../../lib/forward/chunk-list.ts'
-import { findStringsOfKey } from '../../lib/forward/json-key-search.ts'
-import { scanJson } from '../../lib/forward/json-scan.ts'
-import { lastMember, setModel } from '../../lib/forward/model-field.ts'
-import { scanMultipart, setField } from '../../lib/forward/multipart-scan.ts'
+import { sliceBytes } from '../../lib/body/chunk-list.ts'
+import { lastMember, setModel } from '../../lib/body/edit.ts'
+import { findStringsOfKey } from '../../lib/body/json-key-search.ts'
+import { scanJson } from '../../lib/body/json-scan.ts'
+import { scanMultipart, setField } from '../../lib/body/multipart-scan.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 2 ** 31)

@@ -6,8 +6,8 @@ import type { Authorization, TokenAuthorizerFactory } from '../../lib/azure/cred
 import { createTokenAuthorizers, type TokenAuthorizersOptions } from '../../lib/azure/entra.ts'
 import { Secret } from '../../lib/config/secret.ts'
 import type { Credential } from '../../lib/config/types.ts'
-import { createSimulatedIdentity, type SimulatedIdentity } from '../../lib/simulator/identity.ts'
 import { createHandClock, type HandClock } from '../fixtures/hand-clock.ts'
+import { createSimulatedIdentity, type SimulatedIdentity } from '../fixtures/identity.ts'
 import { type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 

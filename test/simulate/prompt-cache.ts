@@ -1,12 +1,12 @@
 // A simulation in virtual time: what each balancing policy leaves of Azure's prompt cache, and how evenly it spreads the load.
 // The policies are the real ones; the backends are models of Azure's cache as the wire reference's section 7.4 describes it.
 
+import { createStandings } from '../../lib/balancer/health.ts'
 import { createPool, hashText, type Member } from '../../lib/balancer/pool.ts'
-import { createStandings } from '../../lib/balancer/standings.ts'
+import { scanJson } from '../../lib/body/json-scan.ts'
+import { promptHash } from '../../lib/body/prompt-hash.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { BackendConfig, Balance, ModelConfig } from '../../lib/config/types.ts'
-import { scanJson } from '../../lib/forward/json-scan.ts'
-import { promptHash } from '../../lib/forward/prompt-key.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const MIN_TOKENS = 1024

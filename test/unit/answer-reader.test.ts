@@ -2,9 +2,9 @@
 import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
-import { type AnswerHead, parseHead } from '../../lib/forward/answer-head.ts'
-import { AnswerReader } from '../../lib/forward/answer-reader.ts'
-import { createLowerCaseNames, createNameMemory } from '../../lib/forward/header-names.ts'
+import { createLowerCaseNames, createNameMemory } from '../../lib/http1/header-names.ts'
+import { type AnswerHead, parseHead } from '../../lib/http1/response-head.ts'
+import { AnswerReader } from '../../lib/http1/response-parser.ts'
 import { bytesOf, type Circumstances, type ReadAnswer, readAnswer } from '../fixtures/read-answer.ts'
 
 const read = (text: string, circumstances?: Circumstances): ReadAnswer => readAnswer([bytesOf(text)], circumstances)

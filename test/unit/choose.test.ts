@@ -1,6 +1,6 @@
 // The policies: who of those that may be chosen takes the next request.
 import t from 'tap'
-import { type Choosable, LOAD_BOUND, leastBusy, promptCache, roundRobin } from '../../lib/balancer/choose.ts'
+import { type Choosable, LOAD_BOUND, leastBusy, promptCache, roundRobin } from '../../lib/balancer/policies.ts'
 import { hashText } from '../../lib/balancer/pool.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 

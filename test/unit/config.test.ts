@@ -7,7 +7,7 @@ import t from 'tap'
 import { parseEndpoint } from '../../lib/config/endpoint.ts'
 import { formatProblem, type LoadResult, loadConfig, type Problem, parseConfig } from '../../lib/config/load.ts'
 import { nearest } from '../../lib/config/nearest.ts'
-import { sha256 } from '../../lib/config/sha256.ts'
+import { sha256 } from '../../lib/config/secret.ts'
 import type { BackendType, Config, ModelConfig } from '../../lib/config/types.ts'
 import { parseDurationMs, parsePercent, parseSizeBytes } from '../../lib/config/units.ts'
 

@@ -1,10 +1,10 @@
 // What is seen of an event stream as it passes: start-up, output, its end, an error; and what is read from its last bytes.
 import t from 'tap'
 import type { Dialect } from '../../lib/azure/operations.ts'
-import { type EventStreamWatcher, watchEventStream } from '../../lib/forward/event-stream.ts'
-import { NO_USAGE } from '../../lib/forward/exchange.ts'
-import { streamErrorEvent } from '../../lib/forward/stream-error.ts'
+import { streamErrorEvent } from '../../lib/forward/sse-error.ts'
+import { type EventStreamWatcher, watchEventStream } from '../../lib/forward/sse-watcher.ts'
 import { createTail, readUsage } from '../../lib/forward/usage.ts'
+import { NO_USAGE } from '../../lib/request-context.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 
 const data = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`

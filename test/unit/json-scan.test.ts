@@ -1,10 +1,16 @@
 // What the JSON scanner finds in a request body without parsing it, and what it refuses.
 import t from 'tap'
-import { byteLengthOf, replaceBytes, sliceBytes, viewBytes } from '../../lib/forward/chunk-list.ts'
-import { findStringsOfKey } from '../../lib/forward/json-key-search.ts'
-import type { ScannedObject } from '../../lib/forward/json-scan.ts'
-import { jsonScannerFor, MAX_CAPTURE_BYTES, MAX_DEPTH, MAX_MEMBERS, scanJson } from '../../lib/forward/json-scan.ts'
-import { lastMember, setMember, setModel } from '../../lib/forward/model-field.ts'
+import { byteLengthOf, replaceBytes, sliceBytes, viewBytes } from '../../lib/body/chunk-list.ts'
+import { lastMember, setMember, setModel } from '../../lib/body/edit.ts'
+import { findStringsOfKey } from '../../lib/body/json-key-search.ts'
+import {
+  jsonScannerFor,
+  MAX_CAPTURE_BYTES,
+  MAX_DEPTH,
+  MAX_MEMBERS,
+  type ScannedObject,
+  scanJson,
+} from '../../lib/body/json-scan.ts'
 
 const wanted = new Set(['model', 'stream', 'stream_options', 'messages', 'größe'])
 

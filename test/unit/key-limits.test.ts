@@ -1,7 +1,7 @@
 // What a client key may use a minute and at once.
 import t from 'tap'
+import { createKeyUsage, estimateTokens } from '../../lib/balancer/key-limits.ts'
 import { resetText } from '../../lib/handlers/admit.ts'
-import { createKeyUsage, estimateTokens } from '../../lib/handlers/key-limits.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 
 const NONE = { requestsPerMinute: undefined, tokensPerMinute: undefined, concurrent: undefined }

@@ -1,15 +1,16 @@
 // What the form scanner finds in a multipart body without copying its files, and what it refuses.
 import t from 'tap'
-import { parseBoundary } from '../../lib/forward/multipart-headers.ts'
-import type { MultipartResult, ScannedForm } from '../../lib/forward/multipart-scan.ts'
+import { parseBoundary } from '../../lib/body/multipart-headers.ts'
 import {
   createMultipartScanner,
   MAX_FIELD_BYTES,
   MAX_PART_HEADER_BYTES,
   MAX_PARTS,
+  type MultipartResult,
+  type ScannedForm,
   scanMultipart,
   setField,
-} from '../../lib/forward/multipart-scan.ts'
+} from '../../lib/body/multipart-scan.ts'
 
 const wanted = new Set(['model', 'stream'])
 const type = 'multipart/form-data; boundary=XyZ'

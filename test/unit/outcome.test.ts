@@ -2,17 +2,18 @@
 // and what a client is told when no backend gave it an answer.
 import t, { type Test } from 'tap'
 import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
-import type { EjectReason } from '../../lib/balancer/standings.ts'
+import type { EjectReason } from '../../lib/balancer/health.ts'
+import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/errors.ts'
 import {
   blameOf,
   classifyAnswer,
   classifyStreamError,
+  finalRefusal,
+  type History,
   labelOf,
   type Outcome,
   transportFailure,
 } from '../../lib/forward/outcome.ts'
-import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/forward/refuse.ts'
-import { finalRefusal, type History } from '../../lib/forward/verdict.ts'
 
 const NOW = 1_700_000_000_000
 

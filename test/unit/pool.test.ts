@@ -1,10 +1,10 @@
 // A request's way through the backends of its model: tiers, trials, what is left when nothing is available, and waiting for it.
 import t from 'tap'
+import type { Blame, Lease } from '../../lib/balancer/health.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
 import type { Pick, Turn, TurnOptions } from '../../lib/balancer/pool.ts'
-import type { Blame, Lease } from '../../lib/balancer/standings.ts'
 import { createWaitQueue, MAX_WAITING } from '../../lib/balancer/wait-queue.ts'
-import { createCancellation } from '../../lib/forward/exchange.ts'
+import { createCancellation } from '../../lib/request-context.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { createTestPool, type PoolUnderTest, RECOVERY_MS } from '../fixtures/pools.ts'
 

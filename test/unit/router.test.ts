@@ -1,7 +1,7 @@
 // From a request line to what is asked for: the proxy's own URLs and every form that clients made for Azure use.
 import t from 'tap'
+import { shownPath } from '../../lib/server/redacted-path.ts'
 import { type Route, route } from '../../lib/server/router.ts'
-import { shownPath } from '../../lib/server/shown-path.ts'
 
 /** An inference route as `operation model query`. */
 function inference(target: string, method = 'POST'): string {

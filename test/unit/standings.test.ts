@@ -1,7 +1,5 @@
 // When a deployment is out, throttled, on trial or back, and who may say so.
 import t, { type Test } from 'tap'
-import type { Member } from '../../lib/balancer/pool.ts'
-import { createProbes, type ProbeVerdict } from '../../lib/balancer/probes.ts'
 import {
   type Blame,
   createStandings,
@@ -10,7 +8,9 @@ import {
   type Standing,
   type StandingChange,
   type Standings,
-} from '../../lib/balancer/standings.ts'
+} from '../../lib/balancer/health.ts'
+import type { Member } from '../../lib/balancer/pool.ts'
+import { createProbes, type ProbeVerdict } from '../../lib/balancer/probes.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { createTestPool } from '../fixtures/pools.ts'
 

@@ -1,11 +1,11 @@
 // What the live status page counts: rolling windows, percentiles, the last requests and changes, and several processes as one.
 import t from 'tap'
-import type { BackendStanding, RequestEntry } from '../../lib/status/entries.ts'
-import { addHistogram, BUCKETS, bucketOf, percentile } from '../../lib/status/histogram.ts'
-import { mergeSnapshots } from '../../lib/status/merge.ts'
-import { createStatus, MAX_BACKENDS, MAX_CHANGES, MAX_REQUESTS, type Status } from '../../lib/status/status.ts'
-import { type StatusView, viewOf } from '../../lib/status/view.ts'
-import { STEP_MS, STEPS } from '../../lib/status/window.ts'
+import type { BackendStanding, RequestEntry } from '../../lib/dashboard/entries.ts'
+import { addHistogram, BUCKETS, bucketOf, percentile } from '../../lib/dashboard/histogram.ts'
+import { mergeSnapshots } from '../../lib/dashboard/merge.ts'
+import { createStatus, MAX_BACKENDS, MAX_CHANGES, MAX_REQUESTS, type Status } from '../../lib/dashboard/status.ts'
+import { type StatusView, viewOf } from '../../lib/dashboard/view.ts'
+import { STEP_MS, STEPS } from '../../lib/dashboard/window.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 
 const STANDING: BackendStanding = {

@@ -1,8 +1,8 @@
 // What keeps track of things under way: the bag, the deadlines, and a request's one cancellation.
 import t from 'tap'
-import { createBag, NO_SLOT, type Slotted } from '../../lib/bag.ts'
-import { createDeadlines, type Deadline } from '../../lib/forward/deadlines.ts'
-import { createCancellation } from '../../lib/forward/exchange.ts'
+import { createDeadlines, type Deadline } from '../../lib/clock.ts'
+import { createBag, NO_SLOT, type Slotted } from '../../lib/dense-set.ts'
+import { createCancellation } from '../../lib/request-context.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 

@@ -1,0 +1,89 @@
+// How the config's backends stand, in the words of the live status page.
+import type { Standing, StandingChange } from '../balancer/health.ts'
+import type { Clock } from '../clock.ts'
+import type { BackendStanding, ChangeEntry } from './entries.ts'
+
+/** What is needed of a pool (balancer/pool.ts). */
+export interface PlacedPool {
+  readonly model: { readonly name: string }
+  readonly members: readonly {
+    readonly backend: { readonly name: string; readonly priority: number; readonly weight: number }
+    readonly standing: Standing
+  }[]
+}
+
+/** From monotonic to epoch milliseconds; null for what never ends or never was. */
+function epochOf(ms: number, clock: Clock): number | null {
+  return Number.isFinite(ms) ? Math.round(ms - clock.nowMs() + clock.epochMs()) : null
+}
+
+type Told = Pick<BackendStanding, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms'>
+
+function told({ ejection, throttledUntilMs }: Standing, clock: Clock): Told {
+  const nowMs = clock.nowMs()
+  const quiet = { reason: null, detail: null, since_ms: null }
+  if (ejection !== undefined && ejection.untilMs > nowMs) {
+    const { reason, detail, sinceMs, untilMs } = ejection
+    const [since_ms, until_ms] = [epochOf(sinceMs, clock), epochOf(untilMs, clock)]
+    return { state: 'ejected', reason, detail, since_ms, until_ms }
+  }
+  // Before a trial: while it is throttled it gets no request that could be one.
+  if (throttledUntilMs > nowMs) return { ...quiet, state: 'throttled', until_ms: epochOf(throttledUntilMs, clock) }
+  if (ejection !== undefined) {
+    const { reason, detail, sinceMs } = ejection
+    return { state: 'trial', reason, detail, since_ms: epochOf(sinceMs, clock), until_ms: null }
+  }
+  return { ...quiet, state: 'healthy', until_ms: null }
+}
+
+/** One entry for each backend of each model, in the config's order. */
+export function backendStandings(pools: readonly PlacedPool[], clock: Clock): readonly BackendStanding[] {
+  const deployments = new Map<string, number>()
+  const entries: BackendStanding[] = []
+  for (const { model, members } of pools) {
+    for (const { backend, standing } of members) {
+      const deployment = deployments.get(standing.id) ?? deployments.size
+      deployments.set(standing.id, deployment)
+      const { headroom } = standing
+      entries.push({
+        model: model.name,
+        backend: backend.name,
+        deployment,
+        tier: backend.priority,
+        weight: backend.weight,
+        ...told(standing, clock),
+        in_flight: standing.inFlight,
+        headroom:
+          headroom === undefined
+            ? null
+            : {
+                remaining_requests: headroom.remainingRequests ?? null,
+                limit_requests: headroom.limitRequests ?? null,
+                remaining_tokens: headroom.remainingTokens ?? null,
+                limit_tokens: headroom.limitTokens ?? null,
+                at_ms: epochOf(headroom.atMs, clock) ?? 0,
+              },
+      })
+    }
+  }
+  return entries
+}
+
+/** A change of a standing as the page lists it; `model` and `backend` name every place of the deployment. */
+export function changeEntry(
+  change: StandingChange,
+  { model, backend }: { readonly model: string; readonly backend: string },
+  clock: Clock,
+): ChangeEntry {
+  const entry = { time_ms: clock.epochMs(), model, backend, reason: null, detail: null, until_ms: null, by: null }
+  switch (change.kind) {
+    case 'ejected': {
+      const { reason, detail, untilMs } = change.ejection
+      return { ...entry, kind: 'ejected', reason, detail, until_ms: epochOf(untilMs, clock) }
+    }
+    case 'throttled':
+      return { ...entry, kind: 'throttled', until_ms: epochOf(clock.nowMs() + change.waitMs, clock) }
+    case 'restored':
+      return { ...entry, kind: 'restored', by: change.by }
+  }
+}

@@ -1,0 +1,137 @@
+// What the live status page shows and what its operators order, wired to this process and its peers.
+import { randomUUID } from 'node:crypto'
+import type { StandingChange, Standings } from '../balancer/health.ts'
+import type { Clock } from '../clock.ts'
+import type { ClientKey } from '../config/types.ts'
+import { refuse } from '../errors.ts'
+import type { AttemptReport } from '../forward/attempt-record.ts'
+import type { Log } from '../log.ts'
+import type { Exchange, FinishedRequest } from '../request-context.ts'
+import type { Gateway } from '../runtime.ts'
+import { namesOf } from '../runtime.ts'
+import { backendStandings, changeEntry } from './backend-rows.ts'
+import { mergeSnapshots } from './merge.ts'
+import { createDashboard, dashboardRoute, type SteerOrder } from './routes.ts'
+import { createStatus, type StatusSnapshot } from './status.ts'
+
+export interface WatchDeps {
+  readonly clock: Clock
+  readonly log: Log
+  readonly standings: Standings
+  gateway(): Gateway
+  /** The snapshots of all processes, this one's among them. */
+  snapshots(): Promise<readonly StatusSnapshot[]>
+}
+
+export interface Watch {
+  finished(request: FinishedRequest): void
+  attempted(report: AttemptReport): void
+  changed(change: StandingChange): void
+  snapshot(): StatusSnapshot
+  /** Serves a path below /dashboard. @param path without `dashboard/` */
+  serve(exchange: Exchange, path: string): void | Promise<void>
+  /** Ends every viewer's stream: the process is about to stop. */
+  close(): void
+}
+
+function rounded(ms: number): number {
+  return Math.round(ms * 10) / 10
+}
+
+export function createWatch({ clock, log, standings, gateway, snapshots }: WatchDeps): Watch {
+  const status = createStatus({
+    clock,
+    standings: () => backendStandings(gateway().pools, clock),
+    source: randomUUID(),
+  })
+
+  const steer = (action: 'eject' | 'restore', { model, backend, by }: SteerOrder): boolean => {
+    const pool = gateway().pools.find(candidate => candidate.model.name === model)
+    const member = pool?.members.find(candidate => candidate.backend.name === backend)
+    if (member === undefined) return false
+    log.warn(action === 'eject' ? 'backend ejected by hand' : 'backend restored by hand', {
+      model,
+      backend,
+      key: by ?? null,
+    })
+    if (action === 'eject') standings.eject(member.standing, undefined)
+    else standings.restore(member.standing)
+    return true
+  }
+  const dashboard = createDashboard({
+    clock,
+    async collect() {
+      const [first = status.snapshot(), ...rest] = await snapshots()
+      return mergeSnapshots([first, ...rest])
+    },
+    eject: order => steer('eject', order),
+    restore: order => steer('restore', order),
+  })
+
+  /** Whether a key is an admin's in the config of now; with authentication off everyone is. */
+  const isAdmin = (key: ClientKey | undefined): boolean => {
+    const { auth } = gateway().config
+    return (
+      !auth.enabled || (key !== undefined && auth.keys.some(({ admin, digest }) => admin && digest.equals(key.digest)))
+    )
+  }
+
+  return {
+    attempted({ model, backend, label, ttfbMs }) {
+      status.attemptDone({ model, backend, outcome: label, ttfbMs })
+    },
+    changed: change => status.stateChanged(changeEntry(change, namesOf(change.standing.id, gateway()), clock)),
+    snapshot: status.snapshot,
+    finished({ id, method, path, durationMs, record }) {
+      if (record.model === undefined) return
+      const { promptTokens, completionTokens, cachedTokens } = record.usage
+      status.requestDone({
+        time_ms: clock.epochMs(),
+        id,
+        key: record.key ?? null,
+        method,
+        path,
+        model: record.model,
+        backend: record.backend ?? null,
+        status: record.status,
+        attempts: record.attempts,
+        duration_ms: rounded(durationMs),
+        ttfb_ms: record.ttfbMs === undefined ? null : rounded(record.ttfbMs),
+        prompt_tokens: promptTokens ?? null,
+        completion_tokens: completionTokens ?? null,
+        cached_tokens: cachedTokens ?? null,
+        stream: record.stream,
+        error: record.error ?? null,
+      })
+    },
+    serve(exchange, path) {
+      const { request, response, record, clientKey } = exchange
+      const target = dashboardRoute(request.method ?? '', path)
+      if (target.kind === 'method_not_allowed') {
+        return refuse(exchange, {
+          status: 405,
+          code: 'method_not_allowed',
+          message: `This URL takes ${target.allow} only.`,
+          headers: ['allow', target.allow],
+        })
+      }
+      if (target.kind === 'unknown_url') {
+        return refuse(exchange, { status: 404, code: 'unknown_url', message: 'There is nothing at this URL.' })
+      }
+      response.once('finish', () => {
+        record.status = response.statusCode
+      })
+      if (target.kind === 'page') return dashboard.page(request, response)
+      if (!isAdmin(clientKey)) {
+        return refuse(exchange, {
+          status: 403,
+          code: 'admin_key_required',
+          message: 'This needs a key that the config marks with admin: true.',
+        })
+      }
+      if (target.kind === 'events') return dashboard.events(response, () => isAdmin(clientKey))
+      return dashboard.steer(request, response, target.kind, clientKey?.name)
+    },
+    close: dashboard.close,
+  }
+}

@@ -1,0 +1,112 @@
+// The proxy's own errors, in OpenAI's shape. The only file that knows that shape.
+import type { IncomingMessage } from 'node:http'
+import type { Exchange } from './request-context.ts'
+
+/** The codes clients may rely on (README, "What the proxy itself answers"). */
+export type RefusalCode =
+  | 'invalid_json'
+  | 'invalid_multipart'
+  | 'invalid_request'
+  | 'missing_model'
+  | 'invalid_api_key'
+  | 'model_not_allowed'
+  | 'admin_key_required'
+  | 'model_not_found'
+  | 'unknown_url'
+  | 'method_not_allowed'
+  | 'request_timeout'
+  | 'request_too_large'
+  | 'request_headers_too_large'
+  | 'expectation_failed'
+  | 'upgrade_required'
+  | 'rate_limit_exceeded'
+  | 'internal_error'
+  | 'upstream_error'
+  | 'upstream_timeout'
+  | 'no_backend'
+  | 'draining'
+  | 'overloaded'
+
+/** A failure of ours, as data. */
+export interface Refusal {
+  readonly status: number
+  readonly code: RefusalCode
+  readonly message: string
+  readonly param?: string
+  /** When to come back; the client is told at most MAX_TOLD_WAIT_MS. */
+  readonly retryAfterMs?: number
+  /** Retrying cannot help, or not within the time a client may be told. */
+  readonly pointless?: boolean
+  readonly headers?: readonly string[]
+  /** The request's body is not read to its end, so the connection cannot be used again. */
+  readonly close?: boolean
+}
+
+/** SDKs ignore a longer wait, or sleep through it (wire reference, 6.6). */
+export const MAX_TOLD_WAIT_MS = 60_000
+
+function typeOf(status: number): string {
+  if (status === 429) return 'rate_limit_error'
+  return status >= 500 ? 'server_error' : 'invalid_request_error'
+}
+
+/** The error object's JSON text: `{"error":{"message","type","param","code"}}`. */
+export function errorJson(refusal: Pick<Refusal, 'status' | 'code' | 'message' | 'param'>): string {
+  const { status, code, message, param } = refusal
+  return JSON.stringify({ error: { message, type: typeOf(status), param: param ?? null, code } })
+}
+
+/** The two headers that say a wait: whole seconds for everyone, milliseconds for those who read them. Never over 60 s. */
+export function waitHeaders(waitMs: number): string[] {
+  const told = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_TOLD_WAIT_MS)
+  return ['retry-after', String(Math.ceil(told / 1000)), 'retry-after-ms', String(told)]
+}
+
+/**
+ * The head and the body of a refusal, for the normal path and for answers written straight to a socket.
+ * @returns flat header list (names and values in turn, content-length included) and the body's text
+ */
+export function refusalParts(refusal: Refusal): { readonly headers: readonly string[]; readonly body: string } {
+  const body = errorJson(refusal)
+  const headers = ['content-type', 'application/json', 'content-length', String(Buffer.byteLength(body))]
+  if (refusal.retryAfterMs !== undefined) headers.push(...waitHeaders(refusal.retryAfterMs))
+  if (refusal.pointless === true) headers.push('x-should-retry', 'false')
+  if (refusal.headers !== undefined) headers.push(...refusal.headers)
+  if (refusal.close === true) headers.push('connection', 'close')
+  return { headers, body }
+}
+
+/** An unread request body up to this size is thrown away to keep the connection; a longer one costs more than a new connection. */
+const UNREAD_MAX_BYTES = 64 * 1024
+
+function leavesTooMuchUnread(request: IncomingMessage): boolean {
+  if (request.complete) return false
+  const declared = request.headers['content-length']
+  return declared === undefined
+    ? request.headers['transfer-encoding'] !== undefined
+    : Number(declared) > UNREAD_MAX_BYTES
+}
+
+/** Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow). */
+export function refuse(exchange: Exchange, refusal: Refusal): void {
+  const { request, response, record } = exchange
+  record.error = refusal.code
+  if (response.headersSent || response.destroyed) {
+    response.destroy()
+    return
+  }
+  const close = refusal.close === true || leavesTooMuchUnread(request)
+  const { headers, body } = refusalParts({ ...refusal, close })
+  const own = ['x-request-id', exchange.id]
+  if (record.attempts > 0) own.push('x-proxy-attempts', String(record.attempts))
+  record.status = refusal.status
+  response.writeHead(refusal.status, [...headers, ...own])
+  const shown = request.method === 'HEAD' ? '' : body
+  record.bytesOut += Buffer.byteLength(shown)
+  if (!close || request.complete) {
+    response.end(shown)
+    return
+  }
+  if (shown !== '') response.write(shown)
+  exchange.lingerAndClose()
+}

@@ -1,0 +1,210 @@
+// Asks the resources which of them holds a stored response: in parallel, token-free, once for all who want to know.
+import type { Authorizer } from '../azure/credentials.ts'
+import { probePath, storedResponsePath } from '../azure/operations.ts'
+import type { Owners } from '../balancer/owners.ts'
+import type { Member } from '../balancer/pool.ts'
+import type { ProbeVerdict } from '../balancer/probes.ts'
+import type { Clock, Deadlines } from '../clock.ts'
+import type { Transport } from '../http1/pool.ts'
+import { createCancellation } from '../request-context.ts'
+import { type AttemptDeps, attempt } from './attempt.ts'
+import type { Outcome } from './outcome.ts'
+
+export type Found =
+  | { readonly kind: 'owner'; readonly resourceId: string }
+  /** Every resource was asked and none holds it. */
+  | { readonly kind: 'nowhere' }
+  /** None that answered holds it, but these could not be asked. */
+  | { readonly kind: 'unsure'; readonly silent: readonly string[] }
+  /** As many questions are under way as may be. */
+  | { readonly kind: 'busy' }
+
+export interface FindOwnerDeps {
+  readonly owners: Owners
+  readonly transport: Transport
+  readonly deadlines: Deadlines
+  readonly clock: Clock
+  authorizer(member: Member): Authorizer
+  readonly connectMs: number
+}
+
+/** A resource that takes longer to say whether it has an object cannot be waited for. */
+const ANSWER_MS = 5_000
+/** Ids looked for at once; each asks every resource of the model once, so this bounds what unknown ids can cause. */
+export const MAX_LOOKUPS = 32
+/** An id that was nowhere is not asked for again so soon. */
+const NOWHERE_MS = 2_000
+/** Such questions remembered. */
+const MAX_NOWHERE = 1_000
+
+export interface OwnerFinder {
+  /** @param members the backends of all models that come into question; of each resource one is asked */
+  find(id: string, members: readonly Member[]): Promise<Found>
+}
+
+/** One member of each resource. */
+function onePerResource(members: readonly Member[]): readonly Member[] {
+  const seen = new Map<string, Member>()
+  for (const member of members) if (!seen.has(member.resourceId)) seen.set(member.resourceId, member)
+  return [...seen.values()]
+}
+
+export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
+  const underWay = new Map<string, Promise<Found>>()
+  const nowhere = new Map<string, number>()
+
+  const holds = async (id: string, member: Member): Promise<boolean | undefined> => {
+    const given = deps.authorizer(member).authorize()
+    const authorization = given instanceof Promise ? await given : given
+    if (authorization.kind === 'unavailable') return undefined
+    const { backend } = member
+    const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
+    if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+    const result = await attempt(
+      {
+        wire: { endpoint: backend.endpoint, method: 'GET', path: storedResponsePath(id, '', backend, ''), headers },
+        body: [],
+        dialect: 'opaque',
+        wantsStream: false,
+        creates: false,
+        timeouts: {
+          connectMs: deps.connectMs,
+          headersMs: ANSWER_MS,
+          firstOutputMs: ANSWER_MS,
+          streamHoldMs: ANSWER_MS,
+          idleMs: ANSWER_MS,
+        },
+        cancellation: createCancellation(),
+      },
+      deps,
+    )
+    if (result.kind === 'no_answer') return undefined
+    // Only the status matters; a stored response may be megabytes long.
+    const { answer } = result
+    if (answer.body.kind !== 'whole') answer.reply.destroy()
+    if (answer.status === 200) return true
+    return answer.status === 404 || answer.status === 400 ? false : undefined
+  }
+
+  const ask = async (id: string, question: string, members: readonly Member[]): Promise<Found> => {
+    const resources = onePerResource(members)
+    const silent: string[] = []
+    const answers = resources.map(async member => {
+      const held = await holds(id, member)
+      if (held === undefined) silent.push(member.resourceId)
+      if (held !== true) throw new Error('not here')
+      return member.resourceId
+    })
+    try {
+      const resourceId = await Promise.any(answers)
+      deps.owners.learn(id, resourceId)
+      return { kind: 'owner', resourceId }
+    } catch {
+      if (silent.length > 0) return { kind: 'unsure', silent }
+      nowhere.set(question, deps.clock.nowMs())
+      const oldest = nowhere.keys().next()
+      if (nowhere.size > MAX_NOWHERE && oldest.done !== true) nowhere.delete(oldest.value)
+      return { kind: 'nowhere' }
+    }
+  }
+
+  return {
+    find(id, members) {
+      const known = deps.owners.of(id)
+      if (known !== undefined && members.some(member => member.resourceId === known)) {
+        return Promise.resolve({ kind: 'owner', resourceId: known })
+      }
+      const resources = new Set(members.map(member => member.resourceId))
+      const [only] = resources
+      // With one resource there is nothing to find out.
+      if (resources.size === 1 && only !== undefined) return Promise.resolve({ kind: 'owner', resourceId: only })
+      // Who may ask which resources is part of the question: two keys may see different models.
+      const question = `${id}\n${[...resources].sort().join('\n')}`
+      const missedMs = nowhere.get(question)
+      if (missedMs !== undefined && deps.clock.nowMs() - missedMs < NOWHERE_MS) {
+        return Promise.resolve({ kind: 'nowhere' })
+      }
+      const asked = underWay.get(question)
+      if (asked !== undefined) return asked
+      if (underWay.size >= MAX_LOOKUPS) return Promise.resolve({ kind: 'busy' })
+      const answer = ask(id, question, members).finally(() => underWay.delete(question))
+      underWay.set(question, answer)
+      return answer
+    },
+  }
+}
+
+// Asks one resource for its model list: shows network, TLS and credential, and costs no token (wire reference, section 8).
+
+function verdictOf(status: number): ProbeVerdict {
+  if (status === 401 || status === 403) {
+    return { kind: 'out', reason: 'credentials_refused', detail: `${status} to a probe`, timeout: false }
+  }
+  if (status >= 500) return { kind: 'out', reason: 'probe_failed', detail: `${status} to a probe`, timeout: false }
+  if (status === 404) return { kind: 'unknown' }
+  return { kind: 'alive' }
+}
+
+function lostVerdict(outcome: Outcome): ProbeVerdict {
+  switch (outcome.kind) {
+    case 'failed':
+      return {
+        kind: 'out',
+        reason: 'probe_failed',
+        detail: `${outcome.reason}: ${outcome.detail}`,
+        timeout: outcome.timeout,
+      }
+    case 'misconfigured':
+      return { kind: 'out', reason: outcome.reason, detail: outcome.detail, timeout: false }
+    default:
+      return { kind: 'alive' }
+  }
+}
+
+/**
+ * @param timeoutMs for the whole question
+ */
+export async function askProbe(
+  member: Member,
+  authorizer: Authorizer,
+  timeoutMs: number,
+  deps: AttemptDeps,
+): Promise<ProbeVerdict> {
+  const { backend } = member
+  const given = authorizer.authorize()
+  const authorization = given instanceof Promise ? await given : given
+  if (authorization.kind === 'unavailable') {
+    return { kind: 'out', reason: 'credential_unavailable', detail: authorization.reason, timeout: false }
+  }
+  const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
+  if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+  const result = await attempt(
+    {
+      wire: { endpoint: backend.endpoint, method: 'GET', path: probePath(backend), headers },
+      body: [],
+      dialect: 'opaque',
+      wantsStream: false,
+      creates: false,
+      timeouts: {
+        connectMs: timeoutMs,
+        headersMs: timeoutMs,
+        firstOutputMs: timeoutMs,
+        streamHoldMs: timeoutMs,
+        idleMs: timeoutMs,
+      },
+      cancellation: createCancellation(),
+    },
+    deps,
+  )
+  if (result.kind === 'no_answer') return lostVerdict(result.outcome)
+  const { status, body, reply } = result.answer
+  if (body.kind !== 'whole') {
+    // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in time.
+    const late = deps.deadlines.add(deps.clock.nowMs() + timeoutMs, () => {
+      deps.deadlines.remove(late)
+      reply.destroy()
+    })
+    reply.discard(() => deps.deadlines.remove(late))
+  }
+  return verdictOf(status)
+}

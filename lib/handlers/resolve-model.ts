@@ -1,0 +1,60 @@
+// Which pool a request goes to: by the model's name and the key's rights, or by the ephemeral key it shows.
+import type { Pool } from '../balancer/pool.ts'
+import type { Refusal } from '../errors.ts'
+import type { Exchange } from '../request-context.ts'
+import { type Gateway, mayUse } from '../runtime.ts'
+
+/** The refusal of a request that names no model, neither in its body nor in its path. */
+export function missingModel(): Refusal {
+  return {
+    status: 400,
+    code: 'missing_model',
+    message: 'The request names no model: "model" must be a string.',
+    param: 'model',
+  }
+}
+
+/** The pool a name stands for, if the key may use it. */
+export function choosePool(exchange: Exchange, name: string, gateway: Gateway): Pool | Refusal {
+  const pool = gateway.pool(name)
+  if (pool === undefined) {
+    // The name is the client's text: shown back to it, bounded, and never put into a metric.
+    const told = gateway.isSecret(name) ? '[secret]' : name
+    const shown = JSON.stringify(told.length > 100 ? `${told.slice(0, 100)}…` : told)
+    return {
+      status: 404,
+      code: 'model_not_found',
+      message: `The model ${shown} does not exist here, or you do not have access to it.`,
+      param: 'model',
+    }
+  }
+  if (!mayUse(exchange.clientKey, pool.model)) {
+    return {
+      status: 403,
+      code: 'model_not_allowed',
+      message: `This key may not use the model ${JSON.stringify(pool.model.name)}.`,
+      param: 'model',
+    }
+  }
+  return pool
+}
+
+/** Tells a refusal from a pool: only a refusal has a status. */
+export function isRefusal(value: Pool | Refusal): value is Refusal {
+  return 'status' in value
+}
+
+/** The pool of the named model, or with an ephemeral key any pool whose resource issued it. */
+export function choosePoolFor(exchange: Exchange, name: string | undefined, gateway: Gateway): Pool | Refusal {
+  const home = exchange.ephemeral?.resourceId
+  const isHome = (pool: Pool): boolean => pool.members.some(member => member.resourceId === home)
+  if (name === undefined) return (home === undefined ? undefined : gateway.pools.find(isHome)) ?? missingModel()
+  const pool = choosePool(exchange, name, gateway)
+  if (isRefusal(pool) || home === undefined || isHome(pool)) return pool
+  return {
+    status: 403,
+    code: 'model_not_allowed',
+    message: 'This ephemeral key was issued for another model.',
+    param: 'model',
+  }
+}

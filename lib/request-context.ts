@@ -1,0 +1,133 @@
+// One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer does.
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { ClientKey } from './config/types.ts'
+
+/** Who ended a request before its answer was whole. */
+export type CancelReason = 'client_closed' | 'shutdown' | 'client_stalled'
+
+/** The one signal of a request: whatever phase it is in has put its way to stop here. */
+export interface Cancellation {
+  readonly reason: CancelReason | undefined
+  /** The first reason stands; later ones are ignored. */
+  cancel(reason: CancelReason): void
+  /** Runs `stop` on cancellation (at once if it has come already); returns how to take it back. */
+  onCancel(stop: (reason: CancelReason) => void): () => void
+}
+
+type Stop = (reason: CancelReason) => void
+
+/** One for every request: a class, since an object literal with a getter gets a shape of its own each time it is made. */
+class RequestCancellation implements Cancellation {
+  reason: CancelReason | undefined = undefined
+  /** Hardly ever more than two at a time, of which the last is taken back first. */
+  private readonly stops: Stop[] = []
+
+  cancel(given: CancelReason): void {
+    if (this.reason !== undefined) return
+    this.reason = given
+    // One by one: a stop may take back those after it.
+    for (let stop = this.stops.shift(); stop !== undefined; stop = this.stops.shift()) stop(given)
+  }
+
+  onCancel(stop: Stop): () => void {
+    if (this.reason !== undefined) {
+      stop(this.reason)
+      return () => undefined
+    }
+    this.stops.push(stop)
+    return () => {
+      const at = this.stops.lastIndexOf(stop)
+      if (at !== -1) this.stops.splice(at, 1)
+    }
+  }
+}
+
+export function createCancellation(): Cancellation {
+  return new RequestCancellation()
+}
+
+/** Tokens as the upstream counted them; undefined where it did not say. */
+export interface Usage {
+  readonly promptTokens: number | undefined
+  readonly completionTokens: number | undefined
+  readonly cachedTokens: number | undefined
+}
+
+export const NO_USAGE: Usage = { promptTokens: undefined, completionTokens: undefined, cachedTokens: undefined }
+
+/** What the log line and the metrics will say of the request; filled in as it becomes known. Holds no body and no secret. */
+export interface RequestRecord {
+  key: string | undefined
+  /** The model's public name, only when it is one of the config's. */
+  model: string | undefined
+  backend: string | undefined
+  status: number
+  attempts: number
+  /** Milliseconds from the request's head to the first byte of the answer. */
+  ttfbMs: number | undefined
+  bytesIn: number
+  bytesOut: number
+  stream: boolean
+  usage: Usage
+  /** A tier above could not take it. */
+  spilled: boolean
+  /** Azure's own id of the answer (`apim-request-id` or `x-request-id`), for a support ticket. */
+  upstreamId: string | undefined
+  /** Azure moved it to another deployment itself (`x-ms-is-spilled-over`, `x-ms-spillover-from-deployment`). */
+  spilledOver: string | undefined
+  error: string | undefined
+}
+
+export function createRecord(): RequestRecord {
+  return {
+    key: undefined,
+    model: undefined,
+    backend: undefined,
+    status: 0,
+    attempts: 0,
+    ttfbMs: undefined,
+    bytesIn: 0,
+    bytesOut: 0,
+    stream: false,
+    usage: NO_USAGE,
+    spilled: false,
+    upstreamId: undefined,
+    spilledOver: undefined,
+    error: undefined,
+  }
+}
+
+/** A realtime session's own key: it is good at the resource that issued it, and goes there in place of the backend's. */
+export interface EphemeralKey {
+  readonly resourceId: string
+  readonly secret: string
+}
+
+export interface Exchange {
+  /** The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`. */
+  readonly id: string
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly cancellation: Cancellation
+  readonly record: RequestRecord
+  /** Monotonic time of the request's head. */
+  readonly beganMs: number
+  /** Ends an answer that is complete while its request is not: what still comes is thrown away for a moment, so that the client can
+   * read the answer before the connection closes (RFC 9112 section 9.6, "lingering close"). */
+  lingerAndClose(): void
+  /** The client's key; undefined while not authenticated, and where authentication is off. */
+  clientKey: ClientKey | undefined
+  /** Shown instead of a client key. */
+  ephemeral: EphemeralKey | undefined
+}
+
+/** A finished request, for the log and the counters. */
+export interface FinishedRequest {
+  readonly id: string
+  readonly method: string
+  readonly path: string
+  readonly client: string | undefined
+  readonly traceparent: string | undefined
+  readonly durationMs: number
+  readonly record: Readonly<RequestRecord>
+}

@@ -1,0 +1,159 @@
+// What the handlers work with: one config's models over state that outlives it. Built anew on reload, swapped at once; the
+// parts that are handed in (standings, sockets, owners, counters) stay.
+import {
+  type Authorizer,
+  authorizerFor,
+  credentialId,
+  resourceId,
+  type TokenAuthorizerFactory,
+} from './azure/credentials.ts'
+import type { Standings } from './balancer/health.ts'
+import type { KeyLimiter, LimitName } from './balancer/key-limits.ts'
+import { isEphemeralKey, type Owners } from './balancer/owners.ts'
+import { createPool, hashText, type Member, type Pool } from './balancer/pool.ts'
+import type { Quirks } from './balancer/unsupported.ts'
+import type { WaitQueue } from './balancer/wait-queue.ts'
+import type { BodyBudget } from './body/take.ts'
+import type { Clock, Deadlines, Random } from './clock.ts'
+import { knownSecrets } from './config/known-secrets.ts'
+import type { BackendConfig, ClientKey, Config, ModelConfig } from './config/types.ts'
+import type { AttemptReport } from './forward/attempt-record.ts'
+import type { ForwardDeps } from './forward/forward.ts'
+import type { RequestName } from './forward/headers.ts'
+import { createOwnerFinder, type OwnerFinder } from './forward/resource-query.ts'
+import type { NameMemory } from './http1/header-names.ts'
+import type { Transport } from './http1/pool.ts'
+
+/** State and sockets that live as long as the process, whatever the config. */
+export interface Parts {
+  readonly clock: Clock
+  readonly random: Random
+  readonly standings: Standings
+  readonly owners: Owners
+  readonly quirks: Quirks
+  readonly waitQueue: WaitQueue
+  readonly transport: Transport
+  readonly deadlines: Deadlines
+  readonly requestNames: NameMemory<RequestName>
+  readonly bodyBudget: BodyBudget
+  readonly tokenAuthorizer: TokenAuthorizerFactory
+  readonly keyLimiter: KeyLimiter
+  onAttempt(report: AttemptReport): void
+  onKeyLimited(key: string, limit: LimitName): void
+}
+
+export interface Gateway {
+  readonly config: Config
+  readonly parts: Parts
+  readonly pools: readonly Pool[]
+  /** By public name or alias. */
+  pool(name: string): Pool | undefined
+  /** Every member of the models a key may use. */
+  membersFor(key: ClientKey | undefined): readonly Member[]
+  readonly forwardDeps: ForwardDeps
+  readonly ownerFinder: OwnerFinder
+  authorizer(member: Member): Authorizer
+  /** Whether a text is a key that nobody may be shown: a client's, a backend's, or an ephemeral one. */
+  isSecret(text: string): boolean
+}
+
+/** A deployment's identity over models and reloads: where, as whom, which. */
+export function standingId(backend: BackendConfig): string {
+  return `${resourceId(backend)} ${backend.type} ${backend.deployment}`
+}
+
+/** Whether a key may use a model; no key means that authentication is off. */
+export function mayUse(key: ClientKey | undefined, model: ModelConfig): boolean {
+  return key?.models === undefined || key.models.includes(model.name)
+}
+
+export function createGateway(config: Config, parts: Parts): Gateway {
+  const { clock, random, standings, tokenAuthorizer } = parts
+  const authorizers = new Map<string, Authorizer>()
+  const byMember = new Map<Member, Authorizer>()
+  const byName = new Map<string, Pool>()
+  const pools: Pool[] = []
+
+  for (const model of config.models) {
+    const members = model.backends.map((backend): Member => {
+      const standing = standings.of(standingId(backend))
+      return {
+        backend,
+        standing,
+        resourceId: resourceId(backend),
+        weight: backend.weight,
+        hashSeed: hashText(standing.id),
+        credit: 0,
+        get inFlight() {
+          return standing.inFlight
+        },
+      }
+    })
+    const pool = createPool({ model, members, standings, clock, random, retryBudget: config.retry.budget })
+    pools.push(pool)
+    for (const name of [model.name, ...model.aliases]) byName.set(name, pool)
+  }
+  standings.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.standing.id))))
+
+  // One authorizer a credential: a token is fetched once, however many backends want it.
+  const authorizerOf = ({ backend }: Member): Authorizer => {
+    const id = `${backend.type} ${credentialId(backend.credential)}`
+    const made = authorizers.get(id) ?? authorizerFor(backend, tokenAuthorizer)
+    authorizers.set(id, made)
+    return made
+  }
+  for (const pool of pools) for (const member of pool.members) byMember.set(member, authorizerOf(member))
+  const authorizer = (member: Member): Authorizer => byMember.get(member) ?? authorizerOf(member)
+
+  const { retry, server } = config
+  const isKnown = knownSecrets(config)
+  return {
+    config,
+    parts,
+    pools,
+    pool: name => byName.get(name),
+    membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
+    authorizer,
+    // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
+    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, parts.owners)),
+    forwardDeps: {
+      clock,
+      transport: parts.transport,
+      deadlines: parts.deadlines,
+      requestNames: parts.requestNames,
+      standings,
+      waitQueue: parts.waitQueue,
+      authorizer,
+      limits: {
+        maxAttempts: retry.maxAttempts,
+        maxWaitMs: retry.maxWaitMs,
+        connectMs: retry.connectTimeoutMs,
+        streamHoldMs: retry.streamHoldMs,
+        idleMs: retry.idleTimeoutMs,
+        keepaliveMs: server.streamKeepaliveMs,
+      },
+      onAttempt: parts.onAttempt,
+    },
+    ownerFinder: createOwnerFinder({
+      owners: parts.owners,
+      transport: parts.transport,
+      deadlines: parts.deadlines,
+      clock,
+      authorizer,
+      connectMs: retry.connectTimeoutMs,
+    }),
+  }
+}
+
+/** The names under which a deployment is known, one for each pool it is in. */
+export function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
+  const found = pools.flatMap(pool =>
+    pool.members
+      .filter(member => member.standing.id === standingId)
+      .map(member => ({ model: pool.model.name, backend: member.backend.name })),
+  )
+  return {
+    model: found.map(({ model }) => model).join(','),
+    backend: [...new Set(found.map(({ backend }) => backend))].join(','),
+  }
+}

@@ -1,0 +1,119 @@
+// What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
+import { isOut } from '../balancer/health.ts'
+import type { Clock } from '../clock.ts'
+import type { AttemptReport } from '../forward/attempt-record.ts'
+import { createMetrics, type MetricsState } from '../metrics.ts'
+import type { FinishedRequest } from '../request-context.ts'
+import type { Gateway, Parts } from '../runtime.ts'
+import type { App } from './app.ts'
+
+/** What the process says of itself; passed in, since only commands touch it. */
+export interface ProcessFigures {
+  readonly cpuSeconds: number
+  readonly residentBytes: number
+  readonly startedEpochS: number
+  readonly heapUsedBytes: number
+  /** Delay of the event loop since the last reading, in seconds. */
+  readonly loopLag: { readonly p50: number; readonly p99: number; readonly max: number }
+  readonly logLinesDropped: number
+}
+
+export interface MeasureDeps {
+  readonly clock: Clock
+  readonly version: string
+  readonly parts: Pick<Parts, 'bodyBudget'>
+  gateway(): Gateway
+  app(): App
+  processFigures: (() => ProcessFigures) | undefined
+}
+
+export interface Measure {
+  finished(request: FinishedRequest): void
+  attempted(report: AttemptReport): void
+  keyLimited(key: string, limit: string): void
+  reloaded(): void
+  state(): MetricsState
+}
+
+/** What stands where a request has no model of the config, no key, no status: an empty label would read as a missing one. */
+const NONE = 'none'
+
+/** Routes that watch the proxy are not its work: they would drown it in the figures. */
+const WATCHING = /^\/(health|livez|metrics|dashboard)(\/|$)/
+
+/** Statuses that may become a label; an upstream's invention does not. */
+function statusLabel(status: number): string {
+  return status >= 100 && status <= 599 ? String(status) : NONE
+}
+
+export function createMeasure({ clock, version, parts, gateway, app, processFigures }: MeasureDeps): Measure {
+  const metrics = createMetrics()
+  const requests = metrics.counters('proxy_requests_total')
+  const durations = metrics.histograms('proxy_request_duration_seconds')
+  const firstBytes = metrics.histograms('proxy_time_to_first_byte_seconds')
+  const attempts = metrics.counters('proxy_attempts_total')
+  const failovers = metrics.counters('proxy_failovers_total')
+  const spilled = metrics.counters('proxy_spilled_total')
+  const tokens = metrics.counters('proxy_tokens_total')
+  const limited = metrics.counters('proxy_key_limited_total')
+  const reloads = metrics.counters('proxy_config_reloads_total')
+
+  metrics.onRead(() => {
+    const nowMs = clock.nowMs()
+    for (const pool of gateway().pools) {
+      for (const { backend, standing } of pool.members) {
+        const labels = [pool.model.name, backend.name]
+        const { throttledUntilMs, headroom, inFlight } = standing
+        metrics.set('proxy_backend_up', labels, isOut(standing, nowMs) ? 0 : 1)
+        metrics.set('proxy_backend_throttled', labels, throttledUntilMs > nowMs ? 1 : 0)
+        metrics.set('proxy_backend_in_flight', labels, inFlight)
+        if (headroom?.remainingRequests !== undefined) {
+          metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests)
+        }
+        if (headroom?.remainingTokens !== undefined) {
+          metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens)
+        }
+      }
+    }
+    metrics.set('proxy_open_streams', [], app().openStreams())
+    metrics.set('proxy_requests_in_flight', [], app().inFlight())
+    metrics.set('proxy_buffered_bytes', [], parts.bodyBudget.heldBytes())
+    metrics.set('proxy_build_info', [version], 1)
+    metrics.set('proxy_workers', [], 1)
+    if (processFigures === undefined) return
+    const figures = processFigures()
+    metrics.set('proxy_log_lines_dropped_total', [], figures.logLinesDropped)
+    metrics.set('process_cpu_seconds_total', [], figures.cpuSeconds)
+    metrics.set('process_resident_memory_bytes', [], figures.residentBytes)
+    metrics.set('process_start_time_seconds', [], figures.startedEpochS)
+    metrics.set('nodejs_heap_size_used_bytes', [], figures.heapUsedBytes)
+    metrics.set('nodejs_eventloop_lag_p50_seconds', [], figures.loopLag.p50)
+    metrics.set('nodejs_eventloop_lag_p99_seconds', [], figures.loopLag.p99)
+    metrics.set('nodejs_eventloop_lag_max_seconds', [], figures.loopLag.max)
+  })
+
+  return {
+    finished({ path, durationMs, record }) {
+      const { model, key = NONE, ttfbMs, usage } = record
+      if (model === undefined) {
+        if (!WATCHING.test(path)) requests.of(NONE, key, statusLabel(record.status)).add(1)
+        return
+      }
+      requests.of(model, key, statusLabel(record.status)).add(1)
+      durations.of(model).observe(durationMs / 1000)
+      if (ttfbMs !== undefined) firstBytes.of(model).observe(ttfbMs / 1000)
+      if (record.spilled) spilled.of(model).add(1)
+      const { promptTokens, completionTokens, cachedTokens } = usage
+      if (promptTokens !== undefined) tokens.of(model, key, 'prompt').add(promptTokens)
+      if (completionTokens !== undefined) tokens.of(model, key, 'completion').add(completionTokens)
+      if (cachedTokens !== undefined) tokens.of(model, key, 'cached').add(cachedTokens)
+    },
+    attempted({ model, backend, label, attempt }) {
+      attempts.of(backend, label).add(1)
+      if (label === 'served' && attempt > 1) failovers.of(model).add(1)
+    },
+    keyLimited: (key, limit) => limited.of(key, limit).add(1),
+    reloaded: () => reloads.of().add(1),
+    state: () => metrics.read(),
+  }
+}
