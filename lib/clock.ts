@@ -1,5 +1,5 @@
 // Time as an argument: nothing else in the program asks the system what time it is or sets a timer.
-import { createBag, NO_SLOT, type Slotted } from './dense-set.ts'
+import { createDenseSet, NO_SLOT, type Slotted } from './dense-set.ts'
 
 /** A timer that can be given up; cancelling twice, or after it fired, does nothing. */
 export interface Timer {
@@ -63,7 +63,7 @@ export interface Deadlines {
 const SWEEP_MS = 20
 
 export function createDeadlines(clock: Clock): Deadlines {
-  const waiting = createBag<Deadline>()
+  const waiting = createDenseSet<Deadline>()
   let sweep: Timer | undefined
 
   const run = (): void => {

@@ -11,7 +11,7 @@ export interface Slotted {
 /** The place of what is in no bag. */
 export const NO_SLOT = -1
 
-export interface Bag<T extends Slotted> {
+export interface DenseSet<T extends Slotted> {
   add(item: T): void
   /** Does nothing for what is not in it. */
   remove(item: T): void
@@ -24,7 +24,7 @@ export interface Bag<T extends Slotted> {
 }
 
 /** A bag in no order. Adding and removing take constant time and leave nothing behind. */
-export function createBag<T extends Slotted>(): Bag<T> {
+export function createDenseSet<T extends Slotted>(): DenseSet<T> {
   const items: T[] = []
   return {
     add(item) {

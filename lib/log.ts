@@ -40,11 +40,11 @@ function textValue(value: string | number | boolean | null): string {
 }
 
 function textLine(time: string, level: LogLevel, msg: string, fields: LogFields): string {
-  const parts = [time.slice(11, 23), level.toUpperCase().padEnd(5), msg]
+  const shared = [time.slice(11, 23), level.toUpperCase().padEnd(5), msg]
   for (const [name, value] of Object.entries(fields)) {
-    if (value !== undefined && value !== null) parts.push(`${name}=${textValue(value)}`)
+    if (value !== undefined && value !== null) shared.push(`${name}=${textValue(value)}`)
   }
-  return parts.join(' ')
+  return shared.join(' ')
 }
 
 /** Characters that JSON takes as they are; what has others is left to JSON.stringify, which knows how to write them. */

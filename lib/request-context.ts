@@ -70,11 +70,11 @@ export interface RequestRecord {
   stream: boolean
   usage: Usage
   /** A tier above could not take it. */
-  spilled: boolean
+  servedByLowerTier: boolean
   /** Azure's own id of the answer (`apim-request-id` or `x-request-id`), for a support ticket. */
   upstreamId: string | undefined
   /** Azure moved it to another deployment itself (`x-ms-is-spilled-over`, `x-ms-spillover-from-deployment`). */
-  spilledOver: string | undefined
+  azureSpillover: string | undefined
   error: string | undefined
 }
 
@@ -90,9 +90,9 @@ export function createRecord(): RequestRecord {
     bytesOut: 0,
     stream: false,
     usage: NO_USAGE,
-    spilled: false,
+    servedByLowerTier: false,
     upstreamId: undefined,
-    spilledOver: undefined,
+    azureSpillover: undefined,
     error: undefined,
   }
 }

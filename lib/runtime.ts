@@ -7,11 +7,11 @@ import {
   resourceId,
   type TokenAuthorizerFactory,
 } from './azure/credentials.ts'
-import type { Standings } from './balancer/health.ts'
+import type { HealthRegistry } from './balancer/health.ts'
 import type { KeyLimiter, LimitName } from './balancer/key-limits.ts'
 import { isEphemeralKey, type Owners } from './balancer/owners.ts'
 import { createPool, hashText, type Member, type Pool } from './balancer/pool.ts'
-import type { Quirks } from './balancer/unsupported.ts'
+import type { UnsupportedOperations } from './balancer/unsupported.ts'
 import type { WaitQueue } from './balancer/wait-queue.ts'
 import type { BodyBudget } from './body/take.ts'
 import type { Clock, Deadlines, Random } from './clock.ts'
@@ -25,12 +25,12 @@ import type { NameMemory } from './http1/header-names.ts'
 import type { Transport } from './http1/pool.ts'
 
 /** State and sockets that live as long as the process, whatever the config. */
-export interface Parts {
+export interface SharedState {
   readonly clock: Clock
   readonly random: Random
-  readonly standings: Standings
+  readonly health: HealthRegistry
   readonly owners: Owners
-  readonly quirks: Quirks
+  readonly unsupported: UnsupportedOperations
   readonly waitQueue: WaitQueue
   readonly transport: Transport
   readonly deadlines: Deadlines
@@ -42,9 +42,9 @@ export interface Parts {
   onKeyLimited(key: string, limit: LimitName): void
 }
 
-export interface Gateway {
+export interface Runtime {
   readonly config: Config
-  readonly parts: Parts
+  readonly shared: SharedState
   readonly pools: readonly Pool[]
   /** By public name or alias. */
   pool(name: string): Pool | undefined
@@ -58,7 +58,7 @@ export interface Gateway {
 }
 
 /** A deployment's identity over models and reloads: where, as whom, which. */
-export function standingId(backend: BackendConfig): string {
+export function deploymentId(backend: BackendConfig): string {
   return `${resourceId(backend)} ${backend.type} ${backend.deployment}`
 }
 
@@ -67,8 +67,8 @@ export function mayUse(key: ClientKey | undefined, model: ModelConfig): boolean 
   return key?.models === undefined || key.models.includes(model.name)
 }
 
-export function createGateway(config: Config, parts: Parts): Gateway {
-  const { clock, random, standings, tokenAuthorizer } = parts
+export function createRuntime(config: Config, shared: SharedState): Runtime {
+  const { clock, random, health: healthRegistry, tokenAuthorizer } = shared
   const authorizers = new Map<string, Authorizer>()
   const byMember = new Map<Member, Authorizer>()
   const byName = new Map<string, Pool>()
@@ -76,24 +76,24 @@ export function createGateway(config: Config, parts: Parts): Gateway {
 
   for (const model of config.models) {
     const members = model.backends.map((backend): Member => {
-      const standing = standings.of(standingId(backend))
+      const health = healthRegistry.of(deploymentId(backend))
       return {
         backend,
-        standing,
+        health,
         resourceId: resourceId(backend),
         weight: backend.weight,
-        hashSeed: hashText(standing.id),
+        hashSeed: hashText(health.id),
         credit: 0,
         get inFlight() {
-          return standing.inFlight
+          return health.inFlight
         },
       }
     })
-    const pool = createPool({ model, members, standings, clock, random, retryBudget: config.retry.budget })
+    const pool = createPool({ model, members, health: healthRegistry, clock, random, retryBudget: config.retry.budget })
     pools.push(pool)
     for (const name of [model.name, ...model.aliases]) byName.set(name, pool)
   }
-  standings.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.standing.id))))
+  healthRegistry.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.health.id))))
 
   // One authorizer a credential: a token is fetched once, however many backends want it.
   const authorizerOf = ({ backend }: Member): Authorizer => {
@@ -109,20 +109,20 @@ export function createGateway(config: Config, parts: Parts): Gateway {
   const isKnown = knownSecrets(config)
   return {
     config,
-    parts,
+    shared,
     pools,
     pool: name => byName.get(name),
     membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
     authorizer,
     // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
-    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, parts.owners)),
+    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners)),
     forwardDeps: {
       clock,
-      transport: parts.transport,
-      deadlines: parts.deadlines,
-      requestNames: parts.requestNames,
-      standings,
-      waitQueue: parts.waitQueue,
+      transport: shared.transport,
+      deadlines: shared.deadlines,
+      requestNames: shared.requestNames,
+      health: healthRegistry,
+      waitQueue: shared.waitQueue,
       authorizer,
       limits: {
         maxAttempts: retry.maxAttempts,
@@ -132,12 +132,12 @@ export function createGateway(config: Config, parts: Parts): Gateway {
         idleMs: retry.idleTimeoutMs,
         keepaliveMs: server.streamKeepaliveMs,
       },
-      onAttempt: parts.onAttempt,
+      onAttempt: shared.onAttempt,
     },
     ownerFinder: createOwnerFinder({
-      owners: parts.owners,
-      transport: parts.transport,
-      deadlines: parts.deadlines,
+      owners: shared.owners,
+      transport: shared.transport,
+      deadlines: shared.deadlines,
       clock,
       authorizer,
       connectMs: retry.connectTimeoutMs,
@@ -146,10 +146,10 @@ export function createGateway(config: Config, parts: Parts): Gateway {
 }
 
 /** The names under which a deployment is known, one for each pool it is in. */
-export function namesOf(standingId: string, { pools }: Gateway): { model: string; backend: string } {
+export function namesOf(deployment: string, { pools }: Runtime): { model: string; backend: string } {
   const found = pools.flatMap(pool =>
     pool.members
-      .filter(member => member.standing.id === standingId)
+      .filter(member => member.health.id === deployment)
       .map(member => ({ model: pool.model.name, backend: member.backend.name })),
   )
   return {

@@ -60,10 +60,10 @@ function header(entry: Entry, mtimeSeconds: number): Buffer {
  * @throws BuildError on a path that does not fit
  */
 export function writeTar(entries: readonly Entry[], mtimeSeconds: number): Buffer {
-  const parts: Buffer[] = []
+  const shared: Buffer[] = []
   let length = 0
   const add = (bytes: Buffer): void => {
-    parts.push(bytes)
+    shared.push(bytes)
     length += bytes.length
   }
   for (const entry of sortEntries(entries)) {
@@ -73,7 +73,7 @@ export function writeTar(entries: readonly Entry[], mtimeSeconds: number): Buffe
   }
   const end = Math.ceil((length + 2 * BLOCK) / RECORD) * RECORD
   add(Buffer.alloc(end - length))
-  return Buffer.concat(parts, length)
+  return Buffer.concat(shared, length)
 }
 
 function text(block: Buffer, start: number, end: number): string {

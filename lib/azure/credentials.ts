@@ -42,10 +42,10 @@ export function authorizerFor(backend: BackendConfig, tokenAuthorizer: TokenAuth
  * Equal for two backends that use the same one.
  */
 export function credentialId(credential: Credential): string {
-  const parts = Object.entries(credential)
+  const shared = Object.entries(credential)
     .map(([name, value]) => `${name}=${typeof value === 'object' ? value.reveal() : (value ?? '')}`)
     .sort()
-  return createHash('sha256').update(parts.join('\n')).digest('hex').slice(0, 12)
+  return createHash('sha256').update(shared.join('\n')).digest('hex').slice(0, 12)
 }
 
 /** What holds Responses state and what a probe asks: endpoint and credential, in one comparable string. */

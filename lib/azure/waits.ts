@@ -65,9 +65,9 @@ function resetMs(text: string | undefined): number | undefined {
   if (text === undefined) return undefined
   const bare = decimal(text)
   if (bare !== undefined) return bounded(bare)
-  const parts = DURATION.exec(text)
-  if (parts === null || text === '') return undefined
-  const [, hours, minutes, seconds, ms] = parts
+  const shared = DURATION.exec(text)
+  if (shared === null || text === '') return undefined
+  const [, hours, minutes, seconds, ms] = shared
   return bounded(
     Number(hours ?? 0) * 3_600_000 + Number(minutes ?? 0) * 60_000 + Number(seconds ?? 0) * 1000 + Number(ms ?? 0),
   )

@@ -41,10 +41,10 @@ export type Blame =
   /** A timeout: blames only if nobody else was answered since the attempt began. */
   | { readonly kind: 'unanswered'; readonly reason: EjectReason; readonly detail: string }
 
-export type StandingChange =
-  | { readonly kind: 'ejected'; readonly standing: Standing; readonly ejection: Ejection }
-  | { readonly kind: 'restored'; readonly standing: Standing; readonly by: 'trial' | 'request' | 'probe' | 'hand' }
-  | { readonly kind: 'throttled'; readonly standing: Standing; readonly waitMs: number }
+export type HealthChange =
+  | { readonly kind: 'ejected'; readonly health: BackendHealth; readonly ejection: Ejection }
+  | { readonly kind: 'restored'; readonly health: BackendHealth; readonly by: 'trial' | 'request' | 'probe' | 'hand' }
+  | { readonly kind: 'throttled'; readonly health: BackendHealth; readonly waitMs: number }
 
 /** A deployment's own account of what it has left; wire reference 7.1. */
 export interface Headroom {
@@ -56,7 +56,7 @@ export interface Headroom {
 }
 
 /** One deployment's state. Read by choosing and by what is shown; written only in this file. */
-export interface Standing {
+export interface BackendHealth {
   readonly id: string
   readonly inFlight: number
   readonly throttledUntilMs: number
@@ -77,115 +77,121 @@ export interface Lease {
   release(blame: Blame): void
 }
 
-export interface Standings {
+export interface HealthRegistry {
   /** The standing of a deployment, made on first use. */
-  of(id: string): Standing
-  lease(standing: Standing): Lease
+  of(id: string): BackendHealth
+  lease(health: BackendHealth): Lease
   /** Azure said what is left; `exhaustedForMs` is how long there will be nothing, 0 when something is. */
-  noteHeadroom(standing: Standing, headroom: Omit<Headroom, 'atMs'>, exhaustedForMs: number): void
+  noteHeadroom(health: BackendHealth, headroom: Omit<Headroom, 'atMs'>, exhaustedForMs: number): void
   /** A probe's verdict on a deployment. `askedAtMs`: when the probe went out; an older pass cannot excuse a newer failure. */
-  probePassed(standing: Standing, askedAtMs: number): void
-  probeFailed(standing: Standing, reason: EjectReason, detail: string): void
+  probePassed(health: BackendHealth, askedAtMs: number): void
+  probeFailed(health: BackendHealth, reason: EjectReason, detail: string): void
   /** By an operator's hand; `holdMs` undefined means until restored. */
-  eject(standing: Standing, holdMs: number | undefined): void
-  restore(standing: Standing): void
+  eject(health: BackendHealth, holdMs: number | undefined): void
+  restore(health: BackendHealth): void
   /** Forgets deployments that no pool uses any more and that nothing is in flight for. */
   retain(ids: ReadonlySet<string>): void
   /** Every change from now on, as it happens; returns how to stop listening. */
-  onChange(listener: (change: StandingChange) => void): () => void
+  onChange(listener: (change: HealthChange) => void): () => void
   /** What another worker learnt, taken over; the longer hold wins. */
   adopt(id: string, learnt: { readonly throttledUntilMs?: number; readonly ejection?: Ejection | null }): void
 }
 
 /** Whether it may be chosen now: neither throttled nor out, or its hold has passed and nobody is on trial. */
-export function isAvailable(standing: Standing, nowMs: number): boolean {
-  if (standing.throttledUntilMs > nowMs) return false
-  if (standing.ejection === undefined) return true
-  return standing.ejection.untilMs <= nowMs && !standing.trialInFlight
+export function isAvailable(health: BackendHealth, nowMs: number): boolean {
+  if (health.throttledUntilMs > nowMs) return false
+  if (health.ejection === undefined) return true
+  return health.ejection.untilMs <= nowMs && !health.trialInFlight
 }
 
 /** Whether it is out: ejected, and the hold has not passed. Throttled is not out. */
-export function isOut(standing: Standing, nowMs: number): boolean {
-  return standing.ejection !== undefined && standing.ejection.untilMs > nowMs
+export function isEjected(health: BackendHealth, nowMs: number): boolean {
+  return health.ejection !== undefined && health.ejection.untilMs > nowMs
 }
 
 /**
  * @param recoveryMs how long a failed deployment is left alone, unless it names a time itself
  */
-export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryMs: () => number }): Standings {
-  const byId = new Map<string, Mutable<Standing>>()
-  const listeners = new Set<(change: StandingChange) => void>()
+export function createHealthRegistry({
+  clock,
+  recoveryMs,
+}: {
+  clock: Clock
+  recoveryMs: () => number
+}): HealthRegistry {
+  const byId = new Map<string, Mutable<BackendHealth>>()
+  const listeners = new Set<(change: HealthChange) => void>()
 
-  const tell = (change: StandingChange): void => {
+  const tell = (change: HealthChange): void => {
     for (const listener of listeners) listener(change)
   }
 
-  const own = (standing: Standing): Mutable<Standing> => {
-    const found = byId.get(standing.id)
+  const own = (health: BackendHealth): Mutable<BackendHealth> => {
+    const found = byId.get(health.id)
     // A lease may outlive its deployment's place in the config: its state then concerns nobody but itself.
-    return found ?? (standing as Mutable<Standing>)
+    return found ?? (health as Mutable<BackendHealth>)
   }
 
-  const eject = (standing: Mutable<Standing>, ejection: Ejection): void => {
-    const before = standing.ejection
+  const eject = (health: Mutable<BackendHealth>, ejection: Ejection): void => {
+    const before = health.ejection
     const stillOut = before !== undefined && before.untilMs > ejection.failedMs
-    standing.ejection = stillOut ? { ...ejection, sinceMs: before.sinceMs } : ejection
-    standing.trialInFlight = false
-    if (!stillOut || before.reason !== ejection.reason) tell({ kind: 'ejected', standing, ejection: standing.ejection })
+    health.ejection = stillOut ? { ...ejection, sinceMs: before.sinceMs } : ejection
+    health.trialInFlight = false
+    if (!stillOut || before.reason !== ejection.reason) tell({ kind: 'ejected', health, ejection: health.ejection })
   }
 
-  const restore = (standing: Mutable<Standing>, by: 'trial' | 'request' | 'probe' | 'hand'): void => {
-    if (standing.ejection === undefined) return
-    standing.ejection = undefined
-    standing.trialInFlight = false
-    tell({ kind: 'restored', standing, by })
+  const restore = (health: Mutable<BackendHealth>, by: 'trial' | 'request' | 'probe' | 'hand'): void => {
+    if (health.ejection === undefined) return
+    health.ejection = undefined
+    health.trialInFlight = false
+    tell({ kind: 'restored', health, by })
   }
 
-  const throttle = (standing: Mutable<Standing>, waitMs: number): void => {
+  const throttle = (health: Mutable<BackendHealth>, waitMs: number): void => {
     const nowMs = clock.nowMs()
     const untilMs = nowMs + waitMs
-    if (untilMs <= standing.throttledUntilMs) return
-    const wasThrottled = standing.throttledUntilMs > nowMs
-    standing.throttledUntilMs = untilMs
-    if (!wasThrottled && waitMs > 0) tell({ kind: 'throttled', standing, waitMs })
+    if (untilMs <= health.throttledUntilMs) return
+    const wasThrottled = health.throttledUntilMs > nowMs
+    health.throttledUntilMs = untilMs
+    if (!wasThrottled && waitMs > 0) tell({ kind: 'throttled', health, waitMs })
   }
 
-  const lease = (given: Standing): Lease => {
-    const standing = own(given)
+  const lease = (given: BackendHealth): Lease => {
+    const health = own(given)
     const beganMs = clock.nowMs()
-    const onTrial = standing.ejection !== undefined && standing.ejection.untilMs <= beganMs
-    const underEjection = standing.ejection
+    const onTrial = health.ejection !== undefined && health.ejection.untilMs <= beganMs
+    const underEjection = health.ejection
     let released = false
-    standing.inFlight++
-    if (onTrial) standing.trialInFlight = true
+    health.inFlight++
+    if (onTrial) health.trialInFlight = true
 
     const answered = (): void => {
-      standing.lastAnsweredMs = clock.nowMs()
+      health.lastAnsweredMs = clock.nowMs()
       // An answer to a request that began before the ejection says nothing of the time after it.
-      if (standing.ejection === undefined || standing.ejection !== underEjection) return
+      if (health.ejection === undefined || health.ejection !== underEjection) return
       // Asked because nobody else was left: what an operator took out stays out for the time that was said.
-      if (standing.ejection.reason === 'by_hand' && !onTrial) return
-      restore(standing, onTrial ? 'trial' : 'request')
+      if (health.ejection.reason === 'by_hand' && !onTrial) return
+      restore(health, onTrial ? 'trial' : 'request')
     }
 
     const blameFailure = (reason: EjectReason, detail: string, holdMs: number | undefined): void => {
       const sinceMs = clock.nowMs()
       const untilMs = sinceMs + (holdMs ?? recoveryMs())
-      const current = standing.ejection
+      const current = health.ejection
       // A straggler of the same trouble doesn't stretch the hold that the first one began, unless the server names a longer one.
       const straggler = current !== undefined && current !== underEjection
       if (straggler && (holdMs === undefined || current.untilMs >= untilMs)) return
       if (current?.named === true && current.untilMs > untilMs) return
-      eject(standing, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: holdMs !== undefined })
+      eject(health, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: holdMs !== undefined })
     }
 
     return {
       answered,
       release(blame) {
-        if (released) throw new Error(`lease of ${standing.id} released twice`)
+        if (released) throw new Error(`lease of ${health.id} released twice`)
         released = true
-        standing.inFlight--
-        if (onTrial && standing.ejection === underEjection) standing.trialInFlight = false
+        health.inFlight--
+        if (onTrial && health.ejection === underEjection) health.trialInFlight = false
         switch (blame.kind) {
           case 'none':
             return
@@ -193,11 +199,11 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
             return answered()
           case 'throttled':
             answered()
-            return throttle(standing, blame.waitMs)
+            return throttle(health, blame.waitMs)
           case 'ejected':
             return blameFailure(blame.reason, blame.detail, blame.holdMs)
           case 'unanswered':
-            if (standing.lastAnsweredMs >= beganMs) return
+            if (health.lastAnsweredMs >= beganMs) return
             return blameFailure(blame.reason, blame.detail, undefined)
         }
       },
@@ -206,9 +212,9 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
 
   return {
     of(id) {
-      let standing = byId.get(id)
-      if (standing === undefined) {
-        standing = {
+      let health = byId.get(id)
+      if (health === undefined) {
+        health = {
           id,
           inFlight: 0,
           throttledUntilMs: Number.NEGATIVE_INFINITY,
@@ -218,35 +224,35 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
           lastAnsweredMs: Number.NEGATIVE_INFINITY,
           headroom: undefined,
         }
-        byId.set(id, standing)
+        byId.set(id, health)
       }
-      return standing
+      return health
     },
     lease,
     noteHeadroom(given, headroom, exhaustedForMs) {
-      const standing = own(given)
+      const health = own(given)
       const atMs = clock.nowMs()
       const { remainingRequests, remainingTokens, limitRequests, limitTokens } = headroom
       // Said by nearly every answer: a spread took 1.3 µs.
-      standing.headroom = { remainingRequests, remainingTokens, limitRequests, limitTokens, atMs }
-      standing.exhaustedUntilMs = atMs + exhaustedForMs
+      health.headroom = { remainingRequests, remainingTokens, limitRequests, limitTokens, atMs }
+      health.exhaustedUntilMs = atMs + exhaustedForMs
     },
     probePassed(given, askedAtMs) {
-      const standing = own(given)
-      const { ejection } = standing
+      const health = own(given)
+      const { ejection } = health
       if (ejection === undefined || ejection.failedMs > askedAtMs || ejection.named) return
       // A model list says nothing of a deployment, and a hand is stronger than a probe.
       if (ejection.reason === 'deployment_missing' || ejection.reason === 'by_hand') return
-      if (ejection.reason === 'probe_failed') return restore(standing, 'probe')
+      if (ejection.reason === 'probe_failed') return restore(health, 'probe')
       // The hold ends, and one request decides: what failed may fail in a way that no probe sees.
-      standing.ejection = { ...ejection, untilMs: Math.min(ejection.untilMs, clock.nowMs()) }
+      health.ejection = { ...ejection, untilMs: Math.min(ejection.untilMs, clock.nowMs()) }
     },
     probeFailed(given, reason, detail) {
-      const standing = own(given)
+      const health = own(given)
       const sinceMs = clock.nowMs()
       const untilMs = sinceMs + recoveryMs()
-      if (standing.ejection !== undefined && standing.ejection.untilMs >= untilMs) return
-      eject(standing, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: false })
+      if (health.ejection !== undefined && health.ejection.untilMs >= untilMs) return
+      eject(health, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: false })
     },
     eject(given, holdMs) {
       const sinceMs = clock.nowMs()
@@ -261,9 +267,9 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
       })
     },
     restore(given) {
-      const standing = own(given)
-      standing.throttledUntilMs = Number.NEGATIVE_INFINITY
-      restore(standing, 'hand')
+      const health = own(given)
+      health.throttledUntilMs = Number.NEGATIVE_INFINITY
+      restore(health, 'hand')
     },
     retain(ids) {
       for (const id of byId.keys()) if (!ids.has(id)) byId.delete(id)
@@ -273,13 +279,13 @@ export function createStandings({ clock, recoveryMs }: { clock: Clock; recoveryM
       return () => listeners.delete(listener)
     },
     adopt(id, learnt) {
-      const standing = byId.get(id)
-      if (standing === undefined) return
-      if (learnt.throttledUntilMs !== undefined && learnt.throttledUntilMs > standing.throttledUntilMs) {
-        standing.throttledUntilMs = learnt.throttledUntilMs
+      const health = byId.get(id)
+      if (health === undefined) return
+      if (learnt.throttledUntilMs !== undefined && learnt.throttledUntilMs > health.throttledUntilMs) {
+        health.throttledUntilMs = learnt.throttledUntilMs
       }
-      if (learnt.ejection === null) standing.ejection = undefined
-      else if (learnt.ejection !== undefined) standing.ejection = learnt.ejection
+      if (learnt.ejection === null) health.ejection = undefined
+      else if (learnt.ejection !== undefined) health.ejection = learnt.ejection
     },
   }
 }

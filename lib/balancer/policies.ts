@@ -2,7 +2,7 @@
 import type { Random } from '../clock.ts'
 
 /** What a policy looks at. `credit` is its owner's: smooth round robin writes it. */
-export interface Choosable {
+export interface Candidate {
   readonly weight: number
   readonly inFlight: number
   /** Stable over restarts and replicas: what a prompt is hashed with. */
@@ -26,7 +26,7 @@ function first<T>(members: readonly T[]): T {
  * Smooth weighted round robin, as nginx does it: every member gains its weight, the richest is taken and pays the sum of all.
  * Over any `sum of weights` turns each is taken exactly `weight` times, and never in a burst.
  */
-export function roundRobin<T extends Choosable>(members: readonly T[]): T {
+export function roundRobin<T extends Candidate>(members: readonly T[]): T {
   let chosen = first(members)
   let total = 0
   for (const member of members) {
@@ -42,7 +42,7 @@ export function roundRobin<T extends Choosable>(members: readonly T[]): T {
  * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two random ones are (the
  * power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle one).
  */
-export function leastBusy<T extends Choosable>(members: readonly T[], random: Random): T {
+export function leastBusy<T extends Candidate>(members: readonly T[], random: Random): T {
   if (members.length > FULL_LOOK_MAX) {
     const a = Math.floor(random() * members.length)
     const b = Math.floor(random() * (members.length - 1))
@@ -73,7 +73,7 @@ function mix(a: number, b: number): number {
  * Somebody is always below the bound, since all of them together carry their shares exactly.
  * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the bound
  */
-export function promptCache<T extends Choosable>(members: readonly T[], promptHash: number | undefined): T {
+export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number | undefined): T {
   let inFlight = 1
   let weights = 0
   for (const member of members) {

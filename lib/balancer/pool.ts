@@ -1,23 +1,23 @@
 // A model's backends, and the turns its requests take at them: tiers, policy, what is left when nothing is available.
 import type { Clock, Random } from '../clock.ts'
 import type { BackendConfig, ModelConfig } from '../config/types.ts'
-import { isAvailable, isOut, type Lease, type Standing, type Standings } from './health.ts'
-import { type Choosable, leastBusy, promptCache, roundRobin } from './policies.ts'
+import { type BackendHealth, type HealthRegistry, isAvailable, isEjected, type Lease } from './health.ts'
+import { type Candidate, leastBusy, promptCache, roundRobin } from './policies.ts'
 
 /** A backend's place in one pool. */
-export interface Member extends Choosable {
+export interface Member extends Candidate {
   readonly backend: BackendConfig
-  readonly standing: Standing
+  readonly health: BackendHealth
   readonly resourceId: string
 }
 
-export type Pick =
+export type PickResult =
   | {
       readonly kind: 'lease'
       readonly member: Member
       readonly lease: Lease
       /** A tier above could not take it. */
-      readonly spilled: boolean
+      readonly servedByLowerTier: boolean
       /** Nothing was available: a failed one is tried all the same. */
       readonly failOpen: boolean
     }
@@ -28,7 +28,7 @@ export type Pick =
   /** Each member was tried, or none may be. */
   | { readonly kind: 'exhausted' }
 
-export interface TurnOptions {
+export interface PickerOptions {
   /** Only these members hold what the request needs; left out: all. */
   readonly allow?: ((member: Member) => boolean) | undefined
   /** Known not to offer this: taken only when nothing else is there. */
@@ -38,8 +38,8 @@ export interface TurnOptions {
 }
 
 /** One request's way through a pool: each member at most once. */
-export interface Turn {
-  next(): Pick
+export interface Picker {
+  pick(): PickResult
   /** How soon a throttled member that the request may use is back, tried or not; undefined when none is throttled. */
   soonestMs(): number | undefined
   /** How soon any member that the request may use can be asked again, thrown out or throttled; 0 when one is available. */
@@ -54,7 +54,7 @@ export interface Turn {
 export interface Pool {
   readonly model: ModelConfig
   readonly members: readonly Member[]
-  begin(options: TurnOptions): Turn
+  picker(options: PickerOptions): Picker
   /** Members that are not out; throttled ones count as healthy. */
   counts(): { readonly healthy: number; readonly total: number }
 }
@@ -65,7 +65,7 @@ const BUDGET_FLOOR = 3
 export interface PoolOptions {
   readonly model: ModelConfig
   readonly members: readonly Member[]
-  readonly standings: Standings
+  readonly health: HealthRegistry
   readonly clock: Clock
   readonly random: Random
   /** Share of the requests in flight that may be further tries while every backend is out. */
@@ -90,17 +90,17 @@ function tiersOf(members: readonly Member[]): readonly (readonly Member[])[] {
 }
 
 /** How long a failed member has rested: the one out longest is the best guess when all are out. */
-function longestRested(members: readonly Member[]): Member | undefined {
+function longestEjected(members: readonly Member[]): Member | undefined {
   let chosen: Member | undefined
   for (const member of members) {
-    const since = member.standing.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
-    const best = chosen?.standing.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
+    const since = member.health.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
+    const best = chosen?.health.ejection?.sinceMs ?? Number.NEGATIVE_INFINITY
     if (chosen === undefined || since < best) chosen = member
   }
   return chosen
 }
 
-export function createPool({ model, members, standings, clock, random, retryBudget }: PoolOptions): Pool {
+export function createPool({ model, members, health: healthRegistry, clock, random, retryBudget }: PoolOptions): Pool {
   const tiers = tiersOf(members)
   let requestsInFlight = 0
   let furtherTriesInFlight = 0
@@ -111,7 +111,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
     return roundRobin(usable)
   }
 
-  const begin = ({ allow, avoid, promptHash }: TurnOptions): Turn => {
+  const begin = ({ allow, avoid, promptHash }: PickerOptions): Picker => {
     // A handful at most; an array is made for less than a Set.
     const tried: Member[] = []
     let ended = false
@@ -127,11 +127,11 @@ export function createPool({ model, members, standings, clock, random, retryBudg
 
     const mayUse = (member: Member): boolean => !tried.includes(member) && (allow === undefined || allow(member))
 
-    const take = (member: Member, spilled: boolean, failOpen: boolean): Pick => {
+    const take = (member: Member, spilled: boolean, failOpen: boolean): PickResult => {
       const further = failOpen && tried.length > 0
       tried.push(member)
-      const lease = standings.lease(member.standing)
-      if (!further) return { kind: 'lease', member, lease, spilled, failOpen }
+      const lease = healthRegistry.lease(member.health)
+      if (!further) return { kind: 'lease', member, lease, servedByLowerTier: spilled, failOpen }
       furtherTriesInFlight++
       const counted: Lease = {
         answered: lease.answered,
@@ -140,7 +140,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
           lease.release(blame)
         },
       }
-      return { kind: 'lease', member, lease: counted, spilled, failOpen }
+      return { kind: 'lease', member, lease: counted, servedByLowerTier: spilled, failOpen }
     }
 
     const soonestMs = (): number | undefined => {
@@ -148,7 +148,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
       let soonest: number | undefined
       for (const member of members) {
         if (allow !== undefined && !allow(member)) continue
-        const waitMs = member.standing.throttledUntilMs - nowMs
+        const waitMs = member.health.throttledUntilMs - nowMs
         if (waitMs > 0 && (soonest === undefined || waitMs < soonest)) soonest = waitMs
       }
       return soonest
@@ -161,7 +161,7 @@ export function createPool({ model, members, standings, clock, random, retryBudg
         let soonest = Number.POSITIVE_INFINITY
         for (const member of members) {
           if (allow !== undefined && !allow(member)) continue
-          const { throttledUntilMs, ejection } = member.standing
+          const { throttledUntilMs, ejection } = member.health
           soonest = Math.min(soonest, Math.max(throttledUntilMs, ejection?.untilMs ?? nowMs, nowMs) - nowMs)
         }
         return soonest
@@ -169,34 +169,34 @@ export function createPool({ model, members, standings, clock, random, retryBudg
       retryThrottled() {
         const nowMs = clock.nowMs()
         for (let i = tried.length - 1; i >= 0; i--) {
-          const standing = tried[i]?.standing
-          if (standing === undefined) continue
-          if (Number.isFinite(standing.throttledUntilMs) && isAvailable(standing, nowMs)) tried.splice(i, 1)
+          const health = tried[i]?.health
+          if (health === undefined) continue
+          if (Number.isFinite(health.throttledUntilMs) && isAvailable(health, nowMs)) tried.splice(i, 1)
         }
       },
       skipResource(resourceId) {
         for (const member of members)
           if (member.resourceId === resourceId && !tried.includes(member)) tried.push(member)
       },
-      next() {
+      pick() {
         const nowMs = clock.nowMs()
-        const open = (member: Member): boolean => mayUse(member) && isAvailable(member.standing, nowMs)
+        const open = (member: Member): boolean => mayUse(member) && isAvailable(member.health, nowMs)
         const wanted = (member: Member): boolean => open(member) && (avoid === undefined || !avoid(member))
         const found =
-          firstTierWith(member => wanted(member) && member.standing.exhaustedUntilMs <= nowMs) ??
+          firstTierWith(member => wanted(member) && member.health.exhaustedUntilMs <= nowMs) ??
           firstTierWith(wanted) ??
           firstTierWith(open)
         if (found !== undefined) return take(choose(found.members, promptHash), found.tier > 0, false)
 
-        const resting = longestRested(
-          members.filter(member => mayUse(member) && member.standing.throttledUntilMs <= nowMs),
+        const resting = longestEjected(
+          members.filter(member => mayUse(member) && member.health.throttledUntilMs <= nowMs),
         )
         // What is bound to one resource waits for it while the others are sound: its trouble is not the pool's.
         const elsewhere =
-          allow !== undefined && members.some(member => !allow(member) && isAvailable(member.standing, nowMs))
+          allow !== undefined && members.some(member => !allow(member) && isAvailable(member.health, nowMs))
         if (resting !== undefined && !elsewhere) {
           // Only a full outage is multiplied by retries: with anyone available in the pool there is none.
-          const outage = !members.some(member => isAvailable(member.standing, nowMs))
+          const outage = !members.some(member => isAvailable(member.health, nowMs))
           const allowed = Math.max(BUDGET_FLOOR, requestsInFlight * retryBudget)
           if (outage && tried.length > 0 && furtherTriesInFlight + 1 > allowed) return { kind: 'over_budget' }
           return take(resting, false, true)
@@ -215,10 +215,10 @@ export function createPool({ model, members, standings, clock, random, retryBudg
   return {
     model,
     members,
-    begin,
+    picker: begin,
     counts() {
       const nowMs = clock.nowMs()
-      return { healthy: members.filter(member => !isOut(member.standing, nowMs)).length, total: members.length }
+      return { healthy: members.filter(member => !isEjected(member.health, nowMs)).length, total: members.length }
     },
   }
 }

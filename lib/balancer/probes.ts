@@ -1,7 +1,7 @@
 // Asks every resource now and then, token-free, whether it lives and takes its credential; what they answer moves the standings
 // of all its deployments. How a resource is asked is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
-import type { EjectReason, Standings } from './health.ts'
+import type { EjectReason, HealthRegistry } from './health.ts'
 import type { Member } from './pool.ts'
 
 export type ProbeVerdict =
@@ -13,7 +13,7 @@ export type ProbeVerdict =
 export interface ProbesOptions {
   readonly clock: Clock
   readonly random: Random
-  readonly standings: Standings
+  readonly health: HealthRegistry
   /** Asked for every round, so that a reload is followed. */
   readonly members: () => readonly Member[]
   readonly settings: () => { readonly enabled: boolean; readonly intervalMs: number }
@@ -34,15 +34,23 @@ export interface Probes {
 /** Rounds are spread by this share of the interval, so that many proxies do not ask in step. */
 const JITTER = 0.1
 
-export function createProbes({ clock, random, standings, members, settings, ask, onVerdict }: ProbesOptions): Probes {
+export function createProbes({
+  clock,
+  random,
+  health: healthRegistry,
+  members,
+  settings,
+  ask,
+  onVerdict,
+}: ProbesOptions): Probes {
   let timer: Timer | undefined
   let stopped = true
 
-  const judge = ({ standing }: Member, verdict: ProbeVerdict, askedAtMs: number): void => {
-    if (verdict.kind === 'alive') standings.probePassed(standing, askedAtMs)
+  const judge = ({ health }: Member, verdict: ProbeVerdict, askedAtMs: number): void => {
+    if (verdict.kind === 'alive') healthRegistry.probePassed(health, askedAtMs)
     // Busy is not dead: who answered others meanwhile was only too slow for a probe.
-    else if (verdict.kind === 'out' && !(verdict.timeout && standing.lastAnsweredMs >= askedAtMs)) {
-      standings.probeFailed(standing, verdict.reason, verdict.detail)
+    else if (verdict.kind === 'out' && !(verdict.timeout && health.lastAnsweredMs >= askedAtMs)) {
+      healthRegistry.probeFailed(health, verdict.reason, verdict.detail)
     }
   }
 

@@ -5,24 +5,24 @@ import type { Clock } from '../clock.ts'
 /** A deployment is asked again after this, in case it has learnt it meanwhile. */
 const REMEMBERED_MS = 600_000
 /** Deployments times operations; far above any config, and a bound all the same. */
-const MAX_QUIRKS = 10_000
+const MAX_REMEMBERED = 10_000
 
 /** `lacks stream_options` or `lacks images/edits`: the name of an operation or of an option. */
-export interface Quirks {
-  note(standingId: string, lacks: string): void
-  lacks(standingId: string, what: string): boolean
+export interface UnsupportedOperations {
+  note(deployment: string, lacks: string): void
+  has(deployment: string, what: string): boolean
 }
 
-export function createQuirks(clock: Clock): Quirks {
+export function createUnsupportedOperations(clock: Clock): UnsupportedOperations {
   const untilMs = new Map<string, number>()
   return {
-    note(standingId, lacks) {
-      if (untilMs.size >= MAX_QUIRKS) untilMs.clear()
-      untilMs.set(`${standingId}\n${lacks}`, clock.nowMs() + REMEMBERED_MS)
+    note(deployment, lacks) {
+      if (untilMs.size >= MAX_REMEMBERED) untilMs.clear()
+      untilMs.set(`${deployment}\n${lacks}`, clock.nowMs() + REMEMBERED_MS)
     },
-    lacks(standingId, what) {
+    has(deployment, what) {
       if (untilMs.size === 0) return false
-      return (untilMs.get(`${standingId}\n${what}`) ?? 0) > clock.nowMs()
+      return (untilMs.get(`${deployment}\n${what}`) ?? 0) > clock.nowMs()
     },
   }
 }

@@ -2,13 +2,13 @@
 // a body goes upstream byte for byte except for this. It must not know how the deployment was chosen, nor whether the
 // upstream reads the model from the body at all.
 import { type ChunkList, type Replacement, replaceBytes } from './chunk-list.ts'
-import type { Member, ScannedObject } from './json-scan.ts'
+import type { JsonMember, ScannedObject } from './json-scan.ts'
 
 /** The member that carries the model in every OpenAI request body. */
 export const MODEL = 'model'
 
 /** The member that counts: of duplicates the last one, as JavaScript and Python read them; undefined: there is none. */
-export function lastMember(members: readonly Member[], name: string): Member | undefined {
+export function lastMember(members: readonly JsonMember[], name: string): JsonMember | undefined {
   return members.findLast(member => member.name === name)
 }
 

@@ -59,7 +59,7 @@ export type JsonKind = 'string' | 'number' | 'object' | 'array' | 'true' | 'fals
  * One wanted top-level member. `start` and `end` are the absolute byte offsets of its value, quotes included, `end` not
  * included. `text` is the decoded string of a string value of at most MAX_CAPTURE_BYTES, else undefined.
  */
-export interface Member {
+export interface JsonMember {
   readonly name: string
   readonly start: number
   readonly end: number
@@ -71,7 +71,7 @@ export interface Member {
 export interface ScannedObject {
   readonly kind: 'ok'
   /** Every occurrence of a wanted name, in the order of the bytes: JSON allows duplicates, and the last one counts. */
-  readonly members: readonly Member[]
+  readonly members: readonly JsonMember[]
   readonly objectStart: number
   /** The object has no member at all: what is inserted needs no comma. */
   readonly empty: boolean
@@ -87,7 +87,7 @@ export interface JsonScanner {
   /** Tells the verdict once all bytes were pushed; a text that stops early is invalid. */
   end(): ScanResult
   /** The wanted members whose value is complete so far: the model is often known long before the body has ended. */
-  readonly members: readonly Member[]
+  readonly members: readonly JsonMember[]
 }
 
 interface Scan {
@@ -95,7 +95,7 @@ interface Scan {
   readonly names: readonly string[]
   /** Keys with more bytes than this between their quotes cannot be wanted. */
   readonly maxKeyBytes: number
-  readonly members: Member[]
+  readonly members: JsonMember[]
   /** For each open bracket: the state to go on with in what surrounds it. */
   readonly surrounding: number[]
   state: number

@@ -4,7 +4,7 @@ import type { Operation } from '../azure/operations.ts'
 import type { Refusal } from '../errors.ts'
 import { type ChunkList, type Replacement, replaceBytes, sliceBytes, viewBytes } from './chunk-list.ts'
 import { lastMember, MODEL, setMembers } from './edit.ts'
-import { jsonScannerFor, type Member, type ScannedObject, scanJson } from './json-scan.ts'
+import { type JsonMember, jsonScannerFor, type ScannedObject, scanJson } from './json-scan.ts'
 import { parseBoundary } from './multipart-headers.ts'
 import { createMultipartScanner, type ScannedForm, setField } from './multipart-scan.ts'
 import type { BodyScanner } from './take.ts'
@@ -66,13 +66,13 @@ function refused(code: 'invalid_json' | 'invalid_multipart', message: string): B
   return { kind: 'refused', refusal: { status: 400, code, message } }
 }
 
-function wholeNumber(chunks: readonly Buffer[], member: Member | undefined): number | undefined {
+function wholeNumber(chunks: readonly Buffer[], member: JsonMember | undefined): number | undefined {
   if (member?.kind !== 'number') return undefined
   const text = sliceBytes(chunks, member.start, member.end, MAX_NUMBER_BYTES).toString('latin1')
   return /^\d+$/.test(text) ? Number(text) : undefined
 }
 
-function outputLimit(chunks: readonly Buffer[], members: readonly Member[]): number | undefined {
+function outputLimit(chunks: readonly Buffer[], members: readonly JsonMember[]): number | undefined {
   for (const name of OUTPUT_LIMITS) {
     const limit = wholeNumber(chunks, lastMember(members, name))
     if (limit !== undefined) return limit
@@ -146,12 +146,12 @@ function formReader(contentType: string): BodyReader {
 }
 
 /** Models named inside a form's `session` fields, with absolute places. */
-function sessionModels(chunks: readonly Buffer[], form: ScannedForm): readonly Member[] {
+function sessionModels(chunks: readonly Buffer[], form: ScannedForm): readonly JsonMember[] {
   return form.fields.flatMap(field => (field.name === SESSION ? nestedModels(chunks, field.start, field.end) : []))
 }
 
 /** The `model` members of the JSON object that lies in [start, end). */
-function nestedModels(chunks: readonly Buffer[], start: number, end: number): readonly Member[] {
+function nestedModels(chunks: readonly Buffer[], start: number, end: number): readonly JsonMember[] {
   if (end - start > MAX_SESSION_BYTES) return []
   const scan = scanJson(viewBytes(chunks, start, end), new Set([MODEL]))
   if (scan.kind === 'invalid') return []

@@ -28,7 +28,7 @@ export function withPort(config: Config, port: number | undefined): Config {
 }
 
 /** Why a port could not be listened on, for people. */
-export function whyNot(error: unknown, port: number): string {
+export function listenErrorText(error: unknown, port: number): string {
   const code = typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : ''
   if (code === 'EADDRINUSE') return `port ${port} is in use`
   if (code === 'EACCES') return `port ${port} may not be opened by this user`
@@ -36,7 +36,7 @@ export function whyNot(error: unknown, port: number): string {
 }
 
 /** Says what is wrong on standard error. @returns 1: could not run */
-export function complain(message: string): ExitCode {
+export function failStart(message: string): ExitCode {
   process.stderr.write(`azure-openai-proxy: ${message}\n`)
   return 1
 }
@@ -82,7 +82,7 @@ export function assemble(
     ...(among ?? {}),
     processFigures: processFigures(opened.output),
   })
-  current = () => proxy.gateway().config
+  current = () => proxy.runtime().config
   return { proxy, entra, opened }
 }
 

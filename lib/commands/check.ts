@@ -1,10 +1,10 @@
 // `--check`: is the config sound. Prints every problem with its place; asks no backend.
 import type { ExitCode } from './exit-code.ts'
-import { loadOrExplain } from './load.ts'
+import { loadOrReport } from './load.ts'
 
 /** `--check`: every problem of the config on standard error, or one line that says it is sound. 0 sound, 2 not. */
 export function check(file: string): ExitCode {
-  const loaded = loadOrExplain(file)
+  const loaded = loadOrReport(file)
   if (loaded === undefined) return 2
   const { models } = loaded.config
   const backends = models.reduce((sum, model) => sum + model.backends.length, 0)

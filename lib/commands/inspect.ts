@@ -35,7 +35,7 @@ export interface Inspection {
 const SOON_DAYS = 14
 const DAY_MS = 86_400_000
 
-type Found = { -readonly [K in keyof Inspection]: Inspection[K] }
+type PortFacts = { -readonly [K in keyof Inspection]: Inspection[K] }
 
 interface Deps extends AttemptDeps {
   readonly timeoutMs: number
@@ -85,7 +85,7 @@ async function ask(
   const authorization = await deps.authorize(backend)
   if (authorization.kind === 'unavailable') {
     const outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason } as const
-    return { kind: 'no_answer', outcome }
+    return { kind: 'no_response', outcome }
   }
   if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
   const bytes = Buffer.from(body)
@@ -97,7 +97,7 @@ async function ask(
       body: body === '' ? [] : [bytes],
       dialect: 'opaque',
       wantsStream: false,
-      creates: true,
+      isCreate: true,
       timeouts: {
         connectMs: timeoutMs,
         headersMs: timeoutMs,
@@ -112,7 +112,7 @@ async function ask(
 }
 
 /** Name, network, certificate. @returns what stands in the way of going on */
-async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps): Promise<string | undefined> {
+async function inspectNetwork(backend: BackendConfig, found: PortFacts, deps: Deps): Promise<string | undefined> {
   const { clock, timeoutMs } = deps
   const { endpoint } = backend
   let beganMs = clock.nowMs()
@@ -139,29 +139,29 @@ async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps):
 }
 
 /** Key, then deployment and api-version by a request that every model refuses before it costs anything (wire reference, 8). */
-async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps): Promise<string | undefined> {
+async function inspectSurface(backend: BackendConfig, found: PortFacts, deps: Deps): Promise<string | undefined> {
   const beganMs = deps.clock.nowMs()
   const list = await ask(backend, 'GET', probePath(backend), '', deps)
-  if (list.kind === 'no_answer') {
+  if (list.kind === 'no_response') {
     const { outcome } = list
     return outcome.kind === 'misconfigured' || outcome.kind === 'failed'
       ? `${outcome.reason}: ${outcome.detail}`
       : 'no answer'
   }
   found.latencyMs = Math.round(deps.clock.nowMs() - beganMs)
-  list.answer.reply.discard()
-  if (list.answer.status === 401 || list.answer.status === 403) {
+  list.response.source.discard()
+  if (list.response.status === 401 || list.response.status === 403) {
     found.keyAccepted = false
-    return `the credential is refused (${list.answer.status})`
+    return `the credential is refused (${list.response.status})`
   }
-  if (list.answer.status >= 500) return `answers ${list.answer.status}`
+  if (list.response.status >= 500) return `answers ${list.response.status}`
 
   const chat = operationNamed('chat/completions')
   if (chat === undefined) return undefined
   const body = readsModelFromBody(chat, backend) ? { model: backend.deployment, messages: [] } : { messages: [] }
   const refused = await ask(backend, 'POST', operationPath(chat, backend, ''), JSON.stringify(body), deps)
-  if (refused.kind === 'no_answer') return 'the deployment does not answer'
-  const { status, body: answered } = refused.answer
+  if (refused.kind === 'no_response') return 'the deployment does not answer'
+  const { status, body: answered } = refused.response
   if (status === 401 || status === 403) {
     found.keyAccepted = false
     return `the credential is refused (${status})`
@@ -169,7 +169,7 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
   found.keyAccepted = true
   const error =
     answered.kind === 'whole' ? readErrorBody(Buffer.concat(answered.chunks)) : readErrorBody(Buffer.alloc(0))
-  if (answered.kind !== 'whole') refused.answer.reply.destroy()
+  if (answered.kind !== 'whole') refused.response.source.destroy()
   if (status >= 500) return `answers ${status}`
   found.apiVersionAccepted = !(status >= 400 && isOperationUnsupported(status, error))
   if (!found.apiVersionAccepted) return `api_version ${backend.apiVersion} is not served there (${status})`
@@ -193,7 +193,7 @@ export async function inspectBackends(
     authorize: async backend => authorizerFor(backend, tokenAuthorizer).authorize(),
   }
   const inspect = async (model: string, backend: BackendConfig): Promise<Inspection> => {
-    const found: Found = {
+    const found: PortFacts = {
       model,
       backend: backend.name,
       dnsMs: undefined,

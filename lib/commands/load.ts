@@ -10,7 +10,7 @@ export function loadAndKeep(file: string): { readonly result: LoadResult; readon
 }
 
 /** Loads a config from texts that were kept: the files of now may be others, or wrong. */
-export function loadKept(file: string, texts: FileTexts): LoadResult {
+export function loadFromTexts(file: string, texts: FileTexts): LoadResult {
   const kept = new Map(texts)
   const read = (path: string): string => {
     const text = kept.get(path)
@@ -21,7 +21,7 @@ export function loadKept(file: string, texts: FileTexts): LoadResult {
 }
 
 /** @returns the result when the config is sound; undefined when its problems have been printed */
-export function loadOrExplain(file: string): (LoadResult & { kind: 'ok'; texts: FileTexts }) | undefined {
+export function loadOrReport(file: string): (LoadResult & { kind: 'ok'; texts: FileTexts }) | undefined {
   const { result, texts } = loadAndKeep(file)
   if (result.kind === 'ok') {
     for (const warning of result.warnings) process.stderr.write(`warning: ${formatProblem(warning)}\n`)

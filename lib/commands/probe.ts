@@ -4,7 +4,7 @@ import { systemClock } from '../clock.ts'
 import { createEntra } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { type Inspection, inspectBackends } from './inspect.ts'
-import { loadOrExplain } from './load.ts'
+import { loadOrReport } from './load.ts'
 
 function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map(row => row[column]?.length ?? 0)))
@@ -41,7 +41,7 @@ const HEAD = ['MODEL', 'BACKEND', 'DNS', 'TCP', 'TLS', 'KEY', 'DEPLOYMENT', 'VER
 
 /** Exit 0 when every backend is sound, 1 when one is not, 2 when the config is wrong. */
 export async function probe(file: string, { json }: { readonly json: boolean }): Promise<ExitCode> {
-  const loaded = loadOrExplain(file)
+  const loaded = loadOrReport(file)
   if (loaded === undefined) return 2
   const clock = systemClock()
   // What goes wrong with a token stands in the verdict of its backends.

@@ -13,7 +13,7 @@ import { loadAndKeep } from './load.ts'
 const WATCH_MS = 2_000
 
 /** A config that was read and can be taken up. */
-export interface Reloaded {
+export interface ReloadResult {
   readonly config: Config
   readonly files: readonly string[]
   /** What was read to make it. */
@@ -21,7 +21,7 @@ export interface Reloaded {
 }
 
 /** Reads the config; a bad one is reported and leaves the old one in force. */
-export function readAgain(file: string, log: Log): Reloaded | undefined {
+export function reloadConfig(file: string, log: Log): ReloadResult | undefined {
   const { result, texts } = loadAndKeep(file)
   if (result.kind === 'ok') return { ...result, texts }
   for (const problem of result.problems) log.error('config not reloaded', { problem: formatProblem(problem) })
@@ -29,7 +29,7 @@ export function readAgain(file: string, log: Log): Reloaded | undefined {
 }
 
 /** Takes a config up; a certificate that cannot be read leaves the old one in force. */
-export function takeUp(proxy: ProxyServer, config: Config, log: Log): void {
+export function applyConfig(proxy: ProxyServer, config: Config, log: Log): void {
   try {
     proxy.reload(config, readTls(config.server.tls))
   } catch (error) {

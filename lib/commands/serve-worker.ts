@@ -2,10 +2,10 @@
 import { systemClock } from '../clock.ts'
 import { createPeers } from '../workers/peers.ts'
 import type { FileTexts, FromWorker, ToWorker } from '../workers/supervisor.ts'
-import { assemble, complain, FLUSH_MS, type ServeOptions, whyNot, withPort } from './assemble.ts'
+import { assemble, FLUSH_MS, failStart, listenErrorText, type ServeOptions, withPort } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
-import { loadKept } from './load.ts'
-import { takeUp } from './reload.ts'
+import { loadFromTexts } from './load.ts'
+import { applyConfig } from './reload.ts'
 
 function isOptions(value: unknown): value is ServeOptions {
   return typeof value === 'object' && value !== null && 'file' in value && 'version' in value
@@ -23,7 +23,7 @@ interface Serving {
 
 /** Serves the config that the primary has found sound; or says why it cannot. */
 function startServing(options: ServeOptions, texts: FileTexts): Serving | string {
-  const loaded = loadKept(options.file, texts)
+  const loaded = loadFromTexts(options.file, texts)
   if (loaded.kind === 'invalid') return 'a worker cannot read the config that the primary found sound'
   const config = withPort(loaded.config, options.port)
   const peers = createPeers(systemClock(), say, () =>
@@ -35,7 +35,7 @@ function startServing(options: ServeOptions, texts: FileTexts): Serving | string
   const { log, output } = opened
   proxy.listen().then(
     ({ port }) => say({ kind: 'ready', port }),
-    error => say({ kind: 'cannot_listen', message: whyNot(error, config.server.port) }),
+    error => say({ kind: 'cannot_listen', message: listenErrorText(error, config.server.port) }),
   )
   return {
     take(message) {
@@ -52,15 +52,15 @@ function startServing(options: ServeOptions, texts: FileTexts): Serving | string
         case 'reopen':
           return output.reopen()
         case 'reload': {
-          const fresh = loadKept(options.file, message.texts)
-          if (fresh.kind === 'ok') takeUp(proxy, withPort(fresh.config, options.port), log)
+          const fresh = loadFromTexts(options.file, message.texts)
+          if (fresh.kind === 'ok') applyConfig(proxy, withPort(fresh.config, options.port), log)
           return
         }
         default:
       }
     },
     async close() {
-      await proxy.shutdown(proxy.gateway().config.server.shutdownGraceMs)
+      await proxy.shutdown(proxy.runtime().config.server.shutdownGraceMs)
       entra.close()
       await output.flush(FLUSH_MS)
     },
@@ -73,7 +73,7 @@ function startServing(options: ServeOptions, texts: FileTexts): Serving | string
  */
 export async function serveAsWorker(args: string): Promise<ExitCode> {
   const options: unknown = JSON.parse(args)
-  if (!isOptions(options)) process.exit(complain('a worker was started without its arguments'))
+  if (!isOptions(options)) process.exit(failStart('a worker was started without its arguments'))
   // The primary alone answers signals: a terminal sends them to the whole group.
   process.on('SIGINT', () => undefined)
   process.on('SIGTERM', () => undefined)
@@ -85,7 +85,7 @@ export async function serveAsWorker(args: string): Promise<ExitCode> {
       if (message.kind === 'shutdown') resolve()
       else if (message.kind === 'start') {
         const started = startServing(options, message.texts)
-        if (typeof started === 'string') process.exit(complain(started))
+        if (typeof started === 'string') process.exit(failStart(started))
         serving = started
       } else serving?.take(message)
     })

@@ -4,18 +4,18 @@ import { systemClock } from '../clock.ts'
 import { createSupervisor } from '../workers/supervisor.ts'
 import {
   assemble,
-  complain,
   FLUSH_MS,
+  failStart,
+  listenErrorText,
   logFor,
   type OpenedLog,
   type ServeOptions,
   type ServingProcess,
-  whyNot,
   withPort,
 } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
-import { loadOrExplain } from './load.ts'
-import { type Reloaded, readAgain, takeUp, watchFiles } from './reload.ts'
+import { loadOrReport } from './load.ts'
+import { applyConfig, type ReloadResult, reloadConfig, watchFiles } from './reload.ts'
 
 /** Resolves with the first signal to stop; a second one exits at once. */
 function stopSignal(): Promise<NodeJS.Signals> {
@@ -34,14 +34,14 @@ function stopSignal(): Promise<NodeJS.Signals> {
 /** Listens to SIGHUP and, where asked for, to the files; both read the config again. */
 function followConfig(
   options: ServeOptions,
-  first: Reloaded,
+  first: ReloadResult,
   { log, output }: OpenedLog,
-  { takeOver, reopen }: { readonly takeOver: (fresh: Reloaded) => void; readonly reopen?: () => void },
+  { takeOver, reopen }: { readonly takeOver: (fresh: ReloadResult) => void; readonly reopen?: () => void },
 ): void {
   let files = first.files
   let watched = first.config.server.watch
   const again = (): void => {
-    const fresh = readAgain(options.file, log)
+    const fresh = reloadConfig(options.file, log)
     if (fresh === undefined) return
     files = fresh.files
     watched = fresh.config.server.watch
@@ -63,12 +63,12 @@ function followConfig(
 
 /** Serves a config in this process until a signal, drains, and ends. */
 async function serveHere(
-  { config }: Pick<Reloaded, 'config'>,
+  { config }: Pick<ReloadResult, 'config'>,
   version: string,
   hooks: { readonly onListening?: (port: number) => void; readonly follow?: (assembled: ServingProcess) => void },
 ): Promise<ExitCode> {
   const assembled = assemble(config, version)
-  if (typeof assembled === 'string') return complain(assembled)
+  if (typeof assembled === 'string') return failStart(assembled)
   const { proxy, entra, opened } = assembled
   const { log, output } = opened
   const stopped = stopSignal()
@@ -78,10 +78,10 @@ async function serveHere(
     hooks.onListening?.(port)
     log.info('listening', { port, host: config.server.host ?? null, version, pid: process.pid })
   } catch (error) {
-    return complain(whyNot(error, config.server.port))
+    return failStart(listenErrorText(error, config.server.port))
   }
   const signal = await stopped
-  const graceMs = proxy.gateway().config.server.shutdownGraceMs
+  const graceMs = proxy.runtime().config.server.shutdownGraceMs
   log.info('draining', { signal, in_flight: proxy.app.inFlight(), grace_ms: graceMs })
   await proxy.shutdown(graceMs)
   entra.close()
@@ -92,24 +92,24 @@ async function serveHere(
 
 /** Serves a config that came from no file, so that there is nothing to reload. */
 export function serveLoaded(
-  loaded: Pick<Reloaded, 'config'>,
+  loaded: Pick<ReloadResult, 'config'>,
   version: string,
   onListening: (port: number) => void,
 ): Promise<ExitCode> {
   return serveHere(loaded, version, { onListening })
 }
 
-function serveAlone(options: ServeOptions, loaded: Reloaded): Promise<ExitCode> {
+function serveAlone(options: ServeOptions, loaded: ReloadResult): Promise<ExitCode> {
   return serveHere(loaded, options.version, {
     follow: ({ proxy, opened }) =>
-      followConfig(options, loaded, opened, { takeOver: ({ config }) => takeUp(proxy, config, opened.log) }),
+      followConfig(options, loaded, opened, { takeOver: ({ config }) => applyConfig(proxy, config, opened.log) }),
   })
 }
 
-async function serveWithWorkers(options: ServeOptions, loaded: Reloaded, workers: number): Promise<ExitCode> {
+async function serveWithWorkers(options: ServeOptions, loaded: ReloadResult, workers: number): Promise<ExitCode> {
   let { config, texts } = loaded
   const opened = logFor(() => config, true)
-  if (typeof opened === 'string') return complain(opened)
+  if (typeof opened === 'string') return failStart(opened)
   const { log, output } = opened
   const stopped = stopSignal()
   const supervisor = createSupervisor({ workers, args: options, texts: () => texts, clock: systemClock(), log })
@@ -124,7 +124,7 @@ async function serveWithWorkers(options: ServeOptions, loaded: Reloaded, workers
   const started = await supervisor.start()
   if (started.kind === 'failed') {
     await supervisor.shutdown(0)
-    return complain(started.message)
+    return failStart(started.message)
   }
   log.info('listening', {
     port: started.port,
@@ -143,7 +143,7 @@ async function serveWithWorkers(options: ServeOptions, loaded: Reloaded, workers
 
 /** Serves until a signal, drains, and ends. */
 export async function serve(options: ServeOptions): Promise<ExitCode> {
-  const loaded = loadOrExplain(options.file)
+  const loaded = loadOrReport(options.file)
   if (loaded === undefined) return 2
   const config = withPort(loaded.config, options.port)
   const workers = config.server.workers === 'auto' ? availableParallelism() : config.server.workers

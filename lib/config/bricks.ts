@@ -7,23 +7,23 @@ import { createReport, isShowable, type Report } from './problems.ts'
 import { DURATION_FORM, PERCENT_FORM, parseDurationMs, parsePercent, parseSizeBytes, SIZE_FORM } from './units.ts'
 
 /** What stands inside a brick, for whoever lists all options. */
-export type Inside =
+export type Nested =
   | { readonly kind: 'value' }
   | { readonly kind: 'section'; readonly fields: Readonly<Record<string, OptionField>> }
-  | { readonly kind: 'list'; readonly item: Brick<unknown> }
-  | { readonly kind: 'map'; readonly item: Brick<unknown> }
+  | { readonly kind: 'list'; readonly item: Reader<unknown> }
+  | { readonly kind: 'map'; readonly item: Reader<unknown> }
 
 /** One option of a section as a list of options needs it. */
 export interface OptionField {
-  readonly brick: Brick<unknown>
+  readonly brick: Reader<unknown>
   readonly required: boolean
   readonly defaultText: string | undefined
 }
 
-export interface Brick<T> {
+export interface Reader<T> {
   /** Completes "must be …". */
   readonly allowed: string
-  readonly inside: Inside
+  readonly inside: Nested
   /** The value, or undefined when the problem is reported. Never throws. */
   read(node: Node, report: Report): T | undefined
 }
@@ -43,20 +43,20 @@ export interface TextOptions {
 }
 
 /** A text that is not empty and holds no control characters. Numbers are refused: YAML reads 010 as 10. */
-export function text(options: TextOptions = {}): Brick<string> {
+export function text(options: TextOptions = {}): Reader<string> {
   const allowed = options.allowed ?? 'a text'
   const secret = options.secret === true
-  return valueBrick(allowed, (node, report) => {
+  return valueReader(allowed, (node, report) => {
     if (secret) report.secret(typeof node.value === 'string' ? node.value : node.source)
     const wrong = (why: string) => report.problem(node, `must be ${allowed}, ${why}`)
     if (typeof node.value !== 'string') {
       const cure = node.value === null ? '' : ': put it in quotes'
-      wrong(`not ${found(node, secret)}${cure}`)
+      wrong(`not ${describe(node, secret)}${cure}`)
     } else if (node.value.trim() === '') wrong('not an empty text')
     else if (node.value.length > TEXT_MAX_CHARS)
       wrong(`of at most ${TEXT_MAX_CHARS} characters, not ${node.value.length}`)
     else if (UNUSABLE.test(node.value)) wrong('without line breaks and control characters')
-    else if (options.pattern?.test(node.value) === false) wrong(`not ${found(node, secret)}`)
+    else if (options.pattern?.test(node.value) === false) wrong(`not ${describe(node, secret)}`)
     else return node.value
     return undefined
   })
@@ -68,36 +68,36 @@ export function isUsableName(name: string): boolean {
 }
 
 /** A whole number from `min` to `max`. */
-export function whole(min: number, max: number): Brick<number> {
+export function whole(min: number, max: number): Reader<number> {
   const allowed = `a whole number from ${min} to ${max}`
-  return valueBrick(allowed, (node, report) => {
+  return valueReader(allowed, (node, report) => {
     const value = node.inserted && /^[-+]?\d{1,15}$/.test(String(node.value)) ? Number(node.value) : node.value
     if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value
     const quoted = !node.inserted && typeof value === 'string' && /^\d{1,15}$/.test(value)
-    report.problem(node, `must be ${allowed}, not ${found(node)}${quoted ? ': remove the quotes' : ''}`)
+    report.problem(node, `must be ${allowed}, not ${describe(node)}${quoted ? ': remove the quotes' : ''}`)
     return undefined
   })
 }
 
 /** `true` or `false`; YAML 1.2 knows no yes, no, on and off. */
-export function flag(): Brick<boolean> {
-  return valueBrick('true or false', (node, report) => {
+export function flag(): Reader<boolean> {
+  return valueReader('true or false', (node, report) => {
     if (typeof node.value === 'boolean') return node.value
     const inserted = node.inserted ? String(node.value).toLowerCase() : ''
     if (inserted === 'true' || inserted === 'false') return inserted === 'true'
-    report.problem(node, `must be true or false, not ${found(node)}`)
+    report.problem(node, `must be true or false, not ${describe(node)}`)
     return undefined
   })
 }
 
 /** One of a few words. */
-export function choice<const T extends string>(words: readonly T[]): Brick<T> {
+export function choice<const T extends string>(words: readonly T[]): Reader<T> {
   const allowed = words.length === 1 ? `${words[0]}` : `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`
-  return valueBrick(allowed, (node, report) => {
+  return valueReader(allowed, (node, report) => {
     const word = words.find(candidate => candidate === node.value)
     if (word !== undefined) return word
     const near = typeof node.value === 'string' && !node.inserted ? nearest(node.value, words) : undefined
-    report.problem(node, `must be ${allowed}, not ${found(node)}${didYouMean(near)}`)
+    report.problem(node, `must be ${allowed}, not ${describe(node)}${didYouMean(near)}`)
     return undefined
   })
 }
@@ -111,17 +111,17 @@ export interface QuantityRange {
 }
 
 /** A duration with its unit, in whole milliseconds. */
-export function duration(range: QuantityRange): Brick<number> {
+export function duration(range: QuantityRange): Reader<number> {
   return quantity('a duration', 's', DURATION_FORM, parseDurationMs, range, Math.round)
 }
 
 /** A size with its unit (powers of 1024), in bytes. */
-export function size(range: QuantityRange): Brick<number> {
+export function size(range: QuantityRange): Reader<number> {
   return quantity('a size', 'MB', SIZE_FORM, parseSizeBytes, range, Math.round)
 }
 
 /** A share in percent, as a fraction. */
-export function percent(range: QuantityRange): Brick<number> {
+export function percent(range: QuantityRange): Reader<number> {
   return quantity('a share', '%', PERCENT_FORM, parsePercent, range, value => value)
 }
 
@@ -132,37 +132,37 @@ function quantity(
   parse: (text: string) => number | undefined,
   { min, max, zero }: QuantityRange,
   finish: (value: number) => number,
-): Brick<number> {
+): Reader<number> {
   const lowest = parse(min)
   const highest = parse(max)
   if (lowest === undefined || highest === undefined) throw new Error(`bounds ${min} and ${max} are no quantities`)
   const allowed = `${what} from ${min} to ${max}${zero === undefined ? '' : ` (or 0${unit}: ${zero})`}, written as ${form}`
-  return valueBrick(allowed, (node, report) => {
+  return valueReader(allowed, (node, report) => {
     const value = typeof node.value === 'string' ? parse(node.value) : undefined
     const inRange = value !== undefined && value >= lowest && value <= highest
     if (value !== undefined && (inRange || (value === 0 && zero !== undefined))) return finish(value)
     const unitless = /^\d{1,9}(?:\.\d{1,3})?$/.test(node.inserted ? '' : node.source)
     const cure = unitless ? `: the unit is missing, as in ${node.source}${unit}` : ''
-    report.problem(node, `must be ${allowed}, not ${found(node)}${cure}`)
+    report.problem(node, `must be ${allowed}, not ${describe(node)}${cure}`)
     return undefined
   })
 }
 
 /** A brick for a single value: mappings and lists are refused, what failed already is passed over. */
-export function valueBrick<T>(allowed: string, read: (node: ScalarNode, report: Report) => T | undefined): Brick<T> {
+export function valueReader<T>(allowed: string, read: (node: ScalarNode, report: Report) => T | undefined): Reader<T> {
   return {
     allowed,
     inside: { kind: 'value' },
     read(node, report) {
       if (node.kind === 'scalar') return read(node, report)
-      if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${found(node)}`)
+      if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${describe(node)}`)
       return undefined
     },
   }
 }
 
 /** What stands there, for "not …": the value if it can be no secret, else only its type. */
-export function found(node: Node, secret = false): string {
+export function describe(node: Node, secret = false): string {
   if (node.kind === 'map') return 'a mapping'
   if (node.kind === 'list') return 'a list'
   if (node.kind === 'broken' || node.value === null) return 'nothing'
@@ -181,7 +181,7 @@ export function didYouMean(near: string | undefined): string {
 }
 
 /** A brick's reading of a default written in the schema; throws when the default breaks the brick's own rule (a bug). */
-export function readDefault<T>(brick: Brick<T>, value: string | number | boolean): T {
+export function readDefault<T>(brick: Reader<T>, value: string | number | boolean): T {
   const node: Node = { kind: 'scalar', value, source: String(value), inserted: false, line: 1, column: 1, path: '' }
   const result = brick.read(node, createReport('defaults'))
   if (result === undefined) throw new Error(`the default ${value} is not ${brick.allowed}`)

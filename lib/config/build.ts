@@ -7,9 +7,9 @@ import { isLoopback, parseEndpoint } from './endpoint.ts'
 import { resolvePath } from './interpolate.ts'
 import { nearest } from './nearest.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
-import type { BackendTaken, ConfigTaken, KeyTaken, ModelTaken } from './schema.ts'
+import type { ParsedBackend, ParsedConfig, ParsedKey, ParsedModel } from './schema.ts'
 import { sha256 } from './secret.ts'
-import type { Taken } from './sections.ts'
+import type { Parsed } from './sections.ts'
 import type { BackendConfig, ClientKey, Config, ModelConfig } from './types.ts'
 
 // The contract's floor for a stream's first output, when the config names none.
@@ -24,7 +24,7 @@ export interface BuildSources {
 }
 
 /** Builds the Config, with everything wrong between the options reported. Meaningless once anything was reported. */
-export function buildConfig(options: ConfigTaken, sources: BuildSources, report: Report): Config {
+export function buildConfig(options: ParsedConfig, sources: BuildSources, report: Report): Config {
   const { server, retry, health_check: health, logging, metrics } = options
   const { tls } = server.value
   const { cert, key } = tls.value ?? {}
@@ -77,12 +77,12 @@ export function buildConfig(options: ConfigTaken, sources: BuildSources, report:
   }
 }
 
-function buildModels(options: ConfigTaken, env: Env, report: Report): readonly ModelConfig[] {
+function buildModels(options: ParsedConfig, env: Env, report: Report): readonly ModelConfig[] {
   const { models, retry } = options
   if (models.empty) {
     report.problem(models.place, 'needs at least one model: a name, and its backends below it')
   }
-  const all = models.value ?? new Map<string, Taken<ModelTaken>>()
+  const all = models.value ?? new Map<string, Parsed<ParsedModel>>()
   checkAliases(all, report)
   return [...all].map(([name, { value: model, place }]) => {
     const timeoutMs = model.timeout.value ?? retry.value.timeout.value
@@ -98,7 +98,7 @@ function buildModels(options: ConfigTaken, env: Env, report: Report): readonly M
   })
 }
 
-function checkAliases(models: ReadonlyMap<string, Taken<ModelTaken>>, report: Report): void {
+function checkAliases(models: ReadonlyMap<string, Parsed<ParsedModel>>, report: Report): void {
   const taken = new Map<string, Place>([...models].map(([name, { place }]) => [name, place]))
   for (const { value: model } of models.values()) {
     for (const { value: alias, place } of model.aliases.value) {
@@ -111,7 +111,7 @@ function checkAliases(models: ReadonlyMap<string, Taken<ModelTaken>>, report: Re
 
 function buildBackends(
   modelName: string,
-  model: ModelTaken,
+  model: ParsedModel,
   modelPlace: Place,
   env: Env,
   report: Report,
@@ -136,7 +136,7 @@ function buildBackends(
 }
 
 function buildBackend(
-  { value: options, place }: Taken<BackendTaken>,
+  { value: options, place }: Parsed<ParsedBackend>,
   modelName: string,
   modelPlace: Place,
   names: Map<string, Place>,
@@ -196,7 +196,7 @@ function escapeUtf8(characters: string): string {
   return encodeURIComponent(characters)
 }
 
-function buildKeys(options: ConfigTaken, report: Report): readonly ClientKey[] {
+function buildKeys(options: ParsedConfig, report: Report): readonly ClientKey[] {
   const { enabled, keys } = options.auth.value
   const known = new Map<string, string>()
   for (const [name, { value: model }] of options.models.value ?? []) {
@@ -228,7 +228,7 @@ function buildKeys(options: ConfigTaken, report: Report): readonly ClientKey[] {
   })
 }
 
-function readDigest({ key, key_sha256: hash }: KeyTaken, place: Place, report: Report): Buffer | undefined {
+function readDigest({ key, key_sha256: hash }: ParsedKey, place: Place, report: Report): Buffer | undefined {
   if (key.given && hash.given) {
     report.problem(hash.place, 'stands beside key: give one of them')
     return undefined
@@ -242,7 +242,7 @@ function readDigest({ key, key_sha256: hash }: KeyTaken, place: Place, report: R
 }
 
 function readAllowedModels(
-  key: KeyTaken,
+  key: ParsedKey,
   known: ReadonlyMap<string, string>,
   report: Report,
 ): readonly string[] | undefined {

@@ -2,9 +2,9 @@
 // Knows no token endpoint and asks nobody: that is azure's.
 import { parseAuthority } from './endpoint.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
-import type { BackendTaken, EntraMode, EntraTaken } from './schema.ts'
+import type { EntraMode, ParsedBackend, ParsedEntra } from './schema.ts'
 import { Secret } from './secret.ts'
-import type { Taken } from './sections.ts'
+import type { Parsed } from './sections.ts'
 import type { Credential } from './types.ts'
 
 const PUBLIC_CLOUD = 'https://login.microsoftonline.com'
@@ -13,7 +13,7 @@ const DEFAULT_SCOPE = 'https://cognitiveservices.azure.com/.default'
 export type Env = Readonly<Record<string, string | undefined>>
 
 /** The backend's credential; undefined when a problem was reported. `place` is the backend's own. */
-export function readCredential(backend: BackendTaken, place: Place, env: Env, report: Report): Credential | undefined {
+export function readCredential(backend: ParsedBackend, place: Place, env: Env, report: Report): Credential | undefined {
   const { api_key: key, entra, type } = backend
   if (key.given && entra.given) {
     report.problem(entra.place, 'stands beside api_key: a backend has one credential, remove one of them')
@@ -27,9 +27,9 @@ export function readCredential(backend: BackendTaken, place: Place, env: Env, re
   return undefined
 }
 
-type EntraOptions = Extract<EntraTaken, { kind: 'mapping' }>['options']
+type EntraOptions = Extract<ParsedEntra, { kind: 'mapping' }>['options']
 
-function readEntra(entra: EntraTaken, place: Place, env: Env, report: Report): Credential | undefined {
+function readEntra(entra: ParsedEntra, place: Place, env: Env, report: Report): Credential | undefined {
   if (entra.kind === 'mode') {
     if (entra.mode === 'managed_identity')
       return { kind: 'managed_identity', clientId: undefined, scope: DEFAULT_SCOPE }
@@ -91,7 +91,7 @@ function workloadIdentity(
 }
 
 function readAuthority(
-  option: Taken<string | undefined> | undefined,
+  option: Parsed<string | undefined> | undefined,
   place: Place,
   env: Env,
   report: Report,
@@ -122,7 +122,7 @@ function refuse(
   }
 }
 
-function demand(name: string, option: Taken<string | undefined>, report: Report): string | undefined {
+function demand(name: string, option: Parsed<string | undefined>, report: Report): string | undefined {
   if (!option.given) report.problem(option.place, `is missing: mode client_secret needs ${name}`)
   return option.value
 }

@@ -5,7 +5,7 @@ import type { Env } from './credential.ts'
 import { CONFIG_MAX_CHARS, readDocument } from './document.ts'
 import { errorCode, SECRET_FILE_MAX_BYTES } from './interpolate.ts'
 import { createReport, formatProblem, type Place, type Problem, type Report } from './problems.ts'
-import { configBrick } from './schema.ts'
+import { configReader } from './schema.ts'
 import { Secret } from './secret.ts'
 import type { Config } from './types.ts'
 
@@ -81,7 +81,7 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
     report.problem(root, 'the file is empty: begin with a copy of config.template.yaml')
     return invalid()
   }
-  const options = configBrick.read(root, report)
+  const options = configReader.read(root, report)
   if (options === undefined) return invalid()
   const config = buildConfig(options, sources, report)
   const { tls } = options.server.value

@@ -1,6 +1,6 @@
 // Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what each
 // option is for, and why its default is what it is, says config.template.yaml.
-import { type Brick, choice, duration, flag, percent, size, text, valueBrick, whole } from './bricks.ts'
+import { choice, duration, flag, percent, type Reader, size, text, valueReader, whole } from './bricks.ts'
 import type { Node } from './document.ts'
 import type { Report } from './problems.ts'
 import { defaulted, group, list, listed, mapOf, optional, required, type Section, section } from './sections.ts'
@@ -42,14 +42,14 @@ const entraSection = section({
   authority: optional(text(), 'AZURE_AUTHORITY_HOST, else https://login.microsoftonline.com'),
 })
 
-export type EntraTaken =
+export type ParsedEntra =
   | { readonly kind: 'mode'; readonly mode: 'managed_identity' | 'workload_identity' }
   | { readonly kind: 'mapping'; readonly options: NonNullable<ReturnType<typeof entraSection.read>> }
 
 const entraWord = choice(['managed_identity', 'workload_identity'])
 
 // A word, or a mapping.
-const entra: Brick<EntraTaken> = {
+const entra: Reader<ParsedEntra> = {
   allowed: `${entraWord.allowed}, or a mapping`,
   inside: entraSection.inside,
   read(node: Node, report: Report) {
@@ -102,8 +102,9 @@ const keyFields = {
   }),
 }
 
-const workers: Brick<number | 'auto'> = valueBrick(`auto or a whole number from 1 to ${MAX_WORKERS}`, (node, report) =>
-  node.value === 'auto' ? 'auto' : whole(1, MAX_WORKERS).read(node, report),
+const workers: Reader<number | 'auto'> = valueReader(
+  `auto or a whole number from 1 to ${MAX_WORKERS}`,
+  (node, report) => (node.value === 'auto' ? 'auto' : whole(1, MAX_WORKERS).read(node, report)),
 )
 
 const rootFields = {
@@ -148,12 +149,12 @@ const rootFields = {
 }
 
 /** The whole config as YAML says it. */
-export const configBrick = section(rootFields)
+export const configReader = section(rootFields)
 
-export type ConfigTaken = Section<typeof rootFields>
-export type ModelTaken = Section<typeof modelFields>
-export type BackendTaken = Section<typeof backendFields>
-export type KeyTaken = Section<typeof keyFields>
+export type ParsedConfig = Section<typeof rootFields>
+export type ParsedModel = Section<typeof modelFields>
+export type ParsedBackend = Section<typeof backendFields>
+export type ParsedKey = Section<typeof keyFields>
 
 /** One option as users meet it. */
 export interface ConfigOption {
@@ -170,10 +171,10 @@ export interface ConfigOption {
 
 /** Every option there is, in the order of the schema; for the template's test and for documentation. */
 export function configOptions(): readonly ConfigOption[] {
-  return optionsInside('', configBrick)
+  return optionsInside('', configReader)
 }
 
-function optionsInside(path: string, brick: Brick<unknown>): readonly ConfigOption[] {
+function optionsInside(path: string, brick: Reader<unknown>): readonly ConfigOption[] {
   const { inside } = brick
   if (inside.kind === 'value') return []
   if (inside.kind === 'list') return optionsInside(`${path}[]`, inside.item)

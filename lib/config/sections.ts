@@ -1,12 +1,12 @@
 // Mappings with fixed options, mappings with free names, and lists, built of bricks. A reader gets every part that was
 // readable, each with its place, so that rules across parts can still be checked when something else is wrong.
-import { type Brick, didYouMean, found, isUsableName, readDefault } from './bricks.ts'
+import { describe, didYouMean, isUsableName, type Reader, readDefault } from './bricks.ts'
 import type { MapNode, Node } from './document.ts'
 import { nearest } from './nearest.ts'
 import { isPlainWords, type Place, pathTo, type Report } from './problems.ts'
 
 /** A part of the config as read: its value, whether the file gives it, and where (or where it would stand). */
-export interface Taken<T> {
+export interface Parsed<T> {
   readonly value: T
   readonly given: boolean
   /** Given, but with nothing in it: an empty list or mapping, or nothing after the colon. */
@@ -16,35 +16,35 @@ export interface Taken<T> {
 
 /** An option of a section. */
 export interface Field<T> {
-  readonly brick: Brick<unknown>
+  readonly brick: Reader<unknown>
   readonly required: boolean
   readonly defaultText: string | undefined
-  take(node: Node | undefined, place: Place, report: Report): Taken<T>
+  take(node: Node | undefined, place: Place, report: Report): Parsed<T>
 }
 
 export type Fields = Readonly<Record<string, Field<unknown>>>
 
 /** What a section with these fields gives. */
 export type Section<F extends Fields> = {
-  readonly [K in keyof F]: F[K] extends Field<infer T> ? Taken<T> : never
+  readonly [K in keyof F]: F[K] extends Field<infer T> ? Parsed<T> : never
 }
 
 // More known options than this are not listed after an unknown one: the template is the better list.
 const LISTED_MAX = 12
 
 /** An option with a default, used too when what is given is wrong (then the config as a whole is invalid anyway). */
-export function defaulted<T>(brick: Brick<T>, value: string | number | boolean): Field<T> {
+export function defaulted<T>(brick: Reader<T>, value: string | number | boolean): Field<T> {
   const fallback = readDefault(brick, value)
   return field(brick, false, String(value), (node, report) => (node && brick.read(node, report)) ?? fallback)
 }
 
 /** An option that may be left out: undefined then. `defaultText` says what happens, for the list of options. */
-export function optional<T>(brick: Brick<T>, defaultText?: string): Field<T | undefined> {
+export function optional<T>(brick: Reader<T>, defaultText?: string): Field<T | undefined> {
   return field(brick, false, defaultText, (node, report) => node && brick.read(node, report))
 }
 
 /** An option that must be there: undefined only when the problem is reported. */
-export function required<T>(brick: Brick<T>): Field<T | undefined> {
+export function required<T>(brick: Reader<T>): Field<T | undefined> {
   return field(brick, true, undefined, (node, report, place) => {
     if (node !== undefined) return brick.read(node, report)
     report.problem(place, `is missing: must be ${brick.allowed}`)
@@ -62,13 +62,13 @@ export function group<F extends Fields>(fields: F): Field<Section<F>> {
 }
 
 /** A list that may be left out: empty then. */
-export function listed<T>(item: Brick<T>): Field<readonly Taken<T>[]> {
+export function listed<T>(item: Reader<T>): Field<readonly Parsed<T>[]> {
   const brick = list(item)
   return field(brick, false, undefined, (node, report) => (node && brick.read(node, report)) ?? [])
 }
 
 function field<T>(
-  brick: Brick<unknown>,
+  brick: Reader<unknown>,
   isRequired: boolean,
   defaultText: string | undefined,
   read: (node: Node | undefined, report: Report, place: Place) => T,
@@ -93,7 +93,7 @@ function isEmpty(node: Node): boolean {
 }
 
 /** A mapping of known options; unknown ones are reported with the nearest known. Nothing after the colon is an empty one. */
-export function section<F extends Fields>(fields: F): Brick<Section<F>> {
+export function section<F extends Fields>(fields: F): Reader<Section<F>> {
   const allowed = 'a mapping of options'
   return {
     allowed,
@@ -110,7 +110,7 @@ export function section<F extends Fields>(fields: F): Brick<Section<F>> {
 }
 
 /** A mapping of free names to values of one kind; keeps the file's order. A name is never the name of a property. */
-export function mapOf<T>(item: Brick<T>, what: string): Brick<ReadonlyMap<string, Taken<T>>> {
+export function mapOf<T>(item: Reader<T>, what: string): Reader<ReadonlyMap<string, Parsed<T>>> {
   const allowed = `a mapping of ${what}`
   return {
     allowed,
@@ -118,7 +118,7 @@ export function mapOf<T>(item: Brick<T>, what: string): Brick<ReadonlyMap<string
     read(node, report) {
       const map = asMap(node, allowed, report)
       if (map === undefined) return undefined
-      const result = new Map<string, Taken<T>>()
+      const result = new Map<string, Parsed<T>>()
       for (const [name, { key, value }] of map.entries) {
         if (!isUsableName(name) || name.includes('${')) {
           report.problem({ ...key, path: map.path }, 'this name is empty, too long, or holds ${ or control characters')
@@ -133,14 +133,14 @@ export function mapOf<T>(item: Brick<T>, what: string): Brick<ReadonlyMap<string
 }
 
 /** A list of values of one kind; those that are wrong are reported and left out. */
-export function list<T>(item: Brick<T>): Brick<readonly Taken<T>[]> {
+export function list<T>(item: Reader<T>): Reader<readonly Parsed<T>[]> {
   return {
     allowed: 'a list',
     inside: { kind: 'list', item },
     read(node, report) {
       if (node.kind === 'broken') return undefined
       if (node.kind !== 'list') {
-        report.problem(node, `must be a list (each item begins with "- "), not ${found(node)}`)
+        report.problem(node, `must be a list (each item begins with "- "), not ${describe(node)}`)
         return undefined
       }
       return node.items.flatMap(entry => {
@@ -163,7 +163,7 @@ function takeFields<F extends Fields>(fields: F, map: MapNode, report: Report): 
 function asMap(node: Node, allowed: string, report: Report): MapNode | undefined {
   if (node.kind === 'map') return node
   if (node.kind === 'scalar' && node.value === null) return { ...node, kind: 'map', entries: new Map() }
-  if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${found(node)}`)
+  if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${describe(node)}`)
   return undefined
 }
 

@@ -1,14 +1,14 @@
 // How the config's backends stand, in the words of the live status page.
-import type { Standing, StandingChange } from '../balancer/health.ts'
+import type { BackendHealth, HealthChange } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
-import type { BackendStanding, ChangeEntry } from './entries.ts'
+import type { BackendState, ChangeEntry } from './entries.ts'
 
 /** What is needed of a pool (balancer/pool.ts). */
 export interface PlacedPool {
   readonly model: { readonly name: string }
   readonly members: readonly {
     readonly backend: { readonly name: string; readonly priority: number; readonly weight: number }
-    readonly standing: Standing
+    readonly health: BackendHealth
   }[]
 }
 
@@ -17,9 +17,9 @@ function epochOf(ms: number, clock: Clock): number | null {
   return Number.isFinite(ms) ? Math.round(ms - clock.nowMs() + clock.epochMs()) : null
 }
 
-type Told = Pick<BackendStanding, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms'>
+type StateColumns = Pick<BackendState, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms'>
 
-function told({ ejection, throttledUntilMs }: Standing, clock: Clock): Told {
+function stateColumns({ ejection, throttledUntilMs }: BackendHealth, clock: Clock): StateColumns {
   const nowMs = clock.nowMs()
   const quiet = { reason: null, detail: null, since_ms: null }
   if (ejection !== undefined && ejection.untilMs > nowMs) {
@@ -37,22 +37,22 @@ function told({ ejection, throttledUntilMs }: Standing, clock: Clock): Told {
 }
 
 /** One entry for each backend of each model, in the config's order. */
-export function backendStandings(pools: readonly PlacedPool[], clock: Clock): readonly BackendStanding[] {
+export function backendRows(pools: readonly PlacedPool[], clock: Clock): readonly BackendState[] {
   const deployments = new Map<string, number>()
-  const entries: BackendStanding[] = []
+  const entries: BackendState[] = []
   for (const { model, members } of pools) {
-    for (const { backend, standing } of members) {
-      const deployment = deployments.get(standing.id) ?? deployments.size
-      deployments.set(standing.id, deployment)
-      const { headroom } = standing
+    for (const { backend, health } of members) {
+      const deployment = deployments.get(health.id) ?? deployments.size
+      deployments.set(health.id, deployment)
+      const { headroom } = health
       entries.push({
         model: model.name,
         backend: backend.name,
         deployment,
         tier: backend.priority,
         weight: backend.weight,
-        ...told(standing, clock),
-        in_flight: standing.inFlight,
+        ...stateColumns(health, clock),
+        in_flight: health.inFlight,
         headroom:
           headroom === undefined
             ? null
@@ -71,7 +71,7 @@ export function backendStandings(pools: readonly PlacedPool[], clock: Clock): re
 
 /** A change of a standing as the page lists it; `model` and `backend` name every place of the deployment. */
 export function changeEntry(
-  change: StandingChange,
+  change: HealthChange,
   { model, backend }: { readonly model: string; readonly backend: string },
   clock: Clock,
 ): ChangeEntry {

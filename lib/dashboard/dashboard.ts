@@ -1,32 +1,32 @@
 // What the live status page shows and what its operators order, wired to this process and its peers.
 import { randomUUID } from 'node:crypto'
-import type { StandingChange, Standings } from '../balancer/health.ts'
+import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { ClientKey } from '../config/types.ts'
 import { refuse } from '../errors.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import type { Log } from '../log.ts'
 import type { Exchange, FinishedRequest } from '../request-context.ts'
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { namesOf } from '../runtime.ts'
-import { backendStandings, changeEntry } from './backend-rows.ts'
+import { backendRows, changeEntry } from './backend-rows.ts'
 import { mergeSnapshots } from './merge.ts'
-import { createDashboard, dashboardRoute, type SteerOrder } from './routes.ts'
+import { createDashboardRoutes, dashboardRoute, type SteerOrder } from './routes.ts'
 import { createStatus, type StatusSnapshot } from './status.ts'
 
-export interface WatchDeps {
+export interface DashboardDeps {
   readonly clock: Clock
   readonly log: Log
-  readonly standings: Standings
-  gateway(): Gateway
+  readonly health: HealthRegistry
+  runtime(): Runtime
   /** The snapshots of all processes, this one's among them. */
   snapshots(): Promise<readonly StatusSnapshot[]>
 }
 
-export interface Watch {
+export interface Dashboard {
   finished(request: FinishedRequest): void
   attempted(report: AttemptReport): void
-  changed(change: StandingChange): void
+  changed(change: HealthChange): void
   snapshot(): StatusSnapshot
   /** Serves a path below /dashboard. @param path without `dashboard/` */
   serve(exchange: Exchange, path: string): void | Promise<void>
@@ -38,15 +38,15 @@ function rounded(ms: number): number {
   return Math.round(ms * 10) / 10
 }
 
-export function createWatch({ clock, log, standings, gateway, snapshots }: WatchDeps): Watch {
+export function createDashboard({ clock, log, health: healthRegistry, runtime, snapshots }: DashboardDeps): Dashboard {
   const status = createStatus({
     clock,
-    standings: () => backendStandings(gateway().pools, clock),
+    states: () => backendRows(runtime().pools, clock),
     source: randomUUID(),
   })
 
   const steer = (action: 'eject' | 'restore', { model, backend, by }: SteerOrder): boolean => {
-    const pool = gateway().pools.find(candidate => candidate.model.name === model)
+    const pool = runtime().pools.find(candidate => candidate.model.name === model)
     const member = pool?.members.find(candidate => candidate.backend.name === backend)
     if (member === undefined) return false
     log.warn(action === 'eject' ? 'backend ejected by hand' : 'backend restored by hand', {
@@ -54,11 +54,11 @@ export function createWatch({ clock, log, standings, gateway, snapshots }: Watch
       backend,
       key: by ?? null,
     })
-    if (action === 'eject') standings.eject(member.standing, undefined)
-    else standings.restore(member.standing)
+    if (action === 'eject') healthRegistry.eject(member.health, undefined)
+    else healthRegistry.restore(member.health)
     return true
   }
-  const dashboard = createDashboard({
+  const dashboard = createDashboardRoutes({
     clock,
     async collect() {
       const [first = status.snapshot(), ...rest] = await snapshots()
@@ -70,7 +70,7 @@ export function createWatch({ clock, log, standings, gateway, snapshots }: Watch
 
   /** Whether a key is an admin's in the config of now; with authentication off everyone is. */
   const isAdmin = (key: ClientKey | undefined): boolean => {
-    const { auth } = gateway().config
+    const { auth } = runtime().config
     return (
       !auth.enabled || (key !== undefined && auth.keys.some(({ admin, digest }) => admin && digest.equals(key.digest)))
     )
@@ -80,7 +80,7 @@ export function createWatch({ clock, log, standings, gateway, snapshots }: Watch
     attempted({ model, backend, label, ttfbMs }) {
       status.attemptDone({ model, backend, outcome: label, ttfbMs })
     },
-    changed: change => status.stateChanged(changeEntry(change, namesOf(change.standing.id, gateway()), clock)),
+    changed: change => status.stateChanged(changeEntry(change, namesOf(change.health.id, runtime()), clock)),
     snapshot: status.snapshot,
     finished({ id, method, path, durationMs, record }) {
       if (record.model === undefined) return

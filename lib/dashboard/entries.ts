@@ -72,7 +72,7 @@ export interface HeadroomEntry {
 }
 
 /** How one backend of one model stands now. */
-export interface BackendStanding {
+export interface BackendState {
   readonly model: string
   readonly backend: string
   /** The same number for places that share one deployment, and so its state, its requests in flight and its headroom. */

@@ -1,5 +1,5 @@
 // Several processes' snapshots as one: counts are added, of requests and changes the newest stay. Pure.
-import type { BackendStanding } from './entries.ts'
+import type { BackendState } from './entries.ts'
 import {
   type BackendCounts,
   MAX_CHANGES,
@@ -13,15 +13,15 @@ import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
 const GRAVITY = { healthy: 0, throttled: 1, trial: 2, ejected: 3 } as const
 
 /** Processes tell each other what they learn, but not at once: meanwhile the graver word counts, and of equals the longer one. */
-function graver(one: BackendStanding, other: BackendStanding): BackendStanding {
+function graver(one: BackendState, other: BackendState): BackendState {
   const difference = GRAVITY[one.state] - GRAVITY[other.state]
   if (difference !== 0) return difference > 0 ? one : other
-  const until = ({ until_ms }: BackendStanding): number => until_ms ?? Number.POSITIVE_INFINITY
+  const until = ({ until_ms }: BackendState): number => until_ms ?? Number.POSITIVE_INFINITY
   return until(one) >= until(other) ? one : other
 }
 
 /** The key of a backend's place in a model. */
-function placeOf({ model, backend }: BackendStanding): string {
+function placeOf({ model, backend }: BackendState): string {
   return JSON.stringify([model, backend])
 }
 
@@ -47,9 +47,9 @@ function newestFirst<T extends Sequenced & { readonly time_ms: number }>(
 }
 
 interface Merging {
-  standing: BackendStanding
+  state: BackendState
   inFlight: number
-  headroom: BackendStanding['headroom']
+  headroom: BackendState['headroom']
   readonly steps: Map<number, MutableStep>
 }
 
@@ -65,25 +65,23 @@ export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSna
   )
   const places = new Map<string, Merging>()
   for (const { step, backends } of snapshots) {
-    for (const { steps, ...standing } of backends) {
-      const place = placeOf(standing)
+    for (const { steps, ...state } of backends) {
+      const place = placeOf(state)
       let merging = places.get(place)
       if (merging === undefined) {
-        merging = { standing, inFlight: 0, headroom: null, steps: new Map() }
+        merging = { state, inFlight: 0, headroom: null, steps: new Map() }
         places.set(place, merging)
       }
-      merging.standing = graver(merging.standing, standing)
-      merging.inFlight += standing.in_flight
-      if (
-        (standing.headroom?.at_ms ?? Number.NEGATIVE_INFINITY) > (merging.headroom?.at_ms ?? Number.NEGATIVE_INFINITY)
-      )
-        merging.headroom = standing.headroom
+      merging.state = graver(merging.state, state)
+      merging.inFlight += state.in_flight
+      if ((state.headroom?.at_ms ?? Number.NEGATIVE_INFINITY) > (merging.headroom?.at_ms ?? Number.NEGATIVE_INFINITY))
+        merging.headroom = state.headroom
       addSteps(merging.steps, steps, Math.max(newest.step - step, 0))
     }
   }
   const backends = [...places.values()].map(
-    ({ standing, inFlight, headroom, steps }): BackendCounts => ({
-      ...standing,
+    ({ state, inFlight, headroom, steps }): BackendCounts => ({
+      ...state,
       in_flight: inFlight,
       headroom,
       steps: Object.fromEntries(steps),

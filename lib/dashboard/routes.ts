@@ -43,7 +43,7 @@ export function dashboardRoute(method: string, path: string): DashboardRoute {
   }
 }
 
-export interface DashboardDeps {
+export interface DashboardRoutesDeps {
   readonly clock: Clock
   /** Everything seen, of all processes. Asked once a tick while somebody watches; when it fails, viewers see that data are late. */
   collect(): StatusSnapshot | Promise<StatusSnapshot>
@@ -52,7 +52,7 @@ export interface DashboardDeps {
   restore(order: SteerOrder): boolean | Promise<boolean>
 }
 
-export interface Dashboard {
+export interface DashboardRoutes {
   page(request: IncomingMessage, response: ServerResponse): Promise<void>
   /** Streams until the viewer goes, is too slow, or may no longer see it. @param mayStay asked every tick: a reload may take the right away */
   events(response: ServerResponse, mayStay: () => boolean): Promise<void>
@@ -75,7 +75,7 @@ function sendJson(response: ServerResponse, status: number, text: string, more: 
   response.end(text)
 }
 
-function refuse(response: ServerResponse, refusal: Pick<Refusal, 'status' | 'code' | 'message' | 'param'>): void {
+function refuseSteer(response: ServerResponse, refusal: Pick<Refusal, 'status' | 'code' | 'message' | 'param'>): void {
   sendJson(response, refusal.status, errorJson(refusal), refusal.status === 413 ? ['connection', 'close'] : [])
 }
 
@@ -133,7 +133,7 @@ const PAGE_HEADERS = [
   'same-origin',
 ] as const
 
-export function createDashboard({ clock, collect, eject, restore }: DashboardDeps): Dashboard {
+export function createDashboardRoutes({ clock, collect, eject, restore }: DashboardRoutesDeps): DashboardRoutes {
   let made: Promise<{ readonly pageBytes: Buffer; readonly csp: string }> | undefined
   // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first answer, and 0.7 MB.
   const page = async () => {
@@ -169,17 +169,17 @@ export function createDashboard({ clock, collect, eject, restore }: DashboardDep
       const text = await readOrder(request)
       if (text === undefined) {
         const message = `The order is larger than ${MAX_ORDER_BYTES} bytes.`
-        return refuse(response, { status: 413, code: 'request_too_large', message })
+        return refuseSteer(response, { status: 413, code: 'request_too_large', message })
       }
       const order = parseOrder(text)
       if (order === undefined) {
         const message = 'Send a JSON object with the strings "model" and "backend".'
-        return refuse(response, { status: 400, code: 'invalid_json', message })
+        return refuseSteer(response, { status: 400, code: 'invalid_json', message })
       }
       const done = await (action === 'eject' ? eject : restore)({ ...order, by })
       if (!done) {
         const message = 'There is no backend of this name in a model of this name; a reload may have removed it.'
-        return refuse(response, { status: 404, code: 'invalid_request', message, param: 'backend' })
+        return refuseSteer(response, { status: 404, code: 'invalid_request', message, param: 'backend' })
       }
       sendJson(response, 200, JSON.stringify({ action, ...order }))
       // Those who watch see it now, not in a second.

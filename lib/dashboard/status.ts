@@ -1,7 +1,7 @@
 // What the live status page shows, kept: rolling windows for each backend, the last requests, the last changes. Everything here
 // has a bound. One a process; several processes' snapshots are merged (merge.ts).
 import type { Clock } from '../clock.ts'
-import type { AttemptEntry, BackendStanding, ChangeEntry, RequestEntry } from './entries.ts'
+import type { AttemptEntry, BackendState, ChangeEntry, RequestEntry } from './entries.ts'
 import { bucketOf } from './histogram.ts'
 import { createStepWindow, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
 
@@ -21,7 +21,7 @@ export interface Sequenced {
 /** Steps of one backend that were not empty, by their distance from the newest: 0 is now. */
 export type SparseSteps = Readonly<Record<number, StepCounts>>
 
-export interface BackendCounts extends BackendStanding {
+export interface BackendCounts extends BackendState {
   readonly steps: SparseSteps
 }
 
@@ -53,7 +53,7 @@ export interface Status {
 export interface StatusOptions {
   readonly clock: Clock
   /** How the config's backends stand now, in the order in which they are shown. */
-  readonly standings: () => readonly BackendStanding[]
+  readonly states: () => readonly BackendState[]
   /** Names this process among those whose snapshots are merged; unique over restarts too, so that a viewer notices them. */
   readonly source: string
 }
@@ -95,7 +95,7 @@ function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
   return found
 }
 
-export function createStatus({ clock, standings, source }: StatusOptions): Status {
+export function createStatus({ clock, states, source }: StatusOptions): Status {
   // By model, then by backend: one key of both, made for each request and attempt, took half a µs.
   const windows = new Map<string, Map<string, StepWindow>>()
   let backends = 0
@@ -117,7 +117,7 @@ export function createStatus({ clock, standings, source }: StatusOptions): Statu
 
   /** Forgets what no config names any more; called only when there are too many. */
   const makeRoom = (): void => {
-    const named = standings().map(({ model, backend }) => ({
+    const named = states().map(({ model, backend }) => ({
       model,
       backend,
       window: windows.get(model)?.get(backend),
@@ -169,10 +169,10 @@ export function createStatus({ clock, standings, source }: StatusOptions): Statu
         into_step_ms: alignedMs() - step * STEP_MS,
         time_ms: clock.epochMs(),
         age_ms: clock.nowMs() - beganMs,
-        backends: standings().map(standing => ({
-          ...standing,
+        backends: states().map(health => ({
+          ...health,
           // A copy: what is handed out must not change under the reader.
-          steps: structuredClone(sparse(windows.get(standing.model)?.get(standing.backend)?.read(step) ?? [])),
+          steps: structuredClone(sparse(windows.get(health.model)?.get(health.backend)?.read(step) ?? [])),
         })),
         requests: requests.list(),
         finished: { [source]: requests.count() },

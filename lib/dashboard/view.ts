@@ -1,5 +1,5 @@
 // From counts to the figures that people read: rates of the last minute, shares and percentiles of the last five. Pure.
-import type { BackendStanding } from './entries.ts'
+import type { BackendState } from './entries.ts'
 import { percentile } from './histogram.ts'
 import type { SparseSteps, StatusSnapshot } from './status.ts'
 import { addStep, emptyStep, type MutableStep, STEP_MS, STEPS, type StepCounts } from './window.ts'
@@ -33,7 +33,7 @@ export interface Figures {
   readonly history: History
 }
 
-export type BackendRow = BackendStanding & Figures
+export type BackendRow = BackendState & Figures
 
 export interface StatusView {
   readonly time_ms: number
@@ -113,6 +113,6 @@ export function viewOf(snapshot: StatusSnapshot, historySteps: number = STEPS): 
     step_ms: STEP_MS,
     steps: STEPS,
     totals: { ...figuresOf(all, rateMs, historySteps), in_flight: [...inFlight.values()].reduce((a, b) => a + b, 0) },
-    backends: backends.map(({ steps, ...standing }) => ({ ...standing, ...figuresOf(steps, rateMs, historySteps) })),
+    backends: backends.map(({ steps, ...state }) => ({ ...state, ...figuresOf(steps, rateMs, historySteps) })),
   }
 }

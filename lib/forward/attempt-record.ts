@@ -1,11 +1,11 @@
 // What is noted of an attempt: on the request's record, on the backend's standing, and for logs and metrics.
 import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
-import type { Standings } from '../balancer/health.ts'
+import type { HealthRegistry } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { Exchange } from '../request-context.ts'
-import type { AnswerValues } from './headers.ts'
+import type { ResponseValues } from './headers.ts'
 import type { Outcome, OutcomeLabel } from './outcome.ts'
-import type { Ask, RelayEnd, UpstreamAnswer } from './upstream.ts'
+import type { ForwardRequest, RelayResult, UpstreamResponse } from './upstream.ts'
 
 /** Seen by logs and metrics, once an attempt. */
 export interface AttemptReport {
@@ -19,39 +19,39 @@ export interface AttemptReport {
 }
 
 /** What was seen, for people; empty where there is nothing to say. */
-export function detailOf(outcome: Outcome): string {
+export function outcomeDetail(outcome: Outcome): string {
   return 'detail' in outcome ? outcome.detail : ''
 }
 
 /** Takes to the backend's standing what an answer says is left of its rate limits. */
-export function noteSignals(member: Member, values: AnswerValues, standings: Standings): void {
+export function noteSignals(member: Member, values: ResponseValues, healthRegistry: HealthRegistry): void {
   if (values['x-ratelimit-remaining-requests'] === undefined && values['x-ratelimit-remaining-tokens'] === undefined) {
     return
   }
   const signals = rateLimitSignals(values)
-  standings.noteHeadroom(member.standing, signals, exhaustedForMs(signals))
+  healthRegistry.noteHeadroom(member.health, signals, exhaustedForMs(signals))
 }
 
 /** What may be shown in a log line: bounded, and only what such ids and names are made of. */
-function shown(value: string | undefined): string | undefined {
+function safeForLog(value: string | undefined): string | undefined {
   if (value === undefined || !/^[\w .:/-]{1,128}$/.test(value)) return undefined
   // A copy: a value is a slice of its answer's head, which would be kept for as long as the stream or the status page shows it.
   return Buffer.from(value, 'latin1').toString('latin1')
 }
 
 /** Puts on the request's record what an answer's headers tell: Azure's own id, and whether Azure moved it elsewhere. */
-export function recordAnswer({ record }: Exchange, { headers }: UpstreamAnswer): void {
+export function recordResponse({ record }: Exchange, { headers }: UpstreamResponse): void {
   const { values } = headers
-  record.upstreamId = shown(values['apim-request-id']) ?? shown(values['x-request-id'])
-  const from = shown(values['x-ms-spillover-from-deployment'])
-  if (from !== undefined) record.spilledOver = from
+  record.upstreamId = safeForLog(values['apim-request-id']) ?? safeForLog(values['x-request-id'])
+  const from = safeForLog(values['x-ms-spillover-from-deployment'])
+  if (from !== undefined) record.azureSpillover = from
   else if (values['x-ms-is-spilled-over'] === 'true') {
-    record.spilledOver = shown(values['x-ms-deployment-name']) ?? 'yes'
+    record.azureSpillover = safeForLog(values['x-ms-deployment-name']) ?? 'yes'
   }
 }
 
 /** Puts on the request's record how its answer's way to the client ended. */
-export function recordEnd({ record }: Exchange, end: RelayEnd): void {
+export function recordResult({ record }: Exchange, end: RelayResult): void {
   if (end.kind === 'cut') record.error = `cut: ${end.detail}`
   else if (end.kind === 'cancelled') record.error = end.reason
 }
@@ -59,14 +59,14 @@ export function recordEnd({ record }: Exchange, end: RelayEnd): void {
 /** Reports an attempt. @param askedMs monotonic time at which the backend was asked */
 export function report(
   exchange: Exchange,
-  ask: Ask,
+  request: ForwardRequest,
   member: Member,
   { label, detail, askedMs }: { readonly label: OutcomeLabel; readonly detail: string; readonly askedMs: number },
   onAttempt: (report: AttemptReport) => void,
 ): void {
   const { ttfbMs, attempts } = exchange.record
   onAttempt({
-    model: ask.pool.model.name,
+    model: request.pool.model.name,
     backend: member.backend.name,
     label,
     detail,

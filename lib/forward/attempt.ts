@@ -1,10 +1,10 @@
 // One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for what it
 // meets: that is its result. It knows no pools and sends nothing to the client.
 import type { Clock, Deadlines } from '../clock.ts'
-import { ProtocolError, type ReplyHandler } from '../http1/connection.ts'
+import { ProtocolError, type ResponseHandler } from '../http1/connection.ts'
 import type { Transport } from '../http1/pool.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
-import { detailOf, readAnswer } from './read-response.ts'
+import { errorCode, readResponse } from './read-response.ts'
 import type { AttemptPlan, AttemptResult, Upgraded } from './upstream.ts'
 
 export interface AttemptDeps {
@@ -23,7 +23,7 @@ function connectFailed(detail: string): boolean {
 /** What it means that no answer came. */
 function failureOf(error: Error): Outcome {
   if (error instanceof ProtocolError) return transportFailure('protocol_error', error.code)
-  const detail = detailOf(error)
+  const detail = errorCode(error)
   return transportFailure(connectFailed(detail) ? 'connect_failed' : 'connection_lost', detail)
 }
 
@@ -50,26 +50,26 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const giveUp = (outcome: Outcome): void => {
     if (!settle()) return
     sent.destroy()
-    done({ kind: 'no_answer', outcome })
+    done({ kind: 'no_response', outcome })
   }
-  const handler: ReplyHandler = {
+  const handler: ResponseHandler = {
     connected() {
       pending = 'header_timeout'
       deadline.dueMs = headersDueMs
     },
-    head(head, reply) {
-      if (settle()) readAnswer(plan, deps, head, reply, done)
-      else reply.destroy()
+    head(head, source) {
+      if (settle()) readResponse(plan, deps, head, source, done)
+      else source.destroy()
     },
-    switched(answer, socket, head) {
-      if (settle()) done({ kind: 'upgraded', answer, socket, head })
+    switched(upstreamResponse, socket, head) {
+      if (settle()) done({ kind: 'upgraded', response: upstreamResponse, socket, head })
       else socket.destroy()
     },
     failed(error, stale) {
       if (!settle()) return
       // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
       if (stale && !how.fresh && !(error instanceof ProtocolError)) done({ kind: 'stale_socket' })
-      else done({ kind: 'no_answer', outcome: failureOf(error) })
+      else done({ kind: 'no_response', outcome: failureOf(error) })
     },
   }
   const beganMs = clock.nowMs()
@@ -89,8 +89,8 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {
   return new Promise(resolve => {
     const settle = (tried: Tried): void => {
-      if (tried.kind === 'answer' || tried.kind === 'no_answer') resolve(tried)
-      else resolve({ kind: 'no_answer', outcome: transportFailure('connection_lost', 'stale socket') })
+      if (tried.kind === 'response' || tried.kind === 'no_response') resolve(tried)
+      else resolve({ kind: 'no_response', outcome: transportFailure('connection_lost', 'stale socket') })
     }
     tryOnce(plan, deps, { fresh: false, maySwitch: false }, tried => {
       if (tried.kind === 'stale_socket') tryOnce(plan, deps, { fresh: true, maySwitch: false }, settle)

@@ -1,21 +1,35 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
 
-import type { Lease, Standings } from '../balancer/health.ts'
-import type { Member, Pick, Turn } from '../balancer/pool.ts'
+import type { HealthRegistry, Lease } from '../balancer/health.ts'
+import type { Member, Picker, PickResult } from '../balancer/pool.ts'
 import type { WaitQueue } from '../balancer/wait-queue.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { CancelReason, Exchange } from '../request-context.ts'
-import { type AttemptReport, detailOf, noteSignals, recordAnswer, recordEnd, report } from './attempt-record.ts'
-import { blameOf, finalRefusal, type History, labelOf, type Outcome } from './outcome.ts'
+import {
+  type AttemptReport,
+  noteSignals,
+  outcomeDetail,
+  recordResponse,
+  recordResult,
+  report,
+} from './attempt-record.ts'
+import { blameOf, exhaustedError, type History, labelOf, type Outcome } from './outcome.ts'
 import { relay } from './relay.ts'
-import { type AskDeps, askBackend } from './send.ts'
-import type { Ask, AttemptResult, RelayEnd, RelayOptions, Upgraded, UpstreamAnswer } from './upstream.ts'
+import { type SendDeps, sendToBackend } from './send.ts'
+import type {
+  AttemptResult,
+  ForwardRequest,
+  RelayOptions,
+  RelayResult,
+  Upgraded,
+  UpstreamResponse,
+} from './upstream.ts'
 
-export interface ForwardDeps extends AskDeps {
-  readonly standings: Standings
+export interface ForwardDeps extends SendDeps {
+  readonly health: HealthRegistry
   readonly waitQueue: WaitQueue
-  readonly limits: AskDeps['limits'] & {
+  readonly limits: SendDeps['limits'] & {
     readonly maxAttempts: number
     readonly maxWaitMs: number
     readonly keepaliveMs: number
@@ -25,43 +39,43 @@ export interface ForwardDeps extends AskDeps {
 
 /** A refused key is a mistake in the config only if it was the config's: a client's own ephemeral key may have expired. */
 function outcomeFor({ ephemeral }: Exchange, { kind, outcome }: AttemptResult): Outcome {
-  const clients = ephemeral !== undefined && kind === 'answer' && outcome.kind === 'misconfigured'
+  const clients = ephemeral !== undefined && kind === 'response' && outcome.kind === 'misconfigured'
   return clients ? { kind: 'served' } : outcome
 }
 
 /** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
-function relayTo(
+function relayResponse(
   exchange: Exchange,
-  ask: Ask,
+  request: ForwardRequest,
   member: Member,
-  answer: UpstreamAnswer,
+  upstreamResponse: UpstreamResponse,
   deps: ForwardDeps,
-): RelayEnd | Promise<RelayEnd> {
-  recordAnswer(exchange, answer)
-  ask.onServed?.(member, answer)
-  ask.releaseBody()
-  const { onEvents } = ask
+): RelayResult | Promise<RelayResult> {
+  recordResponse(exchange, upstreamResponse)
+  request.onServed?.(member, upstreamResponse)
+  request.releaseBody()
+  const { onEvents } = request
   const options: RelayOptions = {
     backendName: member.backend.name,
-    dialect: ask.dialect,
+    dialect: request.dialect,
     idleMs: deps.limits.idleMs,
     keepaliveMs: deps.limits.keepaliveMs,
-    dropUsageEvent: ask.dropsUsageEvent?.() === true,
+    dropUsageEvent: request.dropsUsageEvent?.() === true,
     onEvents: onEvents === undefined ? undefined : bytes => onEvents(member, bytes),
   }
-  return relay(exchange, answer, options, deps)
+  return relay(exchange, upstreamResponse, options, deps)
 }
 
 /** Whether another backend is worth asking after this. */
-function goesOn(outcome: Outcome, ask: Ask): boolean {
-  if (outcome.kind === 'foreign_state') return ask.searches
+function shouldRetry(outcome: Outcome, request: ForwardRequest): boolean {
+  if (outcome.kind === 'state_elsewhere') return request.stateOwnerUnknown
   return outcome.kind !== 'served' && outcome.kind !== 'cancelled'
 }
 
-/** An answer that was put aside because another backend might do better; given to the client when none did. */
-interface PutAside {
+/** An answer that was put fallback because another backend might do better; given to the client when none did. */
+interface FallbackResponse {
   readonly member: Member
-  readonly answer: UpstreamAnswer
+  readonly response: UpstreamResponse
   readonly outcome: Outcome
 }
 
@@ -71,33 +85,33 @@ function isPresentable(outcome: Outcome): boolean {
 }
 
 /** How long a request that got no lease would have to wait; undefined where no wait brings it anything. */
-function worthWaitingMs(pick: Pick, turn: Turn, aside: PutAside | undefined): number | undefined {
+function capacityWaitMs(pick: PickResult, picker: Picker, fallback: FallbackResponse | undefined): number | undefined {
   if (pick.kind === 'throttled') return pick.waitMs
   // Who found out for itself that they are throttled waits like those who come later, unless it has an answer to give.
-  if (pick.kind !== 'exhausted' || (aside !== undefined && isPresentable(aside.outcome))) return undefined
-  return turn.soonestMs()
+  if (pick.kind !== 'exhausted' || (fallback !== undefined && isPresentable(fallback.outcome))) return undefined
+  return picker.soonestMs()
 }
 
 /**
  * Waits in the model's queue while all that is left is throttled and back in time; the clock starts when the request comes.
  * @returns whether another turn may be taken
  */
-async function waited(
+async function waitForCapacity(
   exchange: Exchange,
-  ask: Ask,
-  turn: Turn,
+  request: ForwardRequest,
+  picker: Picker,
   waitMs: number | undefined,
   deps: ForwardDeps,
 ): Promise<boolean> {
   const spentMs = deps.clock.nowMs() - exchange.beganMs
   if (waitMs === undefined || waitMs > deps.limits.maxWaitMs - spentMs) return false
-  const woken = await deps.waitQueue.wait(ask.pool, waitMs, exchange.cancellation)
-  if (woken) turn.retryThrottled()
+  const woken = await deps.waitQueue.wait(request.pool, waitMs, exchange.cancellation)
+  if (woken) picker.retryThrottled()
   return woken
 }
 
 /** An attempt that was the last one, whose lease is still held. */
-interface Last {
+interface LastAttempt {
   readonly member: Member
   readonly lease: Lease
   readonly outcome: Outcome
@@ -105,57 +119,68 @@ interface Last {
 }
 
 /** How the attempts ended. */
-type Found =
-  | (Last & { readonly kind: 'answer'; readonly answer: UpstreamAnswer })
-  | (Last & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
+type TryResult =
+  | (LastAttempt & { readonly kind: 'response'; readonly response: UpstreamResponse })
+  | (LastAttempt & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
   /** No attempt is left; this answer is better than none. */
-  | { readonly kind: 'aside'; readonly member: Member; readonly answer: UpstreamAnswer }
+  | { readonly kind: 'fallback'; readonly member: Member; readonly response: UpstreamResponse }
   | { readonly kind: 'refusal'; readonly refusal: Refusal }
   /** The client did not wait. */
   | { readonly kind: 'left'; readonly reason: CancelReason }
 
-async function findAnswer(exchange: Exchange, ask: Ask, turn: Turn, deps: ForwardDeps): Promise<Found> {
+async function tryBackends(
+  exchange: Exchange,
+  request: ForwardRequest,
+  picker: Picker,
+  deps: ForwardDeps,
+): Promise<TryResult> {
   const { record, cancellation } = exchange
   const history: History = { outcomes: [], throttledLeft: undefined, stopped: undefined }
-  let aside: PutAside | undefined
+  let fallback: FallbackResponse | undefined
   let metSuspect = false
   // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry.
   let counted = 0
-  if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(ask.pool, cancellation)
+  if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(request.pool, cancellation)
   while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
-    const pick = turn.next()
+    const pick = picker.pick()
     if (pick.kind !== 'lease') {
-      if (await waited(exchange, ask, turn, worthWaitingMs(pick, turn, aside), deps)) continue
+      if (await waitForCapacity(exchange, request, picker, capacityWaitMs(pick, picker, fallback), deps)) continue
       history.stopped = pick.kind
       break
     }
     const { member, lease } = pick
     record.attempts++
     record.backend = member.backend.name
-    if (pick.spilled) record.spilled = true
+    if (pick.servedByLowerTier) record.servedByLowerTier = true
     const askedMs = deps.clock.nowMs()
 
-    let result = await askBackend(exchange, ask, member, deps)
-    if (result.kind === 'answer' && ask.onRefused?.(member, result.answer) === 'again') {
-      result = await askBackend(exchange, ask, member, deps)
+    let result = await sendToBackend(exchange, request, member, deps)
+    if (result.kind === 'response' && request.onRefused?.(member, result.response) === 'again') {
+      result = await sendToBackend(exchange, request, member, deps)
     }
     if (result.kind === 'upgraded') {
       return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, upgraded: result }
     }
     const outcome = outcomeFor(exchange, result)
-    const values = result.kind === 'answer' ? result.answer.headers.values : result.values
-    if (values !== undefined) noteSignals(member, values, deps.standings)
+    const values = result.kind === 'response' ? result.response.headers.values : result.values
+    if (values !== undefined) noteSignals(member, values, deps.health)
     history.outcomes.push(outcome)
-    if (result.kind === 'answer' && !goesOn(outcome, ask)) {
-      return { kind: 'answer', member, lease, outcome, askedMs, answer: result.answer }
+    if (result.kind === 'response' && !shouldRetry(outcome, request)) {
+      return { kind: 'response', member, lease, outcome, askedMs, response: result.response }
     }
     lease.release(blameOf(outcome, metSuspect))
-    report(exchange, ask, member, { label: labelOf(outcome), detail: detailOf(outcome), askedMs }, deps.onAttempt)
+    report(
+      exchange,
+      request,
+      member,
+      { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs },
+      deps.onAttempt,
+    )
     if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
-    if (outcome.kind === 'unsupported') ask.onUnsupported?.(member)
-    aside = result.kind === 'answer' ? { member, answer: result.answer, outcome } : undefined
-    if (outcome.kind !== 'foreign_state') counted++
-    else turn.skipResource(member.resourceId)
+    if (outcome.kind === 'unsupported') request.onUnsupported?.(member)
+    fallback = result.kind === 'response' ? { member, response: result.response, outcome } : undefined
+    if (outcome.kind !== 'state_elsewhere') counted++
+    else picker.skipResource(member.resourceId)
   }
   const { reason } = cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') return { kind: 'left', reason }
@@ -163,28 +188,28 @@ async function findAnswer(exchange: Exchange, ask: Ask, turn: Turn, deps: Forwar
     const message = 'The proxy is shutting down.'
     return { kind: 'refusal', refusal: { status: 503, code: 'draining', message, retryAfterMs: 1000 } }
   }
-  if (aside !== undefined && isPresentable(aside.outcome)) {
-    return { kind: 'aside', member: aside.member, answer: aside.answer }
+  if (fallback !== undefined && isPresentable(fallback.outcome)) {
+    return { kind: 'fallback', member: fallback.member, response: fallback.response }
   }
-  history.throttledLeft = turn.soonestMs()
-  const ownerBackMs = ask.bound ? turn.soonestBackMs() : undefined
-  return { kind: 'refusal', refusal: finalRefusal(ask.pool.model.name, history, ownerBackMs) }
+  history.throttledLeft = picker.soonestMs()
+  const ownerBackMs = request.pinned ? picker.soonestBackMs() : undefined
+  return { kind: 'refusal', refusal: exhaustedError(request.pool.model.name, history, ownerBackMs) }
 }
 
 /** Holds the lease until `passing` has ended, and tells how it did. */
-function settle(
+function holdLease(
   exchange: Exchange,
-  ask: Ask,
-  { member, lease, outcome, askedMs }: Last,
-  passing: () => RelayEnd | Promise<RelayEnd>,
+  request: ForwardRequest,
+  { member, lease, outcome, askedMs }: LastAttempt,
+  passing: () => RelayResult | Promise<RelayResult>,
   deps: ForwardDeps,
 ): void | Promise<void> {
-  const ended = (end: RelayEnd): void => {
+  const ended = (end: RelayResult): void => {
     lease.release({ kind: 'none' })
-    recordEnd(exchange, end)
+    recordResult(exchange, end)
     const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
-    const detail = end.kind === 'cut' ? end.detail : detailOf(outcome)
-    report(exchange, ask, member, { label, detail, askedMs }, deps.onAttempt)
+    const detail = end.kind === 'cut' ? end.detail : outcomeDetail(outcome)
+    report(exchange, request, member, { label, detail, askedMs }, deps.onAttempt)
   }
   const failed = (error: unknown): never => {
     lease.release({ kind: 'none' })
@@ -200,23 +225,34 @@ function settle(
 }
 
 /** What the client gets. While that takes minutes, nothing of how it was found is kept: hence a function of its own. */
-function giveOut(exchange: Exchange, ask: Ask, found: Found, deps: ForwardDeps): void | Promise<void> {
+function respond(
+  exchange: Exchange,
+  request: ForwardRequest,
+  found: TryResult,
+  deps: ForwardDeps,
+): void | Promise<void> {
   const { record } = exchange
   switch (found.kind) {
-    case 'answer':
-      return settle(exchange, ask, found, () => relayTo(exchange, ask, found.member, found.answer, deps), deps)
-    case 'upgraded':
-      return settle(
+    case 'response':
+      return holdLease(
         exchange,
-        ask,
+        request,
         found,
-        () => ask.upgrade?.open(found.member, found.upgraded) ?? { kind: 'complete' },
+        () => relayResponse(exchange, request, found.member, found.response, deps),
         deps,
       )
-    case 'aside': {
+    case 'upgraded':
+      return holdLease(
+        exchange,
+        request,
+        found,
+        () => request.upgrade?.open(found.member, found.upgraded) ?? { kind: 'complete' },
+        deps,
+      )
+    case 'fallback': {
       record.backend = found.member.backend.name
-      const end = relayTo(exchange, ask, found.member, found.answer, deps)
-      return end instanceof Promise ? end.then(told => recordEnd(exchange, told)) : recordEnd(exchange, end)
+      const end = relayResponse(exchange, request, found.member, found.response, deps)
+      return end instanceof Promise ? end.then(told => recordResult(exchange, told)) : recordResult(exchange, end)
     }
     case 'refusal':
       return refuse(exchange, found.refusal)
@@ -229,12 +265,12 @@ function giveOut(exchange: Exchange, ask: Ask, found: Found, deps: ForwardDeps):
  * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for what a
  * backend or a client does.
  */
-export async function forward(exchange: Exchange, ask: Ask, deps: ForwardDeps): Promise<void> {
-  const turn = ask.pool.begin(ask.turn)
+export async function forward(exchange: Exchange, request: ForwardRequest, deps: ForwardDeps): Promise<void> {
+  const picker = request.pool.picker(request.pickerOptions)
   try {
-    await findAnswer(exchange, ask, turn, deps).then(found => giveOut(exchange, ask, found, deps))
+    await tryBackends(exchange, request, picker, deps).then(found => respond(exchange, request, found, deps))
   } finally {
-    turn.end()
-    ask.releaseBody()
+    picker.end()
+    request.releaseBody()
   }
 }

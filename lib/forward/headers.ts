@@ -2,7 +2,7 @@
 import type { HeaderValues } from '../azure/waits.ts'
 import type { BackendType } from '../config/types.ts'
 import { createNameMemory, type NameMemory } from '../http1/header-names.ts'
-import type { AnswerHead } from '../http1/response-head.ts'
+import type { ResponseHead } from '../http1/response-head.ts'
 
 const names = (...list: string[]): ReadonlySet<string> => new Set(list)
 
@@ -190,7 +190,7 @@ export function upstreamHeaders(
 }
 
 /** The headers of an answer that mean something to the proxy itself, by lower-case name; of several the first. */
-export interface AnswerValues extends HeaderValues {
+export interface ResponseValues extends HeaderValues {
   'content-type': string | undefined
   'retry-after': string | undefined
   'retry-after-ms': string | undefined
@@ -208,7 +208,7 @@ export interface AnswerValues extends HeaderValues {
 }
 
 /** Always all of them, so that every answer's has the same shape: reading one then costs next to nothing. */
-function noValues(): AnswerValues {
+function noValues(): ResponseValues {
   return {
     'content-type': undefined,
     'retry-after': undefined,
@@ -229,19 +229,19 @@ function noValues(): AnswerValues {
 
 const VALUED = names(...Object.keys(noValues()))
 
-export interface AnswerHeaders {
+export interface ResponseHeaders {
   /** Flat list for writeHead, less hop-by-hop. */
   readonly headers: string[]
-  readonly values: AnswerValues
+  readonly values: ResponseValues
   /** The declared length in bytes; undefined when there is none. */
   readonly contentLength: number | undefined
 }
 
 /** An answer's headers on their way to the client: all but hop-by-hop and credentials. */
-export function answerHeaders({
+export function responseHeaders({
   rawHeaders,
   names: lowerNames,
-}: Pick<AnswerHead, 'rawHeaders' | 'names'>): AnswerHeaders {
+}: Pick<ResponseHead, 'rawHeaders' | 'names'>): ResponseHeaders {
   const dropped = nominated(rawHeaders)
   const headers: string[] = []
   const values = noValues()

@@ -10,7 +10,7 @@ import {
 } from '../azure/errors.ts'
 import { DEFAULT_THROTTLE_MS, type HeaderValues, namedWaitMs, throttleWaitMs } from '../azure/waits.ts'
 import type { Blame, EjectReason } from '../balancer/health.ts'
-import type { Pick } from '../balancer/pool.ts'
+import type { PickResult } from '../balancer/pool.ts'
 import { MAX_TOLD_WAIT_MS, type Refusal } from '../errors.ts'
 import type { CancelReason } from '../request-context.ts'
 
@@ -33,9 +33,9 @@ export type Outcome =
   /** This backend does not offer the operation; others may. */
   | { readonly kind: 'unsupported'; readonly detail: string }
   /** Worth another backend, nobody's fault (408). */
-  | { readonly kind: 'gave_up'; readonly detail: string }
+  | { readonly kind: 'request_timeout'; readonly detail: string }
   /** This resource does not hold the state that the request names. */
-  | { readonly kind: 'foreign_state'; readonly detail: string }
+  | { readonly kind: 'state_elsewhere'; readonly detail: string }
   | { readonly kind: 'cancelled'; readonly reason: CancelReason }
 
 const SERVED: Outcome = { kind: 'served' }
@@ -51,7 +51,7 @@ export function transportFailure(reason: EjectReason, detail: string): Outcome {
  * @param creates false for reads of stored objects, whose 404 is the client's
  * @param epochMs the wall clock, for waits that are dates
  */
-export function classifyAnswer(
+export function classifyResponse(
   status: number,
   headers: HeaderValues,
   error: UpstreamError,
@@ -61,14 +61,14 @@ export function classifyAnswer(
   const detail = error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `${status} ${error.code}` : `${status}`
   if (status === 429) return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
   if (status === 401 || status === 403) return { kind: 'misconfigured', reason: 'credentials_refused', detail }
-  if (status === 408) return { kind: 'gave_up', detail }
+  if (status === 408) return { kind: 'request_timeout', detail }
   if (status >= 500 || status === 424) {
     const holdMs = namedWaitMs(headers, epochMs)
     const suspect = status === 500 || status === 504 || status === 424
     const failed = { kind: 'failed', reason: 'server_error', detail, suspect, timeout: false } as const
     return holdMs === undefined ? failed : { ...failed, holdMs }
   }
-  if (isForeignState(status, error)) return { kind: 'foreign_state', detail }
+  if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail }
   if (!creates) return SERVED
   if ((status === 404 || status === 400 || status === 410) && isDeploymentMissing(error)) {
     return { kind: 'misconfigured', reason: 'deployment_missing', detail }
@@ -88,7 +88,7 @@ export function classifyStreamError(error: UpstreamError, headers: HeaderValues,
     return { kind: 'throttled', waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS, detail }
   }
   if (isDeploymentMissing(error)) return { kind: 'misconfigured', reason: 'deployment_missing', detail }
-  if (isForeignState(400, error)) return { kind: 'foreign_state', detail }
+  if (isForeignState(400, error)) return { kind: 'state_elsewhere', detail }
   if (isClientMistake(error)) return SERVED
   const holdMs = namedWaitMs(headers, epochMs)
   const failed = { kind: 'failed', reason: 'stream_error', detail, suspect: true, timeout: false } as const
@@ -102,10 +102,10 @@ export function classifyStreamError(error: UpstreamError, headers: HeaderValues,
 export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
   switch (outcome.kind) {
     case 'served':
-    case 'foreign_state':
+    case 'state_elsewhere':
       return { kind: 'healthy' }
     case 'unsupported':
-    case 'gave_up':
+    case 'request_timeout':
       return { kind: 'none' }
     case 'cancelled':
       return { kind: 'none' }
@@ -140,9 +140,9 @@ export function labelOf(outcome: Outcome): OutcomeLabel {
   switch (outcome.kind) {
     case 'failed':
       return outcome.timeout ? 'timeout' : 'failed'
-    case 'gave_up':
+    case 'request_timeout':
       return 'timeout'
-    case 'foreign_state':
+    case 'state_elsewhere':
       return 'served'
     default:
       return outcome.kind
@@ -158,7 +158,7 @@ export interface History {
   /** Milliseconds until the soonest throttled backend is back; undefined when none is throttled. */
   throttledLeft: number | undefined
   /** Why no further attempt was made; undefined when the attempts were used up. */
-  stopped: Exclude<Pick['kind'], 'lease'> | undefined
+  stopped: Exclude<PickResult['kind'], 'lease'> | undefined
 }
 
 /** When every backend failed and none named a time, a client may come back after this. */
@@ -171,7 +171,7 @@ const timedOut = (outcome: Outcome): boolean => outcome.kind === 'failed' && out
  * sound capacity is back.
  * @param ownerBackMs for a request bound to one resource: milliseconds until that resource is back
  */
-export function finalRefusal(model: string, history: History, ownerBackMs: number | undefined): Refusal {
+export function exhaustedError(model: string, history: History, ownerBackMs: number | undefined): Refusal {
   const { outcomes, throttledLeft, stopped } = history
   const allTimedOut = outcomes.length > 0 && outcomes.every(timedOut)
   if (throttledLeft !== undefined && !allTimedOut) {

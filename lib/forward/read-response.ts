@@ -3,13 +3,13 @@
 import { readErrorBody } from '../azure/errors.ts'
 import type { Clock, Deadlines } from '../clock.ts'
 import { ProtocolError } from '../http1/connection.ts'
-import type { Reply } from '../http1/response-body.ts'
-import type { AnswerHead } from '../http1/response-head.ts'
+import type { ResponseBody } from '../http1/response-body.ts'
+import type { ResponseHead } from '../http1/response-head.ts'
 import type { Cancellation } from '../request-context.ts'
-import { type AnswerHeaders, answerHeaders } from './headers.ts'
-import { classifyAnswer, classifyStreamError, type Outcome, transportFailure } from './outcome.ts'
+import { type ResponseHeaders, responseHeaders } from './headers.ts'
+import { classifyResponse, classifyStreamError, type Outcome, transportFailure } from './outcome.ts'
 import { watchEventStream } from './sse-watcher.ts'
-import type { AnswerBody, AttemptPlan, AttemptResult, HeldPiece, UpstreamAnswer } from './upstream.ts'
+import type { AttemptPlan, AttemptResult, HeldPiece, UpstreamBody, UpstreamResponse } from './upstream.ts'
 
 /** What reading needs: time. */
 export interface ReadDeps {
@@ -33,7 +33,7 @@ const SERVED: Outcome = { kind: 'served' }
 const SILENT = transportFailure('idle_timeout', 'silence')
 const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
-function isEventStream({ values, contentLength }: AnswerHeaders, wantsStream: boolean): boolean {
+function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: boolean): boolean {
   const type = values['content-type']
   if (type !== undefined) return type.startsWith('text/event-stream') || /^text\/event-stream/i.test(type)
   // Some gateways lose the content type of streams (wire reference, 5.1).
@@ -45,19 +45,25 @@ function hasNoBody(status: number, method: string): boolean {
 }
 
 /** System error codes are safe and useful to show; texts may hold anything. */
-export function detailOf(error: unknown): string {
+export function errorCode(error: unknown): string {
   if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string')
     return error.code
   return 'error'
 }
 
 /** Reads on as far as it takes, and tells the result once; it never throws for what comes. */
-export function readAnswer(plan: AttemptPlan, deps: ReadDeps, head: AnswerHead, reply: Reply, done: Done): void {
+export function readResponse(
+  plan: AttemptPlan,
+  deps: ReadDeps,
+  head: ResponseHead,
+  source: ResponseBody,
+  done: Done,
+): void {
   const { status } = head
-  const headers = answerHeaders(head)
-  const begun: Begun = { status, headers, reply }
+  const headers = responseHeaders(head)
+  const begun: Begun = { status, headers, source }
   if (hasNoBody(status, plan.wire.method)) {
-    reply.discard()
+    source.discard()
     done(served({ ...begun, body: { kind: 'whole', chunks: [], bytes: 0 } }))
   } else if (status >= 400) readError(plan, deps, begun, done)
   else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, begun, done)
@@ -65,10 +71,10 @@ export function readAnswer(plan: AttemptPlan, deps: ReadDeps, head: AnswerHead, 
 }
 
 /** An answer whose body is to be read. */
-type Begun = Omit<UpstreamAnswer, 'body'>
+type Begun = Omit<UpstreamResponse, 'body'>
 
-function served(answer: UpstreamAnswer): AttemptResult {
-  return { kind: 'answer', outcome: SERVED, answer }
+function served(upstreamResponse: UpstreamResponse): AttemptResult {
+  return { kind: 'response', outcome: SERVED, response: upstreamResponse }
 }
 
 interface Reading {
@@ -87,7 +93,7 @@ interface Reader {
 
 /** Reads a reply until `stop`; every way to lose it ends in `onLost`, once. */
 function read(
-  reply: Reply,
+  source: ResponseBody,
   { deadlines, clock }: ReadDeps,
   { cancellation, idleMs }: { readonly cancellation: Cancellation; readonly idleMs: number },
   reading: Reading,
@@ -103,12 +109,12 @@ function read(
   const lose = (outcome: Outcome): void => {
     if (stopped) return
     stop()
-    reply.destroy()
+    source.destroy()
     reading.onLost(outcome)
   }
   const deadline = deadlines.add(clock.nowMs() + idleMs, () => lose(clock.nowMs() >= capMs ? capped : SILENT))
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => lose({ kind: 'cancelled', reason })))
-  reply.attach({
+  source.attach({
     data(chunk) {
       deadline.dueMs = Math.min(clock.nowMs() + idleMs, capMs)
       reading.onData(chunk)
@@ -119,7 +125,7 @@ function read(
       reading.onEnd()
     },
     lost: error =>
-      lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', detailOf(error))),
+      lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', errorCode(error))),
   })
   return {
     stop,
@@ -131,26 +137,26 @@ function read(
   }
 }
 
-function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
+function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
   const { values } = headers
   const chunks: Buffer[] = []
   let bytes = 0
   const judge = (): Outcome =>
-    classifyAnswer(status, values, readErrorBody(Buffer.concat(chunks)), {
-      creates: plan.creates,
+    classifyResponse(status, values, readErrorBody(Buffer.concat(chunks)), {
+      creates: plan.isCreate,
       epochMs: deps.clock.epochMs(),
     })
   const unreadable = (outcome: Outcome): void => {
     if (outcome.kind === 'cancelled') {
-      done({ kind: 'no_answer', outcome })
+      done({ kind: 'no_response', outcome })
       return
     }
     const judged = judge()
     // What would have been the client's answer never came whole: the connection is the fault then.
-    done({ kind: 'no_answer', outcome: judged.kind === 'served' ? outcome : judged, values })
+    done({ kind: 'no_response', outcome: judged.kind === 'served' ? outcome : judged, values })
   }
   const reader = read(
-    reply,
+    source,
     deps,
     { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
     {
@@ -159,14 +165,14 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }
         chunks.push(chunk)
         if (bytes <= ERROR_BODY_MAX_BYTES) return
         reader.stop()
-        reply.destroy()
+        source.destroy()
         unreadable(transportFailure('protocol_error', 'oversized error'))
       },
       onEnd: () =>
         done({
-          kind: 'answer',
+          kind: 'response',
           outcome: judge(),
-          answer: { status, reply, headers, body: { kind: 'whole', chunks, bytes } },
+          response: { status, source, headers, body: { kind: 'whole', chunks, bytes } },
         }),
       onLost: unreadable,
     },
@@ -175,18 +181,18 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }
   reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, SILENT)
 }
 
-function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
+function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
   const { contentLength, values } = headers
   const join = contentLength !== undefined && contentLength <= JOIN_MAX_BYTES
   const chunks: Buffer[] = []
   let bytes = 0
   let over = false
-  const passOn = (body: AnswerBody): void => {
+  const passOn = (body: UpstreamBody): void => {
     over = true
-    done(served({ status, reply, headers, body }))
+    done(served({ status, source, headers, body }))
   }
   const reader = read(
-    reply,
+    source,
     deps,
     { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
     {
@@ -198,20 +204,20 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }
         queueMicrotask(() => {
           if (over) return
           reader.stop()
-          reply.pause()
+          source.pause()
           passOn({ kind: 'flowing', held: chunks })
         })
       },
       onEnd: () => passOn({ kind: 'whole', chunks, bytes }),
       onLost(outcome) {
         over = true
-        done({ kind: 'no_answer', outcome, values })
+        done({ kind: 'no_response', outcome, values })
       },
     },
   )
 }
 
-function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, reply }: Begun, done: Done): void {
+function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
   const { clock, deadlines } = deps
   const { values } = headers
   const watcher = watchEventStream(plan.dialect)
@@ -221,35 +227,35 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, r
   let heldBytes = 0
   let holdOver = false
 
-  const letGo = (complete: boolean): void => {
+  const accept = (complete: boolean): void => {
     reader.stop()
     deadlines.remove(holdDeadline)
-    if (!complete) reply.pause()
-    done(served({ status, reply, headers, body: { kind: 'events', held, watcher, complete, firstOutputDueMs } }))
+    if (!complete) source.pause()
+    done(served({ status, source, headers, body: { kind: 'events', held, watcher, complete, firstOutputDueMs } }))
   }
   const refuse = (outcome: Outcome): void => {
     reader.stop()
     deadlines.remove(holdDeadline)
-    reply.destroy()
-    done({ kind: 'no_answer', outcome, values })
+    source.destroy()
+    done({ kind: 'no_response', outcome, values })
   }
   const decide = (): void => {
     const phase = watcher.phase()
     if (phase.kind === 'error') {
       const outcome = classifyStreamError(phase.error, values, clock.epochMs())
-      if (outcome.kind === 'served') letGo(false)
+      if (outcome.kind === 'served') accept(false)
       else refuse(outcome)
-    } else if (phase.kind === 'output' || watcher.ended()) letGo(false)
-    else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) letGo(false)
+    } else if (phase.kind === 'output' || watcher.ended()) accept(false)
+    else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) accept(false)
     // The hold is on start-up events: as long as none has come, nothing is kept from anyone.
-    else if (holdOver && watcher.events() > 0) letGo(false)
+    else if (holdOver && watcher.events() > 0) accept(false)
   }
   const holdDeadline = deadlines.add(beganMs + plan.timeouts.streamHoldMs, () => {
     holdOver = true
     decide()
   })
   const reader = read(
-    reply,
+    source,
     deps,
     { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
     {
@@ -260,12 +266,12 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, r
       },
       onEnd() {
         deadlines.remove(holdDeadline)
-        if (plan.dialect === 'opaque') letGo(true)
+        if (plan.dialect === 'opaque') accept(true)
         else refuse(transportFailure('connection_lost', 'stream ended before any output'))
       },
       onLost(outcome) {
         deadlines.remove(holdDeadline)
-        done({ kind: 'no_answer', outcome, values })
+        done({ kind: 'no_response', outcome, values })
       },
     },
   )

@@ -2,12 +2,12 @@
 // part is never made to look like the whole.
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
-import type { Reply } from '../http1/response-body.ts'
+import type { ResponseBody } from '../http1/response-body.ts'
 import type { Exchange } from '../request-context.ts'
 import { capWaits } from './headers.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
-import type { AnswerBody, RelayDeps, RelayEnd, RelayOptions, UpstreamAnswer } from './upstream.ts'
+import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody, UpstreamResponse } from './upstream.ts'
 import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
 
 /** Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write. */
@@ -18,29 +18,35 @@ function headerSafe(text: string): string {
   return /^[\x20-\x7e]*$/.test(text) ? text : encodeURIComponent(text)
 }
 
-function writeHead(exchange: Exchange, answer: UpstreamAnswer, options: RelayOptions, knownBytes?: number): void {
+function writeHead(
+  exchange: Exchange,
+  upstreamResponse: UpstreamResponse,
+  options: RelayOptions,
+  knownBytes?: number,
+): void {
   const { response, record } = exchange
-  const { headers: list, values, contentLength } = answer.headers
-  if (answer.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS)
+  const { headers: list, values, contentLength } = upstreamResponse.headers
+  if (upstreamResponse.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   if (knownBytes !== undefined && contentLength === undefined) list.push('content-length', String(knownBytes))
   list.push('x-proxy-backend', headerSafe(options.backendName), 'x-proxy-attempts', String(record.attempts))
-  record.status = answer.status
-  response.writeHead(answer.status, list)
+  record.status = upstreamResponse.status
+  response.writeHead(upstreamResponse.status, list)
 }
 
 function relayWhole(
   exchange: Exchange,
-  answer: UpstreamAnswer,
-  body: AnswerBody & { kind: 'whole' },
+  upstreamResponse: UpstreamResponse,
+  body: UpstreamBody & { kind: 'whole' },
   options: RelayOptions,
-): RelayEnd {
+): RelayResult {
   const { response, record, cancellation } = exchange
-  const bodiless = exchange.request.method === 'HEAD' || answer.status === 204 || answer.status === 304
+  const bodiless =
+    exchange.request.method === 'HEAD' || upstreamResponse.status === 204 || upstreamResponse.status === 304
   const first = body.chunks[0]
   const bytes = body.chunks.length === 1 && first !== undefined ? first : Buffer.concat(body.chunks)
-  if (answer.status < 300) record.usage = readUsage(bytes)
-  writeHead(exchange, answer, options, bodiless ? undefined : bytes.length)
+  if (upstreamResponse.status < 300) record.usage = readUsage(bytes)
+  writeHead(exchange, upstreamResponse, options, bodiless ? undefined : bytes.length)
   // As a string, head and body leave in one write; latin1 gives each byte back as it was.
   if (bytes.length <= ONE_WRITE_MAX_BYTES) response.end(bytes.toString('latin1'), 'latin1')
   else response.end(bytes)
@@ -50,11 +56,11 @@ function relayWhole(
 
 async function relayFlowing(
   exchange: Exchange,
-  answer: UpstreamAnswer,
-  body: AnswerBody & { kind: 'flowing' },
+  upstreamResponse: UpstreamResponse,
+  body: UpstreamBody & { kind: 'flowing' },
   options: RelayOptions,
   { clock, deadlines }: RelayDeps,
-): Promise<RelayEnd> {
+): Promise<RelayResult> {
   const { response, record, cancellation } = exchange
   const tail = createTail()
   let timedOut = false
@@ -64,7 +70,7 @@ async function relayFlowing(
     deadline.dueMs = clock.nowMs() + options.idleMs
     return chunk
   }
-  const upstream = answer.reply.stream(pass, 'error')
+  const upstream = upstreamResponse.source.stream(pass, 'error')
   const deadline = deadlines.add(clock.nowMs() + options.idleMs, () => {
     // Silence while the client doesn't read is the client's, not the backend's.
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
@@ -73,7 +79,7 @@ async function relayFlowing(
   })
   const stopWatching = cancellation.onCancel(() => upstream.destroy())
   try {
-    writeHead(exchange, answer, options)
+    writeHead(exchange, upstreamResponse, options)
     for (const chunk of body.held) response.write(pass(chunk))
     await pipeline(upstream, response)
     record.usage = readUsage(tail.bytes())
@@ -94,20 +100,20 @@ async function relayFlowing(
 /** Sends an answer's head and body. Tells how it ended when the last byte is handed over, or the answer has been cut. */
 export function relay(
   exchange: Exchange,
-  answer: UpstreamAnswer,
+  upstreamResponse: UpstreamResponse,
   options: RelayOptions,
   deps: RelayDeps,
-): RelayEnd | Promise<RelayEnd> {
-  const { body } = answer
+): RelayResult | Promise<RelayResult> {
+  const { body } = upstreamResponse
   exchange.record.ttfbMs = deps.clock.nowMs() - exchange.beganMs
   switch (body.kind) {
     case 'whole':
-      return relayWhole(exchange, answer, body, options)
+      return relayWhole(exchange, upstreamResponse, body, options)
     case 'flowing':
-      return relayFlowing(exchange, answer, body, options, deps)
+      return relayFlowing(exchange, upstreamResponse, body, options, deps)
     case 'events':
-      writeHead(exchange, answer, options)
-      return relayEvents(exchange, answer.reply, body, options, deps)
+      writeHead(exchange, upstreamResponse, options)
+      return relayEvents(exchange, upstreamResponse.source, body, options, deps)
   }
 }
 
@@ -116,7 +122,7 @@ export function relay(
 
 const EVENT_END = Buffer.from('\n\n')
 
-const COMPLETE: RelayEnd = { kind: 'complete' }
+const COMPLETE: RelayResult = { kind: 'complete' }
 
 /** A stream under way. Holds nothing of its beginning: it may last for minutes, and there may be thousands of it. */
 interface Passing {
@@ -130,17 +136,17 @@ interface Passing {
 }
 
 /** How upstream's bytes ended. */
-type Transport = 'whole' | 'broken' | 'idle_timeout' | 'first_output_timeout'
+type UpstreamEnd = 'whole' | 'broken' | 'idle_timeout' | 'first_output_timeout'
 
 async function passRest(
   { exchange, options, watcher, sink, firstOutputDueMs }: Passing,
-  reply: Reply,
+  source: ResponseBody,
   { clock, deadlines }: RelayDeps,
-): Promise<Transport> {
+): Promise<UpstreamEnd> {
   const { response, cancellation } = exchange
   const { idleMs, keepaliveMs } = options
   let lastByteMs = clock.nowMs()
-  let timedOut: Transport | undefined
+  let timedOut: UpstreamEnd | undefined
   const pass = (chunk: Buffer): Buffer | undefined => {
     const outgoing = sink.take(chunk, watcher.push(chunk))
     lastByteMs = clock.nowMs()
@@ -150,7 +156,7 @@ async function passRest(
     return outgoing
   }
   // Where upstream breaks off, the client gets what came until then, and is told.
-  const upstream = reply.stream(pass, 'end')
+  const upstream = source.stream(pass, 'end')
   const patience = deadlines.add(Math.min(lastByteMs + idleMs, firstOutputDueMs), () => {
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
     else timedOut = clock.nowMs() - lastByteMs >= idleMs ? 'idle_timeout' : 'first_output_timeout'
@@ -176,7 +182,7 @@ async function passRest(
 }
 
 /** Ends the client's stream as upstream's protocol ended, or says that it did not. */
-function endStream({ exchange, options, watcher, tail, sink }: Passing, transport: Transport): RelayEnd {
+function endStream({ exchange, options, watcher, tail, sink }: Passing, transport: UpstreamEnd): RelayResult {
   const { response, record } = exchange
   const whole = transport === 'whole'
   // A last line without its blank line is an end all the same.
@@ -207,11 +213,11 @@ function endStream({ exchange, options, watcher, tail, sink }: Passing, transpor
 /** Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come already. */
 export function relayEvents(
   exchange: Exchange,
-  reply: Reply,
-  body: AnswerBody & { kind: 'events' },
+  source: ResponseBody,
+  body: UpstreamBody & { kind: 'events' },
   options: RelayOptions,
   deps: RelayDeps,
-): RelayEnd | Promise<RelayEnd> {
+): RelayResult | Promise<RelayResult> {
   const { watcher, firstOutputDueMs } = body
   const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
   const sink = createEventSink(exchange, tail, options)
@@ -221,7 +227,7 @@ export function relayEvents(
     if (outgoing !== undefined) exchange.response.write(outgoing)
   }
   const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs }
-  return body.complete || reply.isWhole()
+  return body.complete || source.isWhole()
     ? endStream(passing, 'whole')
-    : passRest(passing, reply, deps).then(transport => endStream(passing, transport))
+    : passRest(passing, source, deps).then(transport => endStream(passing, transport))
 }

@@ -10,7 +10,7 @@ import { createCancellation } from '../request-context.ts'
 import { type AttemptDeps, attempt } from './attempt.ts'
 import type { Outcome } from './outcome.ts'
 
-export type Found =
+export type OwnerLookup =
   | { readonly kind: 'owner'; readonly resourceId: string }
   /** Every resource was asked and none holds it. */
   | { readonly kind: 'nowhere' }
@@ -19,7 +19,7 @@ export type Found =
   /** As many questions are under way as may be. */
   | { readonly kind: 'busy' }
 
-export interface FindOwnerDeps {
+export interface OwnerFinderDeps {
   readonly owners: Owners
   readonly transport: Transport
   readonly deadlines: Deadlines
@@ -39,7 +39,7 @@ const MAX_NOWHERE = 1_000
 
 export interface OwnerFinder {
   /** @param members the backends of all models that come into question; of each resource one is asked */
-  find(id: string, members: readonly Member[]): Promise<Found>
+  find(id: string, members: readonly Member[]): Promise<OwnerLookup>
 }
 
 /** One member of each resource. */
@@ -49,8 +49,8 @@ function onePerResource(members: readonly Member[]): readonly Member[] {
   return [...seen.values()]
 }
 
-export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
-  const underWay = new Map<string, Promise<Found>>()
+export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
+  const underWay = new Map<string, Promise<OwnerLookup>>()
   const nowhere = new Map<string, number>()
 
   const holds = async (id: string, member: Member): Promise<boolean | undefined> => {
@@ -66,7 +66,7 @@ export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
         body: [],
         dialect: 'opaque',
         wantsStream: false,
-        creates: false,
+        isCreate: false,
         timeouts: {
           connectMs: deps.connectMs,
           headersMs: ANSWER_MS,
@@ -78,15 +78,15 @@ export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
       },
       deps,
     )
-    if (result.kind === 'no_answer') return undefined
+    if (result.kind === 'no_response') return undefined
     // Only the status matters; a stored response may be megabytes long.
-    const { answer } = result
-    if (answer.body.kind !== 'whole') answer.reply.destroy()
-    if (answer.status === 200) return true
-    return answer.status === 404 || answer.status === 400 ? false : undefined
+    const { response: upstreamResponse } = result
+    if (upstreamResponse.body.kind !== 'whole') upstreamResponse.source.destroy()
+    if (upstreamResponse.status === 200) return true
+    return upstreamResponse.status === 404 || upstreamResponse.status === 400 ? false : undefined
   }
 
-  const ask = async (id: string, question: string, members: readonly Member[]): Promise<Found> => {
+  const ask = async (id: string, question: string, members: readonly Member[]): Promise<OwnerLookup> => {
     const resources = onePerResource(members)
     const silent: string[] = []
     const answers = resources.map(async member => {
@@ -127,9 +127,9 @@ export function createOwnerFinder(deps: FindOwnerDeps): OwnerFinder {
       const asked = underWay.get(question)
       if (asked !== undefined) return asked
       if (underWay.size >= MAX_LOOKUPS) return Promise.resolve({ kind: 'busy' })
-      const answer = ask(id, question, members).finally(() => underWay.delete(question))
-      underWay.set(question, answer)
-      return answer
+      const upstreamResponse = ask(id, question, members).finally(() => underWay.delete(question))
+      underWay.set(question, upstreamResponse)
+      return upstreamResponse
     },
   }
 }
@@ -184,7 +184,7 @@ export async function askProbe(
       body: [],
       dialect: 'opaque',
       wantsStream: false,
-      creates: false,
+      isCreate: false,
       timeouts: {
         connectMs: timeoutMs,
         headersMs: timeoutMs,
@@ -196,15 +196,15 @@ export async function askProbe(
     },
     deps,
   )
-  if (result.kind === 'no_answer') return lostVerdict(result.outcome)
-  const { status, body, reply } = result.answer
+  if (result.kind === 'no_response') return lostVerdict(result.outcome)
+  const { status, body, source } = result.response
   if (body.kind !== 'whole') {
     // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in time.
     const late = deps.deadlines.add(deps.clock.nowMs() + timeoutMs, () => {
       deps.deadlines.remove(late)
-      reply.destroy()
+      source.destroy()
     })
-    reply.discard(() => deps.deadlines.remove(late))
+    source.discard(() => deps.deadlines.remove(late))
   }
   return verdictOf(status)
 }

@@ -6,10 +6,10 @@ import type { Exchange } from '../request-context.ts'
 import { type AttemptDeps, attempt, attemptUpgrade } from './attempt.ts'
 import { type RequestName, upstreamHeaders } from './headers.ts'
 import type { Outcome } from './outcome.ts'
-import type { Ask, AttemptPlan, AttemptResult, AttemptTimeouts, Upgraded } from './upstream.ts'
+import type { AttemptPlan, AttemptResult, AttemptTimeouts, ForwardRequest, Upgraded } from './upstream.ts'
 
 /** What asking needs beyond an attempt's own needs. */
-export interface AskDeps extends AttemptDeps {
+export interface SendDeps extends AttemptDeps {
   readonly requestNames: NameMemory<RequestName>
   readonly limits: {
     readonly connectMs: number
@@ -19,7 +19,7 @@ export interface AskDeps extends AttemptDeps {
   authorizer(member: Member): Authorizer
 }
 
-function timeoutsFor({ pool }: Ask, { limits }: AskDeps): AttemptTimeouts {
+function timeoutsFor({ pool }: ForwardRequest, { limits }: SendDeps): AttemptTimeouts {
   return {
     connectMs: limits.connectMs,
     headersMs: pool.model.timeoutMs,
@@ -41,24 +41,24 @@ function asJson(headers: string[]): void {
 
 /** The attempt's headers, complete but for Connection. */
 function wireHeaders(
-  { request }: Exchange,
-  ask: Ask,
+  exchange: Exchange,
+  request: ForwardRequest,
   { backend }: Member,
   authorization: Authorization,
   byteLength: number,
   names: NameMemory<RequestName>,
 ): string[] {
-  const headers = upstreamHeaders(request.rawHeaders, backend.type, names)
-  if (byteLength > 0 && ask.json) asJson(headers)
+  const headers = upstreamHeaders(exchange.request.rawHeaders, backend.type, names)
+  if (byteLength > 0 && request.json) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
   if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
-  if (byteLength > 0 || ask.method === 'POST') headers.push('content-length', String(byteLength))
-  if (ask.upgrade !== undefined) headers.push(...ask.upgrade.headers)
+  if (byteLength > 0 || request.method === 'POST') headers.push('content-length', String(byteLength))
+  if (request.upgrade !== undefined) headers.push(...request.upgrade.headers)
   return headers
 }
 
 /** What an attempt brought. It must not hold the body, which is let go of while the answer may stream for minutes. */
-export type Asked = AttemptResult | Upgraded
+export type SendResult = AttemptResult | Upgraded
 
 /** A token is fetched for many requests: one that is given up does not wait for it, and does not end the fetch. */
 function unlessCancelled(
@@ -71,45 +71,50 @@ function unlessCancelled(
   })
 }
 
-function askAs(
+function sendAs(
   exchange: Exchange,
-  ask: Ask,
+  request: ForwardRequest,
   member: Member,
   authorization: Authorization | (Outcome & { readonly kind: 'cancelled' }),
-  deps: AskDeps,
-): Asked | Promise<Asked> {
-  if (authorization.kind === 'cancelled') return { kind: 'no_answer', outcome: authorization }
+  deps: SendDeps,
+): SendResult | Promise<SendResult> {
+  if (authorization.kind === 'cancelled') return { kind: 'no_response', outcome: authorization }
   if (authorization.kind === 'unavailable') {
     const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
-    return { kind: 'no_answer', outcome }
+    return { kind: 'no_response', outcome }
   }
   const { backend } = member
-  const body = ask.body(member)
-  const headers = wireHeaders(exchange, ask, member, authorization, body.byteLength, deps.requestNames)
+  const body = request.body(member)
+  const headers = wireHeaders(exchange, request, member, authorization, body.byteLength, deps.requestNames)
   const plan: AttemptPlan = {
-    wire: { endpoint: backend.endpoint, method: ask.method, path: ask.path(backend), headers },
+    wire: { endpoint: backend.endpoint, method: request.method, path: request.path(backend), headers },
     body: body.chunks,
-    dialect: ask.dialect,
-    wantsStream: ask.wantsStream,
-    creates: ask.creates,
-    timeouts: timeoutsFor(ask, deps),
+    dialect: request.dialect,
+    wantsStream: request.wantsStream,
+    isCreate: request.isCreate,
+    timeouts: timeoutsFor(request, deps),
     cancellation: exchange.cancellation,
   }
-  return ask.upgrade === undefined ? attempt(plan, deps) : attemptUpgrade(plan, deps)
+  return request.upgrade === undefined ? attempt(plan, deps) : attemptUpgrade(plan, deps)
 }
 
 /** Asks one backend once. */
-export function askBackend(exchange: Exchange, ask: Ask, member: Member, deps: AskDeps): Asked | Promise<Asked> {
+export function sendToBackend(
+  exchange: Exchange,
+  request: ForwardRequest,
+  member: Member,
+  deps: SendDeps,
+): SendResult | Promise<SendResult> {
   if (exchange.ephemeral !== undefined) {
     const own: Authorization = {
       kind: 'header',
       name: 'authorization',
       value: `Bearer ${exchange.ephemeral.secret}`,
     }
-    return askAs(exchange, ask, member, own, deps)
+    return sendAs(exchange, request, member, own, deps)
   }
   // A key is there at once; only a token may have to be fetched.
   const given = deps.authorizer(member).authorize()
-  if (!(given instanceof Promise)) return askAs(exchange, ask, member, given, deps)
-  return unlessCancelled(given, exchange).then(authorization => askAs(exchange, ask, member, authorization, deps))
+  if (!(given instanceof Promise)) return sendAs(exchange, request, member, given, deps)
+  return unlessCancelled(given, exchange).then(authorization => sendAs(exchange, request, member, authorization, deps))
 }

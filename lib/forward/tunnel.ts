@@ -3,7 +3,7 @@
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import type { Cancellation } from '../request-context.ts'
-import type { RelayEnd } from './upstream.ts'
+import type { RelayResult } from './upstream.ts'
 
 // Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a tunnel says
 // why it ends. Payloads are skipped, never unmasked, never held.
@@ -96,34 +96,34 @@ export interface TunnelOptions {
 }
 
 /** How long a side that was told the end has to hang up by itself. */
-const FAREWELL_MS = 400
+const CLOSE_GRACE_MS = 400
 
 const GOING_AWAY = closeFrame(1001, 'The proxy is shutting down.')
 const BROKE_OFF = closeFrame(1011, 'The backend broke off.')
 
 /** Resolves when the session has ended, however it did; both sockets are then closed or about to be. Never rejects. */
-export function tunnel(options: TunnelOptions): Promise<RelayEnd> {
+export function tunnel(options: TunnelOptions): Promise<RelayResult> {
   const { client, backend, cancellation, clock, onBytes } = options
   const fromBackend = trackFrames()
   const fromClient = trackFrames()
 
   return new Promise(resolve => {
     let over = false
-    let farewell: { readonly frame: Buffer; readonly end: RelayEnd } | undefined
+    let farewell: { readonly frame: Buffer; readonly end: RelayResult } | undefined
 
-    const finish = (end: RelayEnd): void => {
+    const finish = (end: RelayResult): void => {
       if (over) return
       over = true
       stopWatching()
       client.end()
       backend.end()
-      clock.after(FAREWELL_MS, () => {
+      clock.after(CLOSE_GRACE_MS, () => {
         client.destroy()
         backend.destroy()
       })
       resolve(end)
     }
-    const sayFarewell = (frame: Buffer, end: RelayEnd): void => {
+    const sayFarewell = (frame: Buffer, end: RelayResult): void => {
       if (client.writable && !fromBackend.closed()) client.write(frame)
       finish(end)
     }
@@ -170,12 +170,12 @@ export function tunnel(options: TunnelOptions): Promise<RelayEnd> {
     client.on('error', clientGone).on('close', clientGone).on('end', clientGone).on('data', clientBytes)
     backend.on('error', backendGone).on('close', backendGone).on('end', backendGone).on('data', backendBytes)
     const stopWatching = cancellation.onCancel(reason => {
-      const end: RelayEnd = { kind: 'cancelled', reason }
+      const end: RelayResult = { kind: 'cancelled', reason }
       if (reason !== 'shutdown') finish(end)
       else if (fromBackend.atBoundary()) sayFarewell(GOING_AWAY, end)
       else {
         farewell = { frame: GOING_AWAY, end }
-        clock.after(FAREWELL_MS, () => {
+        clock.after(CLOSE_GRACE_MS, () => {
           if (over) return
           client.destroy()
           finish(end)

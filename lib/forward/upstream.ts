@@ -1,20 +1,20 @@
 // One request as the handlers understand it, and what forwarding needs to know of it as it goes.
 import type { Socket } from 'node:net'
 import type { Dialect } from '../azure/operations.ts'
-import type { Member, Pool, TurnOptions } from '../balancer/pool.ts'
+import type { Member, PickerOptions, Pool } from '../balancer/pool.ts'
 import type { ChunkList } from '../body/chunk-list.ts'
 import type { Clock, Deadlines } from '../clock.ts'
 import type { BackendConfig } from '../config/types.ts'
 import type { WireRequest } from '../http1/pool.ts'
-import type { Reply } from '../http1/response-body.ts'
-import type { AnswerHead } from '../http1/response-head.ts'
+import type { ResponseBody } from '../http1/response-body.ts'
+import type { ResponseHead } from '../http1/response-head.ts'
 import type { Cancellation, CancelReason } from '../request-context.ts'
-import type { AnswerHeaders, AnswerValues } from './headers.ts'
+import type { ResponseHeaders, ResponseValues } from './headers.ts'
 import type { Outcome } from './outcome.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 
 /** One request as the handlers understand it. */
-export interface Ask {
+export interface ForwardRequest {
   readonly pool: Pool
   readonly method: string
   readonly dialect: Dialect
@@ -22,7 +22,7 @@ export interface Ask {
   /** The body is known to be a JSON object. */
   readonly json: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
-  readonly creates: boolean
+  readonly isCreate: boolean
   /** Path and query at a backend. */
   path(backend: BackendConfig): string
   body(member: Member): ChunkList
@@ -31,23 +31,23 @@ export interface Ask {
   /** No further attempt can need the body. */
   releaseBody(): void
   /** Which members it may go to, and which it had better not. */
-  readonly turn: TurnOptions
+  readonly pickerOptions: PickerOptions
   /** The state it names lives in one resource: no failover beyond `turn.allow`, and a wait instead of a wrong answer. */
-  readonly bound: boolean
+  readonly pinned: boolean
   /** It carries state whose home is not known: a resource that cannot read it passes it on to the next one. */
-  readonly searches: boolean
+  readonly stateOwnerUnknown: boolean
   /** Sees the first bytes of an answer that is passed on, and whose it is. */
-  onServed?(member: Member, answer: UpstreamAnswer): void
+  onServed?(member: Member, upstreamResponse: UpstreamResponse): void
   /** Sees whole events of an answer's stream. */
   readonly onEvents?: ((member: Member, events: Buffer) => void) | undefined
   /** Looks at an answer before it is judged final; `again` asks the same backend once more with a changed body. */
-  onRefused?(member: Member, answer: UpstreamAnswer): 'again' | undefined
+  onRefused?(member: Member, upstreamResponse: UpstreamResponse): 'again' | undefined
   /** The backend turned out not to offer the operation. */
   onUnsupported?(member: Member): void
   /** It asks for a WebSocket: the headers that do, and what becomes of a backend's agreement. */
   readonly upgrade?: {
     readonly headers: readonly string[]
-    open(member: Member, upgraded: Upgraded): Promise<RelayEnd>
+    open(member: Member, upgraded: Upgraded): Promise<RelayResult>
   }
 }
 
@@ -70,7 +70,7 @@ export interface AttemptPlan {
   /** The request asked for an event stream: believed when the answer's content type says nothing. */
   readonly wantsStream: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
-  readonly creates: boolean
+  readonly isCreate: boolean
   readonly timeouts: AttemptTimeouts
   readonly cancellation: Cancellation
 }
@@ -81,7 +81,7 @@ export interface HeldPiece {
   readonly wholeBytes: number
 }
 
-export type AnswerBody =
+export type UpstreamBody =
   /** All of it. */
   | { readonly kind: 'whole'; readonly chunks: readonly Buffer[]; readonly bytes: number }
   /** Its beginning; the rest is still coming. */
@@ -96,20 +96,20 @@ export type AnswerBody =
       readonly firstOutputDueMs: number
     }
 
-export interface UpstreamAnswer {
+export interface UpstreamResponse {
   readonly status: number
-  readonly reply: Reply
-  readonly headers: AnswerHeaders
-  readonly body: AnswerBody
+  readonly source: ResponseBody
+  readonly headers: ResponseHeaders
+  readonly body: UpstreamBody
 }
 
 export type AttemptResult =
-  | { readonly kind: 'answer'; readonly outcome: Outcome; readonly answer: UpstreamAnswer }
-  | { readonly kind: 'no_answer'; readonly outcome: Outcome; readonly values?: AnswerValues }
+  | { readonly kind: 'response'; readonly outcome: Outcome; readonly response: UpstreamResponse }
+  | { readonly kind: 'no_response'; readonly outcome: Outcome; readonly values?: ResponseValues }
 
 // On what terms an answer is passed on, and how that may end.
 
-export type RelayEnd =
+export type RelayResult =
   | { readonly kind: 'complete' }
   /** Upstream's part broke off after the client had seen some of it. */
   | {
@@ -138,7 +138,7 @@ export interface RelayDeps {
 /** A backend agreed to a WebSocket: from here on the socket carries frames. */
 export interface Upgraded {
   readonly kind: 'upgraded'
-  readonly answer: AnswerHead
+  readonly response: ResponseHead
   readonly socket: Socket
   /** Frames that came together with the answer. */
   readonly head: Buffer

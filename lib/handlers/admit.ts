@@ -4,7 +4,7 @@ import type { Admission } from '../balancer/key-limits.ts'
 import type { ClientKey } from '../config/types.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Parts } from '../runtime.ts'
+import type { SharedState } from '../runtime.ts'
 
 const UNLIMITED = (): void => undefined
 
@@ -62,13 +62,13 @@ export type Admitted = (() => void) | undefined
  * Asks for admission.
  * @param tokens what it is estimated to take
  */
-export function admit(exchange: Exchange, tokens: number, parts: Parts): Admitted | Promise<Admitted> {
+export function admit(exchange: Exchange, tokens: number, shared: SharedState): Admitted | Promise<Admitted> {
   const key = exchange.clientKey
   if (key === undefined || !hasLimits(key)) return UNLIMITED
-  const { keyLimiter } = parts
+  const { keyLimiter } = shared
   const settled = (admission: Admission): Admitted => {
     if (admission.kind === 'limited') {
-      parts.onKeyLimited(key.name, admission.limit)
+      shared.onKeyLimited(key.name, admission.limit)
       refuse(exchange, refusalFor(key, admission))
       return undefined
     }

@@ -9,10 +9,10 @@ import { lastMember } from '../body/edit.ts'
 import { findStringsOfKey } from '../body/json-key-search.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 import type { Refusal } from '../errors.ts'
-import type { Found } from '../forward/resource-query.ts'
-import type { UpstreamAnswer } from '../forward/upstream.ts'
+import type { OwnerLookup } from '../forward/resource-query.ts'
+import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 
 export type Binding =
   /** Any backend will do. */
@@ -27,7 +27,7 @@ export type Binding =
 
 /** What to remember of the answer. */
 interface Learning {
-  readonly onServed: (member: Member, answer: UpstreamAnswer) => void
+  readonly onServed: (member: Member, upstreamResponse: UpstreamResponse) => void
   readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
 }
 
@@ -54,9 +54,9 @@ export function isResponseId(text: string): boolean {
 }
 
 /** The id of the response that an answer's first bytes announce. */
-function announcedId(answer: UpstreamAnswer): string | undefined {
-  if (answer.status >= 300) return undefined
-  const { body } = answer
+function announcedId(upstreamResponse: UpstreamResponse): string | undefined {
+  if (upstreamResponse.status >= 300) return undefined
+  const { body } = upstreamResponse
   const pieces =
     body.kind === 'whole' ? body.chunks : body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
   for (const piece of pieces) {
@@ -80,7 +80,7 @@ function holds(chunks: readonly Buffer[], mark: Buffer): boolean {
 }
 
 /** A refusal for an owner that could not be made out, or the resources to go to; undefined: anyone will say it is unknown. */
-export function placesOf(found: Found): ReadonlySet<string> | Refusal | undefined {
+export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal | undefined {
   switch (found.kind) {
     case 'owner':
       return new Set([found.resourceId])
@@ -112,16 +112,17 @@ export function bindToState(
   operation: Operation,
   pool: Pool,
   exchange: Exchange,
-  gateway: Gateway,
+  runtime: Runtime,
 ): Binding | Promise<Binding> {
   if (operation.dialect !== 'responses' || scan === undefined) return FREE
-  const { owners } = gateway.parts
+  const { owners } = runtime.shared
   const learning: Learning = {
-    onServed(member, answer) {
-      const id = announcedId(answer)
+    onServed(member, upstreamResponse) {
+      const id = announcedId(upstreamResponse)
       if (id !== undefined) owners.learn(id, member.resourceId)
-      if (answer.body.kind !== 'whole' || !holds(answer.body.chunks, ENCRYPTED_MARK)) return
-      for (const digest of digestsOf(answer.body.chunks, MAX_SEARCH_BYTES)) owners.learn(digest, member.resourceId)
+      if (upstreamResponse.body.kind !== 'whole' || !holds(upstreamResponse.body.chunks, ENCRYPTED_MARK)) return
+      for (const digest of digestsOf(upstreamResponse.body.chunks, MAX_SEARCH_BYTES))
+        owners.learn(digest, member.resourceId)
     },
     onEvents: holds(chunks, ASKS_ENCRYPTED)
       ? (member, events) => {
@@ -133,9 +134,9 @@ export function bindToState(
 
   const previous = lastMember(scan.members, 'previous_response_id')?.text
   if (previous !== undefined && RESPONSE_ID.test(previous)) {
-    return gateway.ownerFinder.find(previous, pool.members).then((found): Binding => {
+    return runtime.ownerFinder.find(previous, pool.members).then((found): Binding => {
       if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
-      const places = placesOf(found)
+      const places = resourcesOf(found)
       if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
       return places === undefined
         ? { kind: 'free', searches: false, ...learning }
@@ -156,12 +157,12 @@ export function bindToState(
 }
 
 /** Where a request with encrypted items is served, its items are at home. */
-function rememberItems(learning: Learning, digests: readonly string[], owners: Gateway['parts']['owners']): Learning {
+function rememberItems(learning: Learning, digests: readonly string[], owners: Runtime['shared']['owners']): Learning {
   return {
     onEvents: learning.onEvents,
-    onServed(member, answer) {
-      learning.onServed(member, answer)
-      if (answer.status < 300) for (const digest of digests) owners.learn(digest, member.resourceId)
+    onServed(member, upstreamResponse) {
+      learning.onServed(member, upstreamResponse)
+      if (upstreamResponse.status < 300) for (const digest of digests) owners.learn(digest, member.resourceId)
     },
   }
 }

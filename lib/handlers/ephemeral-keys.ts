@@ -2,7 +2,7 @@
 // key's digest, in the same bounded table as the owners of responses. Whoever shows such a key may use that session and nothing else.
 import type { IncomingHttpHeaders } from 'node:http'
 import { ephemeralKeyId, MAX_KEY_CHARS, type Owners } from '../balancer/owners.ts'
-import type { UpstreamAnswer } from '../forward/upstream.ts'
+import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { EphemeralKey } from '../request-context.ts'
 
 /** An answer to `client_secrets` is this short; its session's instructions come back in it. */
@@ -21,9 +21,9 @@ export function protocolKey(headers: IncomingHttpHeaders): string | undefined {
 }
 
 /** The secret in an answer of `client_secrets` (`{"value": …}`) or of the older `sessions` (`{"client_secret": {"value": …}}`). */
-function issuedSecret(answer: UpstreamAnswer): string | undefined {
-  const { body } = answer
-  if (answer.status >= 300 || body.kind !== 'whole' || body.bytes > MAX_ANSWER_BYTES) return undefined
+function issuedSecret(upstreamResponse: UpstreamResponse): string | undefined {
+  const { body } = upstreamResponse
+  if (upstreamResponse.status >= 300 || body.kind !== 'whole' || body.bytes > MAX_ANSWER_BYTES) return undefined
   try {
     const value: unknown = JSON.parse(Buffer.concat(body.chunks).toString('utf8'))
     if (typeof value !== 'object' || value === null) return undefined
@@ -37,8 +37,8 @@ function issuedSecret(answer: UpstreamAnswer): string | undefined {
 }
 
 /** Remembers which resource issued the secret that an answer holds. */
-export function learnEphemeral(answer: UpstreamAnswer, resourceId: string, owners: Owners): void {
-  const secret = issuedSecret(answer)
+export function learnEphemeral(upstreamResponse: UpstreamResponse, resourceId: string, owners: Owners): void {
+  const secret = issuedSecret(upstreamResponse)
   if (secret !== undefined) owners.learn(ephemeralKeyId(secret), resourceId)
 }
 

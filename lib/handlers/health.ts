@@ -1,5 +1,5 @@
 // What load balancers and people ask: is the process there, can it serve. Names no endpoint and no key.
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 
 export interface HealthReport {
   readonly status: 'ok' | 'degraded' | 'unavailable' | 'draining'
@@ -13,7 +13,7 @@ export interface HealthReport {
  * @param uptimeMs since the process started to serve
  */
 export function healthReport(
-  { pools }: Pick<Gateway, 'pools'>,
+  { pools }: Pick<Runtime, 'pools'>,
   { version, uptimeMs, draining }: { readonly version: string; readonly uptimeMs: number; readonly draining: boolean },
 ): HealthReport {
   const models: [string, { healthy: number; total: number }][] = []

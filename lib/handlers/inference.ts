@@ -13,13 +13,13 @@ import { type HeldBody, takeBody } from '../body/take.ts'
 import type { BackendConfig } from '../config/types.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import type { Ask, UpstreamAnswer } from '../forward/upstream.ts'
+import type { ForwardRequest, UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { admit } from './admit.ts'
 import { type Binding, bindToState } from './affinity.ts'
 import { learnEphemeral } from './ephemeral-keys.ts'
-import { choosePoolFor, isRefusal } from './resolve-model.ts'
+import { isRefusal, resolvePoolFor } from './resolve-model.ts'
 
 export interface InferenceRoute {
   readonly operation: Operation
@@ -44,16 +44,16 @@ function bodyFor(
 }
 
 /** Serves one such request, from its first body byte to its last answer byte. */
-export async function handleInference(exchange: Exchange, route: InferenceRoute, gateway: Gateway): Promise<void> {
+export async function handleInference(exchange: Exchange, route: InferenceRoute, runtime: Runtime): Promise<void> {
   const { record } = exchange
   const { operation } = route
-  const { config, parts } = gateway
+  const { config, shared } = runtime
   const reader = readerFor(operation, exchange.request.headers['content-type'])
   const taken = await takeBody(exchange, {
     maxBytes: config.server.maxBodyBytes,
-    budget: parts.bodyBudget,
-    deadlines: parts.deadlines,
-    nowMs: () => parts.clock.nowMs(),
+    budget: shared.bodyBudget,
+    deadlines: shared.deadlines,
+    nowMs: () => shared.clock.nowMs(),
     scanner: reader.scanner,
   })
   if (taken.kind === 'gone') {
@@ -73,25 +73,25 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     if (verdict.kind === 'refused') return refuse(exchange, verdict.refusal)
     const { body: read } = verdict
     const name = route.model ?? read.model ?? (operation.body === 'sdp' ? queryValue(route.query, MODEL) : undefined)
-    const pool = choosePoolFor(exchange, name, gateway)
+    const pool = resolvePoolFor(exchange, name, runtime)
     if (isRefusal(pool)) return refuse(exchange, pool)
     record.model = pool.model.name
     record.stream = read.wantsStream
 
-    const admitted = admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), parts)
+    const admitted = admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), shared)
     const settle = admitted instanceof Promise ? await admitted : admitted
     if (settle === undefined) return
     try {
-      const bound = bindToState(taken.body.chunks, read.scan, operation, pool, exchange, gateway)
+      const bound = bindToState(taken.body.chunks, read.scan, operation, pool, exchange, runtime)
       const binding = bound instanceof Promise ? await bound : bound
       if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
       await forward(
         exchange,
-        askFor(
-          { route, pool, read, binding, body: () => held, releaseBody, home: exchange.ephemeral?.resourceId },
-          gateway,
+        buildForwardRequest(
+          { route, pool, read, binding, body: () => held, releaseBody, pinnedResource: exchange.ephemeral?.resourceId },
+          runtime,
         ),
-        gateway.forwardDeps,
+        runtime.forwardDeps,
       )
     } finally {
       settle()
@@ -106,7 +106,7 @@ function queryFor(operation: Operation, backend: BackendConfig, query: string): 
   return operation.body === 'sdp' ? replaceParameter(query, MODEL, backend.deployment) : query
 }
 
-interface Parsed {
+interface ParsedRequest {
   readonly route: InferenceRoute
   readonly pool: Pool
   readonly read: ReadBody
@@ -114,20 +114,23 @@ interface Parsed {
   readonly body: () => HeldBody | undefined
   readonly releaseBody: () => void
   /** The resource that issued the ephemeral key it came with. */
-  readonly home: string | undefined
+  readonly pinnedResource: string | undefined
 }
 
-function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed, { parts }: Gateway): Ask {
+function buildForwardRequest(
+  { route, pool, read, binding, body, releaseBody, pinnedResource: home }: ParsedRequest,
+  { shared }: Runtime,
+): ForwardRequest {
   const { operation, query } = route
   const { scan, wantsStream } = read
-  const { quirks } = parts
+  const { unsupported } = shared
   const chunks = body()?.chunks ?? []
   const usageOptions =
     pool.model.streamUsage && wantsStream && scan !== undefined && operation.name === 'chat/completions'
       ? optionsAskingUsage(chunks, scan)
       : undefined
   const optionsFor = (member: Member): string | undefined =>
-    quirks.lacks(member.standing.id, STREAM_OPTIONS) ? undefined : usageOptions
+    unsupported.has(member.health.id, STREAM_OPTIONS) ? undefined : usageOptions
   let askedUsage = false
   const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
   const allow =
@@ -142,7 +145,7 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     dialect: operation.dialect,
     wantsStream,
     json: scan !== undefined || operation.body === 'session',
-    creates: true,
+    isCreate: true,
     path: backend => operationPath(operation, backend, queryFor(operation, backend, query)),
     body(member) {
       const held = body()
@@ -153,24 +156,24 @@ function askFor({ route, pool, read, binding, body, releaseBody, home }: Parsed,
     },
     dropsUsageEvent: () => askedUsage,
     releaseBody,
-    turn: {
+    pickerOptions: {
       allow,
       promptHash: hash,
-      avoid: member => quirks.lacks(member.standing.id, operation.name),
+      avoid: member => unsupported.has(member.health.id, operation.name),
     },
-    bound: binding.kind === 'bound' || home !== undefined,
-    searches: binding.kind === 'free' && binding.searches,
-    onServed(member, answer) {
-      if (operation.body === 'session') learnEphemeral(answer, member.resourceId, parts.owners)
-      binding.onServed(member, answer)
+    pinned: binding.kind === 'bound' || home !== undefined,
+    stateOwnerUnknown: binding.kind === 'free' && binding.searches,
+    onServed(member, upstreamResponse) {
+      if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners)
+      binding.onServed(member, upstreamResponse)
     },
     onEvents: binding.onEvents,
-    onRefused(member, answer) {
-      if (optionsFor(member) === undefined || !refusesStreamOptions(answer)) return undefined
-      quirks.note(member.standing.id, STREAM_OPTIONS)
+    onRefused(member, upstreamResponse) {
+      if (optionsFor(member) === undefined || !refusesStreamOptions(upstreamResponse)) return undefined
+      unsupported.note(member.health.id, STREAM_OPTIONS)
       return 'again'
     },
-    onUnsupported: member => quirks.note(member.standing.id, operation.name),
+    onUnsupported: member => unsupported.note(member.health.id, operation.name),
   }
 }
 
@@ -193,7 +196,7 @@ export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObjec
 }
 
 /** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
-export function refusesStreamOptions({ status, body }: UpstreamAnswer): boolean {
+export function refusesStreamOptions({ status, body }: UpstreamResponse): boolean {
   if (status !== 400 || body.kind !== 'whole') return false
   const error = readErrorBody(Buffer.concat(body.chunks))
   return /stream_options|include_usage/.test(`${error.param ?? ''} ${error.message}`)

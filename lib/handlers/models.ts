@@ -2,8 +2,8 @@
 
 import { refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
-import { type Gateway, mayUse } from '../runtime.ts'
-import { choosePool, isRefusal } from './resolve-model.ts'
+import { mayUse, type Runtime } from '../runtime.ts'
+import { isRefusal, resolvePool } from './resolve-model.ts'
 import { sendJson } from './send.ts'
 
 interface ModelObject {
@@ -21,7 +21,7 @@ function modelObject(id: string): ModelObject {
 }
 
 /** GET /v1/models. */
-export function handleModels(exchange: Exchange, { pools }: Gateway): void {
+export function handleModels(exchange: Exchange, { pools }: Runtime): void {
   const data = pools
     .filter(pool => mayUse(exchange.clientKey, pool.model))
     .flatMap(pool => [pool.model.name, ...pool.model.aliases])
@@ -30,8 +30,8 @@ export function handleModels(exchange: Exchange, { pools }: Gateway): void {
 }
 
 /** GET /v1/models/{id}. */
-export function handleModel(exchange: Exchange, id: string, gateway: Gateway): void {
-  const pool = choosePool(exchange, id, gateway)
+export function handleModel(exchange: Exchange, id: string, runtime: Runtime): void {
+  const pool = resolvePool(exchange, id, runtime)
   if (isRefusal(pool)) refuse(exchange, pool)
   else sendJson(exchange, 200, modelObject(id))
 }

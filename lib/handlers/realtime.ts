@@ -6,14 +6,14 @@ import { realtimePath } from '../azure/operations.ts'
 import type { Member } from '../balancer/pool.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import { answerHeaders } from '../forward/headers.ts'
+import { responseHeaders } from '../forward/headers.ts'
 import { tunnel } from '../forward/tunnel.ts'
 import type { Upgraded } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { admit } from './admit.ts'
 import { KEY_PROTOCOL } from './ephemeral-keys.ts'
-import { choosePoolFor, isRefusal } from './resolve-model.ts'
+import { isRefusal, resolvePoolFor } from './resolve-model.ts'
 
 export interface RealtimeRoute {
   readonly model: string | undefined
@@ -62,8 +62,8 @@ function handshakeProblem({ request }: Exchange): Refusal | undefined {
 }
 
 /** The 101 as the backend gave it, with what the proxy adds to every answer. */
-function agreement(exchange: Exchange, member: Member, { answer }: Upgraded): string {
-  const { headers: list, values } = answerHeaders(answer)
+function agreement(exchange: Exchange, member: Member, { response: upstreamResponse }: Upgraded): string {
+  const { headers: list, values } = responseHeaders(upstreamResponse)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   list.push('x-proxy-backend', encodeURI(member.backend.name), 'x-proxy-attempts', String(exchange.record.attempts))
   const lines = [`HTTP/1.1 101 ${STATUS_CODES[101] ?? ''}`, 'connection: Upgrade', 'upgrade: websocket']
@@ -76,7 +76,7 @@ export async function handleRealtime(
   exchange: Exchange,
   { model, query }: RealtimeRoute,
   client: ClientSocket | undefined,
-  gateway: Gateway,
+  runtime: Runtime,
 ): Promise<void> {
   const { record, cancellation } = exchange
   if (client === undefined) {
@@ -89,12 +89,12 @@ export async function handleRealtime(
   }
   const problem = handshakeProblem(exchange)
   if (problem !== undefined) return refuse(exchange, problem)
-  const pool = choosePoolFor(exchange, model, gateway)
+  const pool = resolvePoolFor(exchange, model, runtime)
   if (isRefusal(pool)) return refuse(exchange, pool)
   record.model = pool.model.name
-  const settle = await admit(exchange, 0, gateway.parts)
+  const settle = await admit(exchange, 0, runtime.shared)
   if (settle === undefined) return
-  const { quirks, clock } = gateway.parts
+  const { unsupported, clock } = runtime.shared
   const home = exchange.ephemeral?.resourceId
   try {
     await forward(
@@ -105,17 +105,17 @@ export async function handleRealtime(
         dialect: 'opaque',
         wantsStream: false,
         json: false,
-        creates: true,
+        isCreate: true,
         path: backend => realtimePath(backend, query),
         body: () => ({ chunks: [], byteLength: 0 }),
         releaseBody: () => undefined,
-        turn: {
+        pickerOptions: {
           ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),
-          avoid: member => quirks.lacks(member.standing.id, 'realtime'),
+          avoid: member => unsupported.has(member.health.id, 'realtime'),
         },
-        bound: home !== undefined,
-        searches: false,
-        onUnsupported: member => quirks.note(member.standing.id, 'realtime'),
+        pinned: home !== undefined,
+        stateOwnerUnknown: false,
+        onUnsupported: member => unsupported.note(member.health.id, 'realtime'),
         upgrade: {
           headers: upgradeHeaders(exchange.request.headers),
           open(member, upgraded) {
@@ -139,7 +139,7 @@ export async function handleRealtime(
           },
         },
       },
-      gateway.forwardDeps,
+      runtime.forwardDeps,
     )
   } finally {
     settle()

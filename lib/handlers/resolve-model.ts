@@ -2,7 +2,7 @@
 import type { Pool } from '../balancer/pool.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
-import { type Gateway, mayUse } from '../runtime.ts'
+import { mayUse, type Runtime } from '../runtime.ts'
 
 /** The refusal of a request that names no model, neither in its body nor in its path. */
 export function missingModel(): Refusal {
@@ -15,11 +15,11 @@ export function missingModel(): Refusal {
 }
 
 /** The pool a name stands for, if the key may use it. */
-export function choosePool(exchange: Exchange, name: string, gateway: Gateway): Pool | Refusal {
-  const pool = gateway.pool(name)
+export function resolvePool(exchange: Exchange, name: string, runtime: Runtime): Pool | Refusal {
+  const pool = runtime.pool(name)
   if (pool === undefined) {
     // The name is the client's text: shown back to it, bounded, and never put into a metric.
-    const told = gateway.isSecret(name) ? '[secret]' : name
+    const told = runtime.isSecret(name) ? '[secret]' : name
     const shown = JSON.stringify(told.length > 100 ? `${told.slice(0, 100)}…` : told)
     return {
       status: 404,
@@ -45,11 +45,11 @@ export function isRefusal(value: Pool | Refusal): value is Refusal {
 }
 
 /** The pool of the named model, or with an ephemeral key any pool whose resource issued it. */
-export function choosePoolFor(exchange: Exchange, name: string | undefined, gateway: Gateway): Pool | Refusal {
+export function resolvePoolFor(exchange: Exchange, name: string | undefined, runtime: Runtime): Pool | Refusal {
   const home = exchange.ephemeral?.resourceId
   const isHome = (pool: Pool): boolean => pool.members.some(member => member.resourceId === home)
-  if (name === undefined) return (home === undefined ? undefined : gateway.pools.find(isHome)) ?? missingModel()
-  const pool = choosePool(exchange, name, gateway)
+  if (name === undefined) return (home === undefined ? undefined : runtime.pools.find(isHome)) ?? missingModel()
+  const pool = resolvePool(exchange, name, runtime)
   if (isRefusal(pool) || home === undefined || isHome(pool)) return pool
   return {
     status: 403,

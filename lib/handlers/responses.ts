@@ -4,8 +4,8 @@ import type { Member, Pool } from '../balancer/pool.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import type { Exchange } from '../request-context.ts'
-import { type Gateway, mayUse } from '../runtime.ts'
-import { isResponseId, placesOf } from './affinity.ts'
+import { mayUse, type Runtime } from '../runtime.ts'
+import { isResponseId, resourcesOf } from './affinity.ts'
 
 export interface StoredResponseRoute {
   readonly id: string
@@ -14,8 +14,8 @@ export interface StoredResponseRoute {
 }
 
 /** The pool whose members include the resource; any of its deployments will do. */
-function poolWith(exchange: Exchange, gateway: Gateway, resources: ReadonlySet<string> | undefined): Pool | undefined {
-  const usable = gateway.pools.filter(pool => mayUse(exchange.clientKey, pool.model))
+function poolWith(exchange: Exchange, runtime: Runtime, resources: ReadonlySet<string> | undefined): Pool | undefined {
+  const usable = runtime.pools.filter(pool => mayUse(exchange.clientKey, pool.model))
   if (resources === undefined) return usable[0]
   return usable.find(pool => pool.members.some(member => resources.has(member.resourceId)))
 }
@@ -24,15 +24,15 @@ function poolWith(exchange: Exchange, gateway: Gateway, resources: ReadonlySet<s
 export async function handleStoredResponse(
   exchange: Exchange,
   { id, action, query }: StoredResponseRoute,
-  gateway: Gateway,
+  runtime: Runtime,
 ): Promise<void> {
   const { request, record } = exchange
   request.resume()
-  const members = gateway.membersFor(exchange.clientKey)
-  const found = isResponseId(id) ? await gateway.ownerFinder.find(id, members) : ({ kind: 'nowhere' } as const)
-  const places = placesOf(found)
+  const members = runtime.membersFor(exchange.clientKey)
+  const found = isResponseId(id) ? await runtime.ownerFinder.find(id, members) : ({ kind: 'nowhere' } as const)
+  const places = resourcesOf(found)
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
-  const pool = poolWith(exchange, gateway, places)
+  const pool = poolWith(exchange, runtime, places)
   if (pool === undefined) {
     return refuse(exchange, {
       status: 404,
@@ -43,7 +43,7 @@ export async function handleStoredResponse(
   const method = request.method ?? 'GET'
   const wantsStream = method === 'GET' && /(^|&)stream=true(&|$)/.test(query)
   record.stream = wantsStream
-  const { owners } = gateway.parts
+  const { owners } = runtime.shared
   await forward(
     exchange,
     {
@@ -52,17 +52,17 @@ export async function handleStoredResponse(
       dialect: wantsStream ? 'responses' : 'opaque',
       wantsStream,
       json: false,
-      creates: false,
+      isCreate: false,
       path: backend => storedResponsePath(id, action, backend, query),
       body: () => ({ chunks: [], byteLength: 0 }),
       releaseBody: () => undefined,
-      turn: places === undefined ? {} : { allow: (member: Member) => places.has(member.resourceId) },
-      bound: places !== undefined,
-      searches: false,
-      onServed(_member, answer) {
-        if (method === 'DELETE' && answer.status < 300) owners.forget(id)
+      pickerOptions: places === undefined ? {} : { allow: (member: Member) => places.has(member.resourceId) },
+      pinned: places !== undefined,
+      stateOwnerUnknown: false,
+      onServed(_member, upstreamResponse) {
+        if (method === 'DELETE' && upstreamResponse.status < 300) owners.forget(id)
       },
     },
-    gateway.forwardDeps,
+    runtime.forwardDeps,
   )
 }

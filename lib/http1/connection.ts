@@ -7,18 +7,18 @@
 import type { Socket } from 'node:net'
 import { NO_SLOT, type Slotted } from '../dense-set.ts'
 import type { LowerCaseName } from './header-names.ts'
-import { Reply } from './response-body.ts'
-import type { AnswerFault, AnswerHead } from './response-head.ts'
-import { AnswerReader } from './response-parser.ts'
+import { ResponseBody } from './response-body.ts'
+import type { ResponseFault, ResponseHead } from './response-head.ts'
+import { ResponseParser } from './response-parser.ts'
 
 /** Told what becomes of one request. */
-export interface ReplyHandler {
+export interface ResponseHandler {
   /** The connection stands, TLS included; not told of one that stood already. */
   connected(): void
   /** The head of the answer. The reply must be given a sink, or be destroyed, at once. */
-  head(head: AnswerHead, reply: Reply): void
+  head(head: ResponseHead, responseBody: ResponseBody): void
   /** 101: the socket is the handler's from now on. `rest` came behind the head. */
-  switched(head: AnswerHead, socket: Socket, rest: Buffer): void
+  switched(head: ResponseHead, socket: Socket, rest: Buffer): void
   /**
    * No answer will come.
    * @param stale it went out on a connection that had rested, and not a byte came back: the far side may have closed it long ago
@@ -52,9 +52,9 @@ export interface RequestBytes {
 
 /** An answer that is no HTTP; `code` is an AnswerFault. */
 export class ProtocolError extends Error {
-  readonly code: AnswerFault
+  readonly code: ResponseFault
 
-  constructor(code: AnswerFault) {
+  constructor(code: ResponseFault) {
     super(code)
     this.code = code
   }
@@ -91,9 +91,9 @@ export class Connection implements Slotted {
   /** Until when it may rest, monotonic, in ms; its owner's business. */
   restsUntilMs = 0
   private readonly owner: ConnectionOwner
-  private readonly reader: AnswerReader
-  private handler: ReplyHandler | undefined
-  private reply: Reply | undefined
+  private readonly reader: ResponseParser
+  private handler: ResponseHandler | undefined
+  private responseBody: ResponseBody | undefined
   private keptForMs = 0
   /** It has brought an answer before. */
   private used = false
@@ -106,14 +106,14 @@ export class Connection implements Slotted {
   ) {
     this.socket = socket
     this.owner = owner
-    this.reader = new AnswerReader(this, lowerCase)
+    this.reader = new ResponseParser(this, lowerCase)
     socket.once(connectEvent, () => this.handler?.connected())
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
   }
 
   /** Sends a request; its answer is the handler's. The connection must be at rest. */
-  send(request: RequestBytes, handler: ReplyHandler): Sent {
+  send(request: RequestBytes, handler: ResponseHandler): Sent {
     const { socket } = this
     this.handler = handler
     this.reader.expect(request)
@@ -129,7 +129,7 @@ export class Connection implements Slotted {
   /** Gives the current request up: nothing more is told, and the connection is closed. */
   abandon(): void {
     this.handler = undefined
-    this.reply = undefined
+    this.responseBody = undefined
     this.reader.stop()
     this.socket.destroy()
   }
@@ -143,25 +143,25 @@ export class Connection implements Slotted {
   }
 
   /** From the reader. */
-  head(head: AnswerHead): void {
+  head(head: ResponseHead): void {
     const { handler } = this
     if (handler === undefined) return
     this.keptForMs = head.keptForMs
-    const reply = new Reply(this)
-    this.reply = reply
+    const responseBody = new ResponseBody(this)
+    this.responseBody = responseBody
     this.handler = undefined
-    handler.head(head, reply)
+    handler.head(head, responseBody)
   }
 
   /** From the reader. */
   body(bytes: Buffer): void {
-    this.reply?.arrived(bytes)
+    this.responseBody?.arrived(bytes)
   }
 
   /** From the reader. */
   end(reusable: boolean): void {
-    const { reply, socket } = this
-    this.reply = undefined
+    const { responseBody, socket } = this
+    this.responseBody = undefined
     this.used = true
     // An answer that came before its request was out leaves the rest of the request in the way of the next one.
     if (reusable && this.keptForMs > 0 && socket.writableLength === 0 && !socket.destroyed) {
@@ -169,11 +169,11 @@ export class Connection implements Slotted {
       if (socket.isPaused()) socket.resume()
       this.owner.rests(this, this.keptForMs)
     } else socket.destroy()
-    reply?.over('whole')
+    responseBody?.over('whole')
   }
 
   /** From the reader. */
-  switched(head: AnswerHead, rest: Buffer): void {
+  switched(head: ResponseHead, rest: Buffer): void {
     const { handler, socket } = this
     this.handler = undefined
     socket.pause()
@@ -187,7 +187,7 @@ export class Connection implements Slotted {
   /** What the socket has brought; the memory may be written over as soon as this returns. */
   readonly onBytes = (bytes: Buffer): void => {
     // Unasked for: an answer to nothing, such as a 408 before the far side closes an idle connection.
-    if (this.handler === undefined && this.reply === undefined) {
+    if (this.handler === undefined && this.responseBody === undefined) {
       this.socket.destroy()
       return
     }
@@ -196,7 +196,7 @@ export class Connection implements Slotted {
   }
 
   private readonly onEnd = (): void => {
-    if (this.handler === undefined && this.reply === undefined) this.socket.destroy()
+    if (this.handler === undefined && this.responseBody === undefined) this.socket.destroy()
     else if (!this.reader.close()) this.lose(closedEarly())
   }
 
@@ -208,12 +208,12 @@ export class Connection implements Slotted {
   }
 
   private lose(error: Error): void {
-    const { handler, reply } = this
+    const { handler, responseBody } = this
     const stale = this.used && !this.reader.begun()
     this.handler = undefined
-    this.reply = undefined
+    this.responseBody = undefined
     handler?.failed(error, stale)
-    reply?.over(error)
+    responseBody?.over(error)
     this.reader.stop()
     this.socket.destroy()
   }

@@ -5,8 +5,8 @@ import https from 'node:https'
 import net from 'node:net'
 import type { Clock, Timer } from '../clock.ts'
 import type { Endpoint } from '../config/types.ts'
-import { createBag } from '../dense-set.ts'
-import { Connection, type ConnectionOwner, type ReplyHandler, type Sent } from './connection.ts'
+import { createDenseSet } from '../dense-set.ts'
+import { Connection, type ConnectionOwner, type ResponseHandler, type Sent } from './connection.ts'
 import { createLowerCaseNames } from './header-names.ts'
 
 /** What goes on the wire; `headers` is a flat list and complete but for Connection. */
@@ -29,7 +29,7 @@ export interface Transport {
    * Sends a request with its body, already in pieces.
    * @throws when something in it cannot stand in a request's head: a mistake of the program, not of a client
    */
-  send(request: WireRequest, body: readonly Buffer[], options: SendOptions, handler: ReplyHandler): Sent
+  send(request: WireRequest, body: readonly Buffer[], options: SendOptions, handler: ResponseHandler): Sent
   /** Connections in use and resting, for leak checks and the status page. */
   sockets(): { readonly busy: number; readonly free: number }
   close(): void
@@ -79,7 +79,7 @@ export function createTransport(clock: Clock): Transport {
   // One for all: it is read out before the next read. A buffer made for each read, 64 KB cut down to what came, and its way
   // through a stream cost 4 µs an event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  const all = createBag<Connection>()
+  const all = createDenseSet<Connection>()
   /** By endpoint: as many as the configs of this process's life have named. */
   const pools = new Map<string, HostPool>()
   let resting = 0

@@ -3,7 +3,7 @@
 import { Readable } from 'node:stream'
 
 /** Takes a body. After `end` or `lost` nothing more comes. */
-export interface ReplySink {
+export interface BodySink {
   data(bytes: Buffer): void
   end(): void
   /** The connection broke off, or what came was no HTTP. */
@@ -11,29 +11,29 @@ export interface ReplySink {
 }
 
 /** What a reply needs of its connection. */
-export interface ReplySource {
+export interface BodySource {
   pause(): void
   resume(): void
   /** Gives the rest of the answer up, and the connection with it. */
   abandon(): void
 }
 
-export class Reply {
+export class ResponseBody {
   /** The connection, until the last byte has come off it. */
-  private source: ReplySource | undefined
-  private sink: ReplySink | undefined
+  private source: BodySource | undefined
+  private sink: BodySink | undefined
   private paused = false
   private destroyed = false
   /** What came while nobody could take it: one read of the socket at most, for the socket is paused. */
   private kept: Buffer | undefined
   private outcome: 'open' | 'whole' | Error = 'open'
 
-  constructor(source: ReplySource) {
+  constructor(source: BodySource) {
     this.source = source
   }
 
   /** The sink takes what comes from now on, in place of the one before. */
-  attach(sink: ReplySink): void {
+  attach(sink: BodySink): void {
     this.sink = sink
   }
 
@@ -74,8 +74,8 @@ export class Reply {
    * @param pass makes of each piece what the stream brings; undefined: nothing, yet
    * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what came
    */
-  stream(pass: Pass, whenLost: 'error' | 'end'): ReplyStream {
-    return new ReplyStream(this, pass, whenLost)
+  stream(pass: Pass, whenLost: 'error' | 'end'): BodyStream {
+    return new BodyStream(this, pass, whenLost)
   }
 
   /** The connection's side: a piece has come. */
@@ -119,18 +119,18 @@ const STREAM_BUFFER_BYTES = 96 * 1024
 
 type Pass = (bytes: Buffer) => Buffer | undefined
 
-export class ReplyStream extends Readable {
-  private readonly reply: Reply
+export class BodyStream extends Readable {
+  private readonly body: ResponseBody
   /** Why the reply did not come to its end. */
   lost: Error | undefined = undefined
 
-  constructor(reply: Reply, pass: Pass, whenLost: 'error' | 'end') {
+  constructor(responseBody: ResponseBody, pass: Pass, whenLost: 'error' | 'end') {
     super({ highWaterMark: STREAM_BUFFER_BYTES })
-    this.reply = reply
-    reply.attach({
+    this.body = responseBody
+    responseBody.attach({
       data: bytes => {
         const passed = pass(bytes)
-        if (passed !== undefined && !this.push(passed)) reply.pause()
+        if (passed !== undefined && !this.push(passed)) responseBody.pause()
       },
       end: () => this.push(null),
       lost: error => {
@@ -142,11 +142,11 @@ export class ReplyStream extends Readable {
   }
 
   override _read(): void {
-    this.reply.resume()
+    this.body.resume()
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.reply.destroy()
+    this.body.destroy()
     done(error)
   }
 }

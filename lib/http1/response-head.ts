@@ -9,7 +9,7 @@ export type Framing =
   | { readonly kind: 'chunked' }
   | { readonly kind: 'until_close' }
 
-export interface AnswerHead {
+export interface ResponseHead {
   readonly kind: 'head'
   readonly status: number
   /** Flat list of names and values as they came. */
@@ -22,7 +22,7 @@ export interface AnswerHead {
 }
 
 /** What makes bytes no answer; stable codes, shown in logs. */
-export type AnswerFault =
+export type ResponseFault =
   | 'bad_status_line'
   | 'bad_header'
   | 'bad_length'
@@ -68,7 +68,7 @@ function lists(list: string | undefined, token: string): boolean {
  * might never send its end.
  * @param begun as much as has come, as latin1
  */
-export function faultOfPart(begun: string): AnswerFault | undefined {
+export function faultOfPart(begun: string): ResponseFault | undefined {
   const first = begun.slice(0, ANY_STATUS_LINE.length)
   if (!STATUS_LINE.test(first + ANY_STATUS_LINE.slice(first.length))) return 'bad_status_line'
   const lineFeed = begun.indexOf('\n')
@@ -80,7 +80,7 @@ export function faultOfPart(begun: string): AnswerFault | undefined {
  * @param text all of it as latin1, without the empty line at its end
  * @param bodiless the request was a HEAD: the length says what a GET would bring
  */
-export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseName): AnswerHead | AnswerFault {
+export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseName): ResponseHead | ResponseFault {
   const [line, minor, code] = STATUS_LINE.exec(text) ?? []
   if (line === undefined) return 'bad_status_line'
   if (CONTROL.test(text)) return 'bad_header'

@@ -4,17 +4,17 @@
 // that the next read writes over: it keeps and hands out copies.
 
 import type { LowerCaseName } from './header-names.ts'
-import { type AnswerFault, type AnswerHead, faultOfPart, parseHead } from './response-head.ts'
+import { faultOfPart, parseHead, type ResponseFault, type ResponseHead } from './response-head.ts'
 
 /** What a reader tells, in this order: head, any number of pieces, end. */
-export interface AnswerEvents {
-  head(head: AnswerHead): void
+export interface ParserEvents {
+  head(head: ResponseHead): void
   /** The piece is the listener's own: a copy. */
   body(bytes: Buffer): void
   /** @param reusable nothing came behind the answer, and its framing does not need the connection to close */
   end(reusable: boolean): void
   /** 101: what follows is no HTTP. */
-  switched(head: AnswerHead, rest: Buffer): void
+  switched(head: ResponseHead, rest: Buffer): void
 }
 
 /** An answer's head beyond this is an error of the far side; Node's own default. */
@@ -54,8 +54,8 @@ function digitOf(byte: number): number {
 }
 
 /** A class: one for every connection, and its fields change with every byte that matters. */
-export class AnswerReader {
-  private readonly events: AnswerEvents
+export class ResponseParser {
+  private readonly events: ParserEvents
   private readonly lowerCase: LowerCaseName
   private state = IDLE
   private bodiless = false
@@ -70,7 +70,7 @@ export class AnswerReader {
   /** Bytes of the current answer that have come, its head's included. */
   private seen = 0
 
-  constructor(events: AnswerEvents, lowerCase: LowerCaseName) {
+  constructor(events: ParserEvents, lowerCase: LowerCaseName) {
     this.events = events
     this.lowerCase = lowerCase
   }
@@ -97,7 +97,7 @@ export class AnswerReader {
   }
 
   /** Takes what the socket brought, and may write in it until it returns. @returns what is wrong with it, if anything */
-  push(bytes: Buffer): AnswerFault | undefined {
+  push(bytes: Buffer): ResponseFault | undefined {
     this.seen += bytes.length
     if (this.state === HEAD) return this.pushHead(bytes)
     return this.pushBody(bytes, 0)
@@ -111,7 +111,7 @@ export class AnswerReader {
     return true
   }
 
-  private pushHead(given: Buffer): AnswerFault | undefined {
+  private pushHead(given: Buffer): ResponseFault | undefined {
     const bytes = this.carry === undefined ? given : Buffer.concat([this.carry, given])
     this.carry = undefined
     let at = 0
@@ -140,7 +140,7 @@ export class AnswerReader {
     }
   }
 
-  private beginBody(head: AnswerHead, bytes: Buffer, at: number): AnswerFault | undefined {
+  private beginBody(head: ResponseHead, bytes: Buffer, at: number): ResponseFault | undefined {
     const { framing } = head
     switch (framing.kind) {
       case 'none':
@@ -162,7 +162,7 @@ export class AnswerReader {
     return this.pushBody(bytes, at)
   }
 
-  private pushBody(bytes: Buffer, at: number): AnswerFault | undefined {
+  private pushBody(bytes: Buffer, at: number): ResponseFault | undefined {
     if (this.state === IDLE) return undefined
     if (this.state === UNTIL_CLOSE) {
       if (at < bytes.length) this.events.body(Buffer.from(bytes.subarray(at)))
@@ -186,7 +186,7 @@ export class AnswerReader {
   /**
    * Takes the framing out of the bytes, in place: the data of the chunks moves together, so that it is one piece.
    */
-  private pushChunks(bytes: Buffer, start: number): AnswerFault | undefined {
+  private pushChunks(bytes: Buffer, start: number): ResponseFault | undefined {
     const { length } = bytes
     let at = start
     let from = start
@@ -262,7 +262,7 @@ export class AnswerReader {
   }
 
   /** What came before a fault is told all the same, as it would be had it come by itself. */
-  private broken(bytes: Buffer, from: number, to: number): AnswerFault {
+  private broken(bytes: Buffer, from: number, to: number): ResponseFault {
     if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
     return 'bad_chunk'
   }

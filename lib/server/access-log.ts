@@ -1,8 +1,8 @@
 // The line of every request, and of every change of a backend's state (README, "The log line").
-import type { StandingChange } from '../balancer/health.ts'
+import type { HealthChange } from '../balancer/health.ts'
 import type { Log } from '../log.ts'
 import type { FinishedRequest } from '../request-context.ts'
-import { type Gateway, namesOf } from '../runtime.ts'
+import { namesOf, type Runtime } from '../runtime.ts'
 
 function ms(value: number | undefined): number | null {
   return value === undefined ? null : Math.round(value * 10) / 10
@@ -33,8 +33,8 @@ export function logFinished(
     cached_tokens: usage.cachedTokens ?? null,
     client: client ?? null,
     error: record.error ?? null,
-    spilled: record.spilled ? true : undefined,
-    spilled_over: record.spilledOver,
+    spilled: record.servedByLowerTier ? true : undefined,
+    spilled_over: record.azureSpillover,
     upstream_id: record.upstreamId,
     traceparent,
   })
@@ -45,8 +45,8 @@ function recoversInMs(untilMs: number, sinceMs: number): number | null {
 }
 
 /** Said once a change. A mistake in the config is said louder than a failure: only its operator can mend it. */
-export function logStandingChange(log: Log, change: StandingChange, gateway: Gateway): void {
-  const names = namesOf(change.standing.id, gateway)
+export function logHealthChange(log: Log, change: HealthChange, runtime: Runtime): void {
+  const names = namesOf(change.health.id, runtime)
   switch (change.kind) {
     case 'ejected': {
       const { reason, detail, untilMs, failedMs } = change.ejection

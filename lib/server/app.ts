@@ -3,13 +3,13 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { createBag, NO_SLOT, type Slotted } from '../dense-set.ts'
+import { createDenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
 import { refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import { createDispatch, type DispatchDeps } from './dispatch.ts'
-import { shownPath } from './redacted-path.ts'
+import { redactedPath } from './redacted-path.ts'
 import { route } from './router.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
@@ -54,8 +54,8 @@ function idOf(request: IncomingMessage, isSecret: (text: string) => boolean): st
 }
 
 export function createApp(deps: AppDeps): App {
-  const { clock, log, gateway, onFinished } = deps
-  const live = createBag<Live>()
+  const { clock, log, runtime, onFinished } = deps
+  const live = createDenseSet<Live>()
   const whenIdle: (() => void)[] = []
   let draining = false
   const dispatch = createDispatch({ ...deps, isDraining: () => draining })
@@ -72,7 +72,7 @@ export function createApp(deps: AppDeps): App {
     onFinished({
       id: exchange.id,
       method: request.method ?? '',
-      path: shownPath(request.url ?? '', gateway().isSecret),
+      path: redactedPath(request.url ?? '', runtime().isSecret),
       client: request.socket.remoteAddress,
       traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
       durationMs: clock.nowMs() - exchange.beganMs,
@@ -135,7 +135,7 @@ export function createApp(deps: AppDeps): App {
 
   const begin = (request: IncomingMessage, response: ServerResponse): Live => {
     const exchange: Live = {
-      id: idOf(request, gateway().isSecret),
+      id: idOf(request, runtime().isSecret),
       request,
       response,
       cancellation: createCancellation(),

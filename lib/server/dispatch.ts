@@ -10,15 +10,15 @@ import { handleStoredResponse } from '../handlers/responses.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Gateway } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { authenticate } from './auth.ts'
-import { shownPath } from './redacted-path.ts'
+import { redactedPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
 
 export interface DispatchDeps {
   readonly clock: Clock
   readonly version: string
-  gateway(): Gateway
+  runtime(): Runtime
   /** The text of GET /metrics. */
   metricsText(): Promise<string>
   /** Serves a path below /dashboard. */
@@ -43,10 +43,10 @@ function takesEphemeral(target: Route): boolean {
 export type Dispatch = (exchange: Exchange, target: Route, client: ClientSocket | undefined) => void | Promise<void>
 
 export function createDispatch(deps: DispatchDeps): Dispatch {
-  const { clock, version, gateway, metricsText, dashboard, isDraining } = deps
+  const { clock, version, runtime, metricsText, dashboard, isDraining } = deps
   const startedMs = clock.nowMs()
   return (exchange, target, client) => {
-    const current = gateway()
+    const current = runtime()
     const { auth } = current.config
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
     if (target.kind === 'health') {
@@ -73,7 +73,7 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
     if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
       exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
       if (exchange.clientKey === undefined && takesEphemeral(target)) {
-        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.parts.owners)
+        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.shared.owners)
       }
       if (exchange.clientKey === undefined && exchange.ephemeral === undefined) {
         return refuse(exchange, {
@@ -110,7 +110,7 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
         })
       default:
     }
-    const shown = shownPath(exchange.request.url ?? '', current.isSecret)
+    const shown = redactedPath(exchange.request.url ?? '', current.isSecret)
     const hint = 'hint' in target ? target.hint : undefined
     refuse(exchange, {
       status: 404,

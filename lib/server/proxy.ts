@@ -1,16 +1,16 @@
 // One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
 import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
-import { createStandings, type StandingChange } from '../balancer/health.ts'
+import { createHealthRegistry, type HealthChange } from '../balancer/health.ts'
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import { createOwners } from '../balancer/owners.ts'
 import { createProbes } from '../balancer/probes.ts'
-import { createQuirks } from '../balancer/unsupported.ts'
+import { createUnsupportedOperations } from '../balancer/unsupported.ts'
 import { createWaitQueue } from '../balancer/wait-queue.ts'
 import { createBodyBudget } from '../body/take.ts'
 import { type Clock, createDeadlines, type Random } from '../clock.ts'
 import { describeChanges, needsRestart } from '../config/diff.ts'
 import type { Config } from '../config/types.ts'
-import { createWatch } from '../dashboard/dashboard.ts'
+import { createDashboard } from '../dashboard/dashboard.ts'
 import type { StatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
@@ -18,13 +18,13 @@ import { askProbe } from '../forward/resource-query.ts'
 import { createTransport } from '../http1/pool.ts'
 import type { Log } from '../log.ts'
 import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
-import { createGateway, type Gateway, type Parts } from '../runtime.ts'
+import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
 import type { Peers } from '../workers/peers.ts'
-import { type Shared, shareLessons } from '../workers/sharing.ts'
-import { logFinished, logStandingChange } from './access-log.ts'
+import { replicateState, type StateUpdate } from '../workers/sharing.ts'
+import { logFinished, logHealthChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
-import { createMeasure, type ProcessFigures } from './request-metrics.ts'
+import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
 
 export interface ProxyOptions {
   readonly config: Config
@@ -35,7 +35,7 @@ export interface ProxyOptions {
   readonly tokenAuthorizer: TokenAuthorizerFactory
   readonly tls?: TlsFiles
   /** One of several processes: what it learns is sent, and it probes only when told to. */
-  readonly shareWith?: (items: readonly Shared[]) => void
+  readonly shareWith?: (items: readonly StateUpdate[]) => void
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
   readonly processFigures?: () => ProcessFigures
@@ -47,9 +47,9 @@ export interface ProxyServer {
    * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is closed.
    */
   shutdown(graceMs: number): Promise<void>
-  readonly gateway: () => Gateway
+  readonly runtime: () => Runtime
   readonly app: App
-  readonly parts: Parts
+  readonly shared: SharedState
   readonly listener: Listener
   /** One probe round now. */
   probe(): Promise<void>
@@ -60,7 +60,7 @@ export interface ProxyServer {
    */
   reload(config: Config, tls: TlsFiles | undefined): void
   /** Takes over what another process learnt. */
-  learn(items: readonly Shared[]): void
+  learn(items: readonly StateUpdate[]): void
   startProbes(): void
   /** What this process has counted, as JSON can carry it; a page for all processes is made from all of their states. */
   state(): ProcessState
@@ -77,7 +77,7 @@ function isProcessState(value: unknown): value is ProcessState {
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
-const FAREWELL_MS = 500
+const CLOSE_FLUSH_MS = 500
 
 export function createProxy({
   config,
@@ -91,18 +91,18 @@ export function createProxy({
   peers,
   processFigures,
 }: ProxyOptions): ProxyServer {
-  let gateway: Gateway
-  const current = (): Gateway => gateway
+  let runtime: Runtime
+  const current = (): Runtime => runtime
   const deadlines = createDeadlines(clock)
   const transport = createTransport(clock)
-  const standings = createStandings({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
+  const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
 
-  const parts: Parts = {
+  const shared: SharedState = {
     clock,
     random,
-    standings,
+    health: healthRegistry,
     owners: createOwners(),
-    quirks: createQuirks(clock),
+    unsupported: createUnsupportedOperations(clock),
     waitQueue: createWaitQueue(clock),
     transport,
     deadlines,
@@ -117,22 +117,29 @@ export function createProxy({
       if (report.label !== 'served') log.debug('attempt', { ...report })
     },
   }
-  gateway = createGateway(config, parts)
-  standings.onChange((change: StandingChange) => {
-    logStandingChange(log, change, current())
+  runtime = createRuntime(config, shared)
+  healthRegistry.onChange((change: HealthChange) => {
+    logHealthChange(log, change, current())
     watch.changed(change)
   })
 
-  const measure = createMeasure({ clock, version, parts, gateway: current, app: () => app, processFigures })
+  const measure = createRequestMetrics({
+    clock,
+    version,
+    shared: shared,
+    runtime: current,
+    app: () => app,
+    processFigures,
+  })
   const state = (): ProcessState => ({ metrics: measure.state(), status: watch.snapshot() })
   const states = async (): Promise<readonly ProcessState[]> =>
     peers === undefined ? [state()] : (await peers.askAll()).filter(isProcessState)
 
-  const watch = createWatch({
+  const watch = createDashboard({
     clock,
     log,
-    standings,
-    gateway: current,
+    health: healthRegistry,
+    runtime: current,
     snapshots: async () => (await states()).map(({ status }) => status),
   })
 
@@ -140,7 +147,7 @@ export function createProxy({
     clock,
     log,
     version,
-    gateway: current,
+    runtime: current,
     metricsText: async () => renderMetrics(mergeMetrics((await states()).map(({ metrics }) => metrics))),
     dashboard: watch.serve,
     onFinished(finished) {
@@ -153,7 +160,7 @@ export function createProxy({
   const probes = createProbes({
     clock,
     random,
-    standings,
+    health: healthRegistry,
     members: () => current().pools.flatMap(pool => pool.members),
     settings: () => current().config.healthCheck,
     ask: member =>
@@ -164,19 +171,19 @@ export function createProxy({
       }),
     onVerdict: (resourceId, verdict, askedAtMs) => sharing?.tellProbe(resourceId, verdict, askedAtMs),
   })
-  const sharing = shareWith === undefined ? undefined : shareLessons(parts, shareWith, probes.apply)
+  const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith, probes.apply)
 
   return {
-    gateway: current,
+    runtime: current,
     app,
-    parts,
+    shared: shared,
     listener,
     probe: () => probes.round(),
     startProbes: () => probes.start(),
     state,
     learn: items => sharing?.take(items),
     reload(next, files) {
-      const before = gateway.config
+      const before = runtime.config
       const changes = describeChanges(before, next)
       // What cannot follow stays as it is, also in what the rest of the program reads.
       const { port, host, workers, tls } = before.server
@@ -184,7 +191,7 @@ export function createProxy({
       // First, because it is all that can fail: a certificate that its key does not fit must leave the whole old config in force.
       if (files !== undefined && !keepsTls) listener.setTls(files)
       const server = { ...next.server, port, host, workers, ...(keepsTls ? { tls } : {}) }
-      gateway = createGateway({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, parts)
+      runtime = createRuntime({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, shared)
       measure.reloaded()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })
@@ -204,13 +211,13 @@ export function createProxy({
       const over = new Promise<void>(resolve => clock.after(graceMs, resolve))
       await Promise.race([finished, over])
       app.cancelAll()
-      const farewell = new Promise<void>(resolve => clock.after(FAREWELL_MS, resolve))
+      const farewell = new Promise<void>(resolve => clock.after(CLOSE_FLUSH_MS, resolve))
       await Promise.race([finished, farewell])
       const closed = listener.close()
       listener.server.closeAllConnections()
       await closed
       // The listener is closed a moment before the last requests know of it; their log lines must not be lost.
-      await Promise.race([finished, new Promise<void>(resolve => clock.after(FAREWELL_MS, resolve))])
+      await Promise.race([finished, new Promise<void>(resolve => clock.after(CLOSE_FLUSH_MS, resolve))])
       transport.close()
     },
   }

@@ -34,7 +34,7 @@ function decoded(text: string): string {
  * @param target the request line's target
  * @param isSecret whether a text is a key that must not be shown
  */
-export function shownPath(target: string, isSecret: (text: string) => boolean): string {
+export function redactedPath(target: string, isSecret: (text: string) => boolean): string {
   // Most requests, for 0.1 µs instead of 0.8. What is given back is the program's own text: a piece of the client's would keep
   // the whole target in memory, and what stands in its query.
   const mark = target.indexOf('?')

@@ -1,10 +1,10 @@
 // What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
-import { isOut } from '../balancer/health.ts'
+import { isEjected } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
-import type { Gateway, Parts } from '../runtime.ts'
+import type { Runtime, SharedState } from '../runtime.ts'
 import type { App } from './app.ts'
 
 /** What the process says of itself; passed in, since only commands touch it. */
@@ -18,16 +18,16 @@ export interface ProcessFigures {
   readonly logLinesDropped: number
 }
 
-export interface MeasureDeps {
+export interface RequestMetricsDeps {
   readonly clock: Clock
   readonly version: string
-  readonly parts: Pick<Parts, 'bodyBudget'>
-  gateway(): Gateway
+  readonly shared: Pick<SharedState, 'bodyBudget'>
+  runtime(): Runtime
   app(): App
   processFigures: (() => ProcessFigures) | undefined
 }
 
-export interface Measure {
+export interface RequestMetrics {
   finished(request: FinishedRequest): void
   attempted(report: AttemptReport): void
   keyLimited(key: string, limit: string): void
@@ -46,7 +46,14 @@ function statusLabel(status: number): string {
   return status >= 100 && status <= 599 ? String(status) : NONE
 }
 
-export function createMeasure({ clock, version, parts, gateway, app, processFigures }: MeasureDeps): Measure {
+export function createRequestMetrics({
+  clock,
+  version,
+  shared,
+  runtime,
+  app,
+  processFigures,
+}: RequestMetricsDeps): RequestMetrics {
   const metrics = createMetrics()
   const requests = metrics.counters('proxy_requests_total')
   const durations = metrics.histograms('proxy_request_duration_seconds')
@@ -60,11 +67,11 @@ export function createMeasure({ clock, version, parts, gateway, app, processFigu
 
   metrics.onRead(() => {
     const nowMs = clock.nowMs()
-    for (const pool of gateway().pools) {
-      for (const { backend, standing } of pool.members) {
+    for (const pool of runtime().pools) {
+      for (const { backend, health } of pool.members) {
         const labels = [pool.model.name, backend.name]
-        const { throttledUntilMs, headroom, inFlight } = standing
-        metrics.set('proxy_backend_up', labels, isOut(standing, nowMs) ? 0 : 1)
+        const { throttledUntilMs, headroom, inFlight } = health
+        metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
         metrics.set('proxy_backend_throttled', labels, throttledUntilMs > nowMs ? 1 : 0)
         metrics.set('proxy_backend_in_flight', labels, inFlight)
         if (headroom?.remainingRequests !== undefined) {
@@ -77,7 +84,7 @@ export function createMeasure({ clock, version, parts, gateway, app, processFigu
     }
     metrics.set('proxy_open_streams', [], app().openStreams())
     metrics.set('proxy_requests_in_flight', [], app().inFlight())
-    metrics.set('proxy_buffered_bytes', [], parts.bodyBudget.heldBytes())
+    metrics.set('proxy_buffered_bytes', [], shared.bodyBudget.heldBytes())
     metrics.set('proxy_build_info', [version], 1)
     metrics.set('proxy_workers', [], 1)
     if (processFigures === undefined) return
@@ -102,7 +109,7 @@ export function createMeasure({ clock, version, parts, gateway, app, processFigu
       requests.of(model, key, statusLabel(record.status)).add(1)
       durations.of(model).observe(durationMs / 1000)
       if (ttfbMs !== undefined) firstBytes.of(model).observe(ttfbMs / 1000)
-      if (record.spilled) spilled.of(model).add(1)
+      if (record.servedByLowerTier) spilled.of(model).add(1)
       const { promptTokens, completionTokens, cachedTokens } = usage
       if (promptTokens !== undefined) tokens.of(model, key, 'prompt').add(promptTokens)
       if (completionTokens !== undefined) tokens.of(model, key, 'completion').add(completionTokens)

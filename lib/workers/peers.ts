@@ -6,7 +6,7 @@ import type { Clock, Timer } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 
 /** What a worker asks its primary, beside what supervisor.ts lists. */
-export type Question =
+export type PrimaryCall =
   | { readonly kind: 'count'; readonly question: number }
   | {
       readonly kind: 'admit'
@@ -17,7 +17,7 @@ export type Question =
     }
   | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null }
 
-export type Reply =
+export type PrimaryResult =
   | { readonly kind: 'counts'; readonly question: number; readonly states: readonly unknown[] }
   | { readonly kind: 'admission'; readonly question: number; readonly admission: Admission }
 
@@ -26,7 +26,7 @@ export interface Peers {
   askAll(): Promise<readonly unknown[]>
   readonly keyLimiter: KeyLimiter
   /** Takes what the primary answered. */
-  onReply(reply: Reply): void
+  onReply(reply: PrimaryResult): void
 }
 
 /** A primary that does not answer within this is gone or stuck; the question is then answered without it. */
@@ -38,11 +38,14 @@ const UNSURE_WAIT_MS = 1_000
  * @param ask sends to the primary
  * @param own this process's own state, for when nobody answers
  */
-export function createPeers(clock: Clock, ask: (question: Question) => void, own: () => unknown): Peers {
-  const waiting = new Map<number, { readonly resolve: (reply: Reply | undefined) => void; readonly timer: Timer }>()
+export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void, own: () => unknown): Peers {
+  const waiting = new Map<
+    number,
+    { readonly resolve: (reply: PrimaryResult | undefined) => void; readonly timer: Timer }
+  >()
   let next = 1
 
-  const put = (make: (question: number) => Question): Promise<Reply | undefined> =>
+  const put = (make: (question: number) => PrimaryCall): Promise<PrimaryResult | undefined> =>
     new Promise(resolve => {
       const question = next++
       const timer = clock.after(PATIENCE_MS, () => {

@@ -3,9 +3,9 @@
 
 import type { Ejection, EjectReason } from '../balancer/health.ts'
 import type { ProbeVerdict } from '../balancer/probes.ts'
-import type { Parts } from '../runtime.ts'
+import type { SharedState } from '../runtime.ts'
 
-export type Shared =
+export type StateUpdate =
   | { readonly kind: 'throttled'; readonly id: string; readonly waitMs: number }
   | {
       readonly kind: 'ejected'
@@ -28,7 +28,7 @@ const MAX_WAITING = 10_000
 
 export interface Sharing {
   /** Takes over what another process learnt. */
-  take(items: readonly Shared[]): void
+  take(items: readonly StateUpdate[]): void
   /** A probe round's verdict, for those who do not probe. */
   tellProbe(resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void
 }
@@ -37,15 +37,15 @@ export interface Sharing {
  * @param send gives a batch to the other processes
  * @param onProbed applies a verdict that another process obtained
  */
-export function shareLessons(
-  { clock, standings, owners }: Pick<Parts, 'clock' | 'standings' | 'owners'>,
-  send: (items: readonly Shared[]) => void,
+export function replicateState(
+  { clock, health: healthRegistry, owners }: Pick<SharedState, 'clock' | 'health' | 'owners'>,
+  send: (items: readonly StateUpdate[]) => void,
   onProbed: (resourceId: string, verdict: ProbeVerdict, askedAtMs: number) => void,
 ): Sharing {
-  let waiting: Shared[] = []
+  let waiting: StateUpdate[] = []
   let taking = false
 
-  const tell = (item: Shared): void => {
+  const tell = (item: StateUpdate): void => {
     // What was just taken over from another is no news.
     if (taking || waiting.length >= MAX_WAITING) return
     waiting.push(item)
@@ -62,29 +62,29 @@ export function shareLessons(
     tell({ kind: 'ejected', id, forMs, agoMs: clock.nowMs() - failedMs, reason, detail, named })
   }
 
-  standings.onChange(change => {
-    const { id } = change.standing
+  healthRegistry.onChange(change => {
+    const { id } = change.health
     if (change.kind === 'throttled') tell({ kind: 'throttled', id, waitMs: change.waitMs })
     else if (change.kind === 'restored') tell({ kind: 'restored', id })
     else tellEjection(id, change.ejection)
   })
   owners.onLearn((id, resourceId) => tell({ kind: 'owner', id, resourceId: resourceId ?? null }))
 
-  const takeOne = (item: Shared): void => {
+  const takeOne = (item: StateUpdate): void => {
     const nowMs = clock.nowMs()
     switch (item.kind) {
       case 'throttled':
-        standings.adopt(item.id, { throttledUntilMs: nowMs + item.waitMs })
+        healthRegistry.adopt(item.id, { throttledUntilMs: nowMs + item.waitMs })
         return
       case 'ejected': {
         const { forMs, agoMs, reason, detail, named } = item
         const untilMs = forMs === null ? Number.POSITIVE_INFINITY : nowMs + forMs
         const failedMs = nowMs - agoMs
-        standings.adopt(item.id, { ejection: { sinceMs: failedMs, failedMs, untilMs, reason, detail, named } })
+        healthRegistry.adopt(item.id, { ejection: { sinceMs: failedMs, failedMs, untilMs, reason, detail, named } })
         return
       }
       case 'restored':
-        standings.adopt(item.id, { ejection: null })
+        healthRegistry.adopt(item.id, { ejection: null })
         return
       case 'owner':
         if (item.resourceId === null) owners.forget(item.id)

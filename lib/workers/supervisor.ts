@@ -4,8 +4,8 @@ import cluster, { type Worker } from 'node:cluster'
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import type { Clock, Timer } from '../clock.ts'
 import type { Log } from '../log.ts'
-import type { Question, Reply } from './peers.ts'
-import type { Shared } from './sharing.ts'
+import type { PrimaryCall, PrimaryResult } from './peers.ts'
+import type { StateUpdate } from './sharing.ts'
 
 /** What a worker says. */
 export type FromWorker =
@@ -13,8 +13,8 @@ export type FromWorker =
   | { readonly kind: 'awake' }
   | { readonly kind: 'ready'; readonly port: number }
   | { readonly kind: 'cannot_listen'; readonly message: string }
-  | { readonly kind: 'share'; readonly items: readonly Shared[] }
-  | Question
+  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  | PrimaryCall
   | { readonly kind: 'counted'; readonly question: number; readonly state: unknown }
 
 /** The texts of the files a config was made of, by path: what each worker serves is what the primary has found sound. */
@@ -24,7 +24,7 @@ export type FileTexts = readonly (readonly [path: string, text: string])[]
 export type ToWorker =
   /** The answer to `awake`: the config to begin with. Not read from the disk, where a broken one may lie by now. */
   | { readonly kind: 'start'; readonly texts: FileTexts }
-  | { readonly kind: 'share'; readonly items: readonly Shared[] }
+  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
   /** Probes run in one worker only. */
   | { readonly kind: 'lead' }
   | { readonly kind: 'reload'; readonly texts: FileTexts }
@@ -32,7 +32,7 @@ export type ToWorker =
   | { readonly kind: 'reopen' }
   | { readonly kind: 'shutdown' }
   | { readonly kind: 'count'; readonly question: number }
-  | Reply
+  | PrimaryResult
 
 /** The environment variable in which a worker finds its arguments: argv is not its own, above all not in a packaged program. */
 export const WORKER_ARGS = 'AZURE_OPENAI_PROXY_WORKER'

@@ -51,9 +51,9 @@ function connections(server: Server): Promise<number> {
 
 /** Counts what is there now. */
 export async function takeInventory(proxy: ProxyServer, timers: () => number): Promise<Inventory> {
-  const { app, parts, listener } = proxy
-  const { pools } = proxy.gateway()
-  const { busy, free } = parts.transport.sockets()
+  const { app, shared, listener } = proxy
+  const { pools } = proxy.runtime()
+  const { busy, free } = shared.transport.sockets()
   const handles: Record<string, number> = {}
   for (const kind of process.getActiveResourcesInfo()) {
     // Timers are counted by the clock, which sees those too that do not keep the process alive.
@@ -63,10 +63,10 @@ export async function takeInventory(proxy: ProxyServer, timers: () => number): P
   return {
     'requests in flight': app.inFlight(),
     'open streams': app.openStreams(),
-    leases: pools.flatMap(pool => pool.members).reduce((sum, { standing }) => sum + standing.inFlight, 0),
-    'requests waiting': pools.reduce((sum, pool) => sum + parts.waitQueue.waiting(pool), 0),
-    'held bytes': parts.bodyBudget.heldBytes(),
-    deadlines: parts.deadlines.size(),
+    leases: pools.flatMap(pool => pool.members).reduce((sum, { health }) => sum + health.inFlight, 0),
+    'requests waiting': pools.reduce((sum, pool) => sum + shared.waitQueue.waiting(pool), 0),
+    'held bytes': shared.bodyBudget.heldBytes(),
+    deadlines: shared.deadlines.size(),
     timers: timers(),
     'client connections': await connections(listener.server),
     'backend sockets': busy + free,

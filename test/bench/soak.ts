@@ -96,9 +96,9 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
   const far = startHere([], './soak-backends.js')
   const near = startHere([], './soak-clients.js')
   await Promise.all([heard<FromBackends, 'ready'>(far, 'ready'), heard<FromClients, 'ready'>(near, 'ready')])
-  const wake = (turn: number) => {
+  const wake = (picker: number) => {
     const working = heard<FromBackends, 'working'>(far, 'working')
-    const message: ToBackends = { kind: 'work', seed: seed + turn }
+    const message: ToBackends = { kind: 'work', seed: seed + picker }
     far.send(message)
     return working
   }
@@ -133,9 +133,9 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
   void process.stdout
   void process.stderr
   const atStart = await takeInventory(proxy, live)
-  const load = (forSeconds: number, turn: number) => {
+  const load = (forSeconds: number, picker: number) => {
     const worked = heard<FromClients, 'worked'>(near, 'worked')
-    const message: ToClients = { kind: 'work', port, seconds: forSeconds, clients, seed: seed + turn }
+    const message: ToClients = { kind: 'work', port, seconds: forSeconds, clients, seed: seed + picker }
     near.send(message)
     return worked
   }
@@ -146,7 +146,7 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
     await rest()
     const before = await settled(proxy, live, atStart)
     const memoryBefore = bytesInUse()
-    const ownersBefore = proxy.parts.owners.size()
+    const ownersBefore = proxy.shared.owners.size()
 
     const delays = monitorEventLoopDelay({ resolution: 5 })
     await wake(2)
@@ -156,7 +156,7 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
     const { faults, violations } = await rest()
     const after = await settled(proxy, live, before)
     const memoryAfter = bytesInUse()
-    const owners = proxy.parts.owners.size()
+    const owners = proxy.shared.owners.size()
 
     const grown = memoryAfter - memoryBefore
     const allowed = MEMORY_SLACK_BYTES + (owners - ownersBefore) * OWNER_BYTES

@@ -177,17 +177,17 @@ t.test('a body that stops coming is answered with 408 when its time is over, and
   const clock = createFakeClock()
   const backend = await startResource(t)
   const running = await runProxy(t, configFor([{ url: backend.url }], { rest: QUIET }), { clock })
-  const { parts, app } = running.proxy
+  const { shared, app } = running.proxy
   const slow = talk(
     running.port,
     [bytesOf(`${HEAD}Content-Length: ${BODY.length}\r\n\r\n${BODY.slice(0, 9)}`)],
     'when answered',
   )
-  while (parts.bodyBudget.heldBytes() !== 9) await new Promise(resolve => setImmediate(resolve))
+  while (shared.bodyBudget.heldBytes() !== 9) await new Promise(resolve => setImmediate(resolve))
   clock.advance(29_000)
-  t.equal(parts.bodyBudget.heldBytes(), 9, 'silence is allowed for half a minute')
+  t.equal(shared.bodyBudget.heldBytes(), 9, 'silence is allowed for half a minute')
   clock.advance(1_100)
-  t.equal(parts.bodyBudget.heldBytes(), 0, 'and no longer')
+  t.equal(shared.bodyBudget.heldBytes(), 0, 'and no longer')
   let open = true
   slow.finally(() => {
     open = false
@@ -323,7 +323,7 @@ t.test('whatever bytes come, the proxy answers with what is listed, or cuts, and
   t.comment([...statuses].map(([status, count]) => `${status}: ${count}`).join(', '))
   if (runs >= 400) t.ok(statuses.has(400) && statuses.has(404), 'the bytes were hostile enough to be refused')
   await stillServes(t, both)
-  const { app, parts } = both.running.proxy
+  const { app, shared } = both.running.proxy
   while (app.inFlight() !== 0) await new Promise(resolve => setImmediate(resolve))
-  t.equal(parts.bodyBudget.heldBytes(), 0)
+  t.equal(shared.bodyBudget.heldBytes(), 0)
 })

@@ -199,7 +199,7 @@ t.test('the fields of a form are found and replaced, whatever its files hold and
       times(9, () => pick(lure))
         .join('')
         .replaceAll(`\r\n--${boundary}`, '?')
-    const parts = times(7, () => {
+    const shared = times(7, () => {
       const name = pick(['model', 'stream', 'prompt'])
       const file = chance(0.4)
       // The content must not complete a delimiter with the line breaks around it.
@@ -209,8 +209,8 @@ t.test('the fields of a form are found and replaced, whatever its files hold and
     })
     const preamble = chance(0.1) ? 'preamble\r\n' : ''
     const end = `--${boundary}--${pick(['', '\r\n', '\r\n\r\n'])}`
-    const form = (contentOf: (part: (typeof parts)[number]) => string) =>
-      parts.map(part => `${part.head}${contentOf(part)}\r\n`).join('') + end
+    const form = (contentOf: (part: (typeof shared)[number]) => string) =>
+      shared.map(part => `${part.head}${contentOf(part)}\r\n`).join('') + end
     const text = preamble + form(part => part.value)
     const chunks = cut(Buffer.from(text, 'latin1'))
     const scan = scanMultipart(chunks, `multipart/form-data; boundary="${boundary}"`, wanted)
@@ -218,7 +218,7 @@ t.test('the fields of a form are found and replaced, whatever its files hold and
       t.fail(`run ${run}: ${scan.reason} at ${scan.offset} of ${JSON.stringify(text)}`)
       return
     }
-    const expected = parts.filter(part => !part.file && wanted.has(part.name)).map(part => [part.name, part.value])
+    const expected = shared.filter(part => !part.file && wanted.has(part.name)).map(part => [part.name, part.value])
     const found = scan.fields.map(({ name, start, end }) => [name, text.slice(start, end)])
     const model = scan.fields.some(field => field.name === 'model')
       ? ''

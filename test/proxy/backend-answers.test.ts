@@ -39,8 +39,8 @@ function ejected({ running }: Scene): readonly unknown[] {
 
 /** Once every request is over, no connection is in use. */
 async function nothingBusy({ running }: Scene): Promise<void> {
-  const { app, parts } = running.proxy
-  await until(() => app.inFlight() === 0 && parts.transport.sockets().busy === 0 && parts.deadlines.size() === 0)
+  const { app, shared } = running.proxy
+  await until(() => app.inFlight() === 0 && shared.transport.sockets().busy === 0 && shared.deadlines.size() === 0)
 }
 
 /** A request with a client's connection of its own. */
@@ -128,7 +128,7 @@ for (const [what, bytes, reason] of FAILURES) {
     t.same(await (await asked).json(), { from: 'second' })
     t.strictSame(ejected(all), [reason])
     await nothingBusy(all)
-    t.same(running.proxy.parts.transport.sockets(), { busy: 0, free: 1 })
+    t.same(running.proxy.shared.transport.sockets(), { busy: 0, free: 1 })
   })
 }
 
@@ -291,7 +291,7 @@ t.test('a client that leaves in the middle of a long answer takes its connection
     response.destroy()
     await closed
     await nothingBusy(all)
-    t.equal(running.proxy.parts.transport.sockets().free, 0)
+    t.equal(running.proxy.shared.transport.sockets().free, 0)
   }
 })
 
@@ -301,7 +301,7 @@ t.test(
     const CLIENTS = 4
     const first = await startRawBackend(t, { early: true })
     const running = await runProxy(t, configFor([{ url: first.url }], { rest: NO_PROBES }))
-    const { bodyBudget } = running.proxy.parts
+    const { bodyBudget } = running.proxy.shared
     const content = 'x'.repeat(12 * 1024 * 1024)
     const body = Buffer.from(JSON.stringify({ messages: [{ role: 'user', content }], model: 'gpt-4o' }))
     const bytesInUse = measure()
@@ -411,7 +411,7 @@ t.test(
     send(STREAM_HEAD + events.map(chunk).join(''))
     socket.end()
     const late = await response
-    for (let turn = 0; turn < 200; turn++) await nextTurn()
+    for (let picker = 0; picker < 200; picker++) await nextTurn()
     const text = await bodyOf(late)
     const sent = events.join('')
     t.equal(text.slice(0, sent.length), sent)
@@ -433,7 +433,7 @@ t.test("an error's body that drips is judged by its status after five seconds", 
     clock.advance(1_000)
     request.send(' ')
     dripped++
-    for (let turn = 0; turn < 20; turn++) await nextTurn()
+    for (let picker = 0; picker < 20; picker++) await nextTurn()
   }
   t.ok(dripped < 8, 'it is not read for as long as it drips')
   const spare = await second.next()

@@ -10,8 +10,8 @@ import { attempt } from '../../lib/forward/attempt.ts'
 import { askProbe } from '../../lib/forward/resource-query.ts'
 import type { AttemptPlan } from '../../lib/forward/upstream.ts'
 import { createTransport, type Transport } from '../../lib/http1/pool.ts'
-import type { Reply } from '../../lib/http1/response-body.ts'
-import type { AnswerHead } from '../../lib/http1/response-head.ts'
+import type { ResponseBody } from '../../lib/http1/response-body.ts'
+import type { ResponseHead } from '../../lib/http1/response-head.ts'
 import { createCancellation } from '../../lib/request-context.ts'
 import { type Answered, ask, endpointOf, readReply } from '../fixtures/ask-transport.ts'
 import { makeCertificate } from '../fixtures/certificate.ts'
@@ -252,8 +252,8 @@ t.test('giving up a request that has its reply does nothing', async t => {
 t.test('an answer that is complete and read slowly does not stop the next one on its connection', async t => {
   const all = await scene(t)
   const { backend, transport } = all
-  let reply: Reply | undefined
-  let head: AnswerHead | undefined
+  let reply: ResponseBody | undefined
+  let head: ResponseHead | undefined
   ask(transport, backend.url, {
     take(taken, itsHead) {
       reply = taken
@@ -372,7 +372,9 @@ t.test("a request's body is let go of while its answer streams, on a new connect
   const times = { connectMs: 1e6, headersMs: 1e6, firstOutputMs: 1e6, streamHoldMs: 1e6, idleMs: 1e6 }
 
   /** An attempt whose body nothing but the attempt itself can hold. */
-  const begin = (pieces: number): { readonly bodies: readonly WeakRef<Buffer>[]; readonly result: Promise<Reply> } => {
+  const begin = (
+    pieces: number,
+  ): { readonly bodies: readonly WeakRef<Buffer>[]; readonly result: Promise<ResponseBody> } => {
     const body = Array.from({ length: pieces }, () => Buffer.alloc(100_000))
     const endpoint = endpointOf(backend.url)
     const headers = ['host', endpoint.host, 'content-length', String(pieces * 100_000)]
@@ -381,13 +383,13 @@ t.test("a request's body is let go of while its answer streams, on a new connect
       body,
       dialect: 'chat',
       wantsStream: true,
-      creates: true,
+      isCreate: true,
       timeouts: times,
       cancellation: createCancellation(),
     }
     const result = attempt(plan, { transport, deadlines, clock }).then(tried => {
-      if (tried.kind !== 'answer' || tried.answer.body.kind !== 'events') throw new Error('no stream')
-      return tried.answer.reply
+      if (tried.kind !== 'response' || tried.response.body.kind !== 'events') throw new Error('no stream')
+      return tried.response.source
     })
     return { bodies: body.map(piece => new WeakRef(piece)), result }
   }
@@ -423,7 +425,7 @@ t.test(
     const clock = createFakeClock()
     const deadlines = createDeadlines(clock)
     const running = await runProxy(t, configFor([{ url: backend.url }], { rest: 'health_check: {enabled: false}' }))
-    const [member] = running.proxy.gateway().pools[0]?.members ?? []
+    const [member] = running.proxy.runtime().pools[0]?.members ?? []
     if (member === undefined) throw new Error('no member')
     const authorizer: Authorizer = { authorize: () => ({ kind: 'header', name: 'api-key', value: 'azure-key' }) }
     for (const ends of [true, false]) {
@@ -485,8 +487,8 @@ for (const over of ['TCP', 'TLS'] as const) {
     if (certificate !== undefined) trust(t, certificate.cert)
     // A pattern whose length no buffer's is a multiple of.
     const whole = Buffer.alloc(32 << 20, Buffer.from(Array.from({ length: 65_537 }, (_, i) => (i >> 8) ^ i)))
-    let taken: Reply | undefined
-    let itsHead: AnswerHead | undefined
+    let taken: ResponseBody | undefined
+    let itsHead: ResponseHead | undefined
     let whenPaused: () => void = () => undefined
     const paused = new Promise<void>(resolve => {
       whenPaused = resolve
@@ -508,7 +510,7 @@ for (const over of ['TCP', 'TLS'] as const) {
     send(`HTTP/1.1 200 OK\r\nContent-Length: ${whole.length}\r\n\r\n`)
     socket.write(whole)
     await paused
-    for (let turn = 0; turn < 200; turn++) await nextTurn()
+    for (let picker = 0; picker < 200; picker++) await nextTurn()
     t.equal(first.length, 1, 'nothing is told while it is paused')
     t.ok(socket.writableLength > 0, 'the backend has not got rid of it')
     if (taken === undefined || itsHead === undefined) throw new Error('no reply')

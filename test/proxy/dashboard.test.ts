@@ -211,8 +211,8 @@ t.test('the event stream', async t => {
 
   t.test('goes from ejected over trial to healthy by the clock and the first answer', async t => {
     const server = await stage(t)
-    const standing = server.standing('gpt-4o', 'b1')
-    server.standings.lease(standing).release({ kind: 'ejected', reason: 'connect_failed', detail: 'ECONNREFUSED' })
+    const health = server.standing('gpt-4o', 'b1')
+    server.standings.lease(health).release({ kind: 'ejected', reason: 'connect_failed', detail: 'ECONNREFUSED' })
     const viewer = await server.view()
     await viewer.next()
     const states: unknown[] = []
@@ -222,7 +222,7 @@ t.test('the event stream', async t => {
     }
     t.match(states.at(-2), [{ state: 'ejected' }, {}])
     t.match(states.at(-1), [{ state: 'trial', reason: 'connect_failed', until_ms: null }, {}])
-    server.standings.lease(standing).release({ kind: 'healthy' })
+    server.standings.lease(health).release({ kind: 'healthy' })
     server.clock.advance(1_000)
     t.match(await viewer.next(), { data: { backends: [{ state: 'healthy', reason: null }, {}] } })
     t.match(await viewer.next(), { event: 'change', data: { changes: [{ kind: 'restored', by: 'trial' }] } })
@@ -294,12 +294,12 @@ t.test('the event stream', async t => {
     socket.on('error', () => undefined)
     socket.pause()
     socket.write(`GET /dashboard/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN_KEY}\r\n\r\n`)
-    const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
-    while (server.dashboard.viewers() === 0) await turn()
+    const picker = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+    while (server.dashboard.viewers() === 0) await picker()
     // The kernel takes some megabytes for the reader; after that it is up to the proxy.
     for (let i = 0; i < 2_000 && server.dashboard.viewers() > 0; i++) {
       server.clock.advance(1_000)
-      await turn()
+      await picker()
       held = Math.max(held, responses[0]?.writableLength ?? 0)
     }
     t.equal(server.dashboard.viewers(), 0)

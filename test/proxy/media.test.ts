@@ -176,7 +176,7 @@ t.test('25 MB of audio fail over byte for byte, whichever way the backend refuse
       t.match(await answer.json(), { text: transcriptOf(file) })
       t.equal(answer.headers.get('x-proxy-attempts'), '2')
       for (const { resource } of backends) t.same(resource.violations, [])
-      t.equal(proxy.proxy.parts.bodyBudget.heldBytes(), 0)
+      t.equal(proxy.proxy.shared.bodyBudget.heldBytes(), 0)
     }
   }
 })

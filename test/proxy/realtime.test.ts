@@ -39,7 +39,7 @@ t.test('a session opens and events go both ways, whole, fragmented and large', a
     t.match(await session.next(), { type: 'conversation.item.added', item })
     t.match(await session.next(), { type: 'conversation.item.done' })
   }
-  t.equal(proxy.proxy.gateway().pools[0]?.members[0]?.standing.inFlight, 1, 'a session is in flight while it lasts')
+  t.equal(proxy.proxy.runtime().pools[0]?.members[0]?.health.inFlight, 1, 'a session is in flight while it lasts')
   t.equal(proxy.proxy.app.openStreams(), 1)
   const logged = proxy.line('request')
   session.close()
@@ -151,7 +151,7 @@ t.test('a client that leaves takes its backend session along', async t => {
   session.socket.destroy()
   t.match(await logged, { status: 101, error: 'client_closed' })
   while ((backends[0]?.resource.connections() ?? 0) > 0) await new Promise(resolve => setImmediate(resolve))
-  t.equal(proxy.proxy.gateway().pools[0]?.members[0]?.standing.inFlight, 0)
+  t.equal(proxy.proxy.runtime().pools[0]?.members[0]?.health.inFlight, 0)
 })
 
 t.test('when the proxy goes down after its grace period, sessions are told so', async t => {
@@ -205,7 +205,7 @@ t.test('an ephemeral key leads back to the resource that issued it, and to nothi
     backends[1 - home]?.resource.requests.map(({ method, url: asked }) => `${method} ${asked}`),
     [],
   )
-  const member = proxy.proxy.gateway().pools[0]?.members[home]
+  const member = proxy.proxy.runtime().pools[0]?.members[home]
   backends[home]?.resource.next(refuseWith('wrong_key'))
   const expired = await fetch(`${proxy.url}/v1/realtime/calls`, {
     method: 'POST',
@@ -214,7 +214,7 @@ t.test('an ephemeral key leads back to the resource that issued it, and to nothi
   })
   t.equal(expired.status, 401)
   await expired.arrayBuffer()
-  t.equal(member?.standing.ejection, undefined, 'an expired key of a client is no mistake in the config')
+  t.equal(member?.health.ejection, undefined, 'an expired key of a client is no mistake in the config')
   const elsewhere = await fetch(`${proxy.url}/v1/models`, { headers: ephemeral })
   t.equal(elsewhere.status, 401)
   await elsewhere.arrayBuffer()

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
-import { readAgain, takeUp } from '../../lib/commands/reload.ts'
+import { applyConfig, reloadConfig } from '../../lib/commands/reload.ts'
 import { createLog } from '../../lib/log.ts'
 import { fail, throttle } from '../../lib/simulator/faults.ts'
 import { chatEvent, DONE, startHeldBackend } from '../fixtures/held-backend.ts'
@@ -81,8 +81,8 @@ t.test('100 reloads under load lose no request and cut no stream', async t => {
   })
   const reload = (written: string): boolean => {
     writeFileSync(file, written)
-    const again = readAgain(file, log)
-    if (again !== undefined) takeUp(running.proxy, again.config, log)
+    const again = reloadConfig(file, log)
+    if (again !== undefined) applyConfig(running.proxy, again.config, log)
     return again !== undefined
   }
 
@@ -188,7 +188,7 @@ t.test('a broken file leaves the config in force as it is', async t => {
   const text = configFor([{ url }], { rest: NO_PROBES })
   const file = join(t.testdir({ 'config.yaml': `${text}\nauht: {}` }), 'config.yaml')
   const running = await runProxy(t, text)
-  const before = running.proxy.gateway()
+  const before = running.proxy.runtime()
   const said: string[] = []
   const log = createLog({
     clock: systemClock(),
@@ -196,8 +196,8 @@ t.test('a broken file leaves the config in force as it is', async t => {
     format: () => 'json',
     write: x => void said.push(x),
   })
-  t.equal(readAgain(file, log), undefined)
-  t.equal(running.proxy.gateway(), before)
+  t.equal(reloadConfig(file, log), undefined)
+  t.equal(running.proxy.runtime(), before)
   t.match(said.join(''), /config not reloaded.*auht.*auth/)
   t.equal((await running.chat()).status, 200)
 })
@@ -223,12 +223,12 @@ async function withTrouble(t: Test) {
 
 t.test('an unchanged backend keeps its standing over a reload: out stays out, throttled stays throttled', async t => {
   const { out, throttled, running, backends } = await withTrouble(t)
-  const standings = running.proxy.gateway().pools[0]?.members.map(member => member.standing)
+  const healthRegistry = running.proxy.runtime().pools[0]?.members.map(member => member.health)
   running.proxy.reload(readConfig(backends(9)), undefined)
-  const kept = running.proxy.gateway().pools[0]?.members.map(member => member.standing)
+  const kept = running.proxy.runtime().pools[0]?.members.map(member => member.health)
   t.equal(kept?.length, 3)
-  kept?.forEach((standing, i) => {
-    t.equal(standing, standings?.[i])
+  kept?.forEach((health, i) => {
+    t.equal(health, healthRegistry?.[i])
   })
   const answer = await running.chat()
   t.equal(answer.headers.get('x-proxy-backend'), 'well')
@@ -366,7 +366,7 @@ t.test('port, host, workers and the log file are said to need a restart, and sta
   const warning = running.lines.find(({ msg }) => msg === 'config change needs a restart')
   t.equal(warning?.level, 'warn')
   t.equal(warning?.options, 'server.port, server.host, server.workers, logging.file')
-  const { server, logging } = running.proxy.gateway().config
+  const { server, logging } = running.proxy.runtime().config
   t.match({ ...server, file: logging.file ?? null }, { port: 0, host: '127.0.0.1', workers: 1, file: null })
   t.equal((await running.chat()).status, 200)
 })

@@ -251,8 +251,8 @@ t.test('after traffic of every kind no secret is in a log line, a metric, a page
     sound.resource.next(fault)
     const answer = await running.chat({ stream: true, headers: { authorization: `Bearer ${CLIENT}` } })
     said.push({ what: `fault ${fault.kind}`, text: await answer.text().catch(() => '') })
-    running.proxy.gateway().pools.forEach(pool => {
-      for (const { standing } of pool.members) running.proxy.parts.standings.restore(standing)
+    running.proxy.runtime().pools.forEach(pool => {
+      for (const { health } of pool.members) running.proxy.shared.health.restore(health)
     })
   }
   running.proxy.reload(readConfig(text(ROTATED, ROTATED_BACKEND)), undefined)

@@ -197,8 +197,8 @@ t.test('a request that queues for a throttled backend is told so too', async t =
   const running = await runProxy(t, configFor([{ url }], { rest }), { clock })
   resource.next(throttle(240))
   const asked = running.chat()
-  const [pool] = running.proxy.gateway().pools
-  while (pool !== undefined && running.proxy.parts.waitQueue.waiting(pool) === 0) await settled()
+  const [pool] = running.proxy.runtime().pools
+  while (pool !== undefined && running.proxy.shared.waitQueue.waiting(pool) === 0) await settled()
   const down = running.proxy.shutdown(GRACE_MS)
   await passGrace(clock, down, [asked])
   t.equal((await asked).status, 503)
@@ -246,9 +246,9 @@ t.test('nothing is left open: idle connections, half-sent heads and half-sent bo
     'each request has its line, also the one that was cut last',
   )
   t.equal(running.proxy.app.inFlight(), 0)
-  t.equal(running.proxy.parts.deadlines.size(), 0)
-  t.equal(running.proxy.parts.bodyBudget.heldBytes(), 0)
-  t.equal(running.proxy.gateway().pools[0]?.members[0]?.standing.inFlight, 0)
+  t.equal(running.proxy.shared.deadlines.size(), 0)
+  t.equal(running.proxy.shared.bodyBudget.heldBytes(), 0)
+  t.equal(running.proxy.runtime().pools[0]?.members[0]?.health.inFlight, 0)
   t.notOk(await connects(running.port))
 })
 

@@ -34,14 +34,14 @@ async function scene(
   const second = await startResource(t, { name: 'second', clock })
   const backends = [{ url: first.url, more }, ...(lone ? [] : [{ url: second.url }])]
   const running = await runProxy(t, configFor(backends, { rest, model }), { clock })
-  const [pool] = running.proxy.gateway().pools
+  const [pool] = running.proxy.runtime().pools
   if (pool === undefined) throw new Error('it has one model')
   return {
     clock,
     first: first.resource,
     second: second.resource,
     running,
-    waiting: () => running.proxy.parts.waitQueue.waiting(pool),
+    waiting: () => running.proxy.shared.waitQueue.waiting(pool),
   }
 }
 

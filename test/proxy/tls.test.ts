@@ -9,7 +9,7 @@ import tls, { type SecureVersion } from 'node:tls'
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
 import { readTls } from '../../lib/commands/assemble.ts'
-import { readAgain, takeUp } from '../../lib/commands/reload.ts'
+import { applyConfig, reloadConfig } from '../../lib/commands/reload.ts'
 import { createLog } from '../../lib/log.ts'
 import { type Certificate, makeCertificate } from '../fixtures/certificate.ts'
 import { chatEvent, DONE, startHeldBackend } from '../fixtures/held-backend.ts'
@@ -49,8 +49,8 @@ async function withTls(t: Test, backends: readonly BackendText[], model = '') {
       writeFileSync(certFile ?? '', cert)
       writeFileSync(keyFile ?? '', key)
       writeFileSync(configFile, configText(rest))
-      const again = readAgain(configFile, log)
-      if (again !== undefined) takeUp(running.proxy, again.config, log)
+      const again = reloadConfig(configFile, log)
+      if (again !== undefined) applyConfig(running.proxy, again.config, log)
     },
   }
 }
@@ -166,17 +166,17 @@ t.test('a renewed certificate is shown to new connections, and no open stream is
 t.test('a certificate that cannot be used leaves certificate and config in force, and says so', async t => {
   const { url } = await startResource(t)
   const { running, said, renew } = await withTls(t, [{ url }])
-  const config = running.proxy.gateway().config
+  const config = running.proxy.runtime().config
   const [one, other] = [makeCertificate('one'), makeCertificate('other')]
   const changed = `${NO_PROBES}\nretry: {max_attempts: 7}`
   renew({ cert: one.cert, key: other.key }, changed)
   renew({ cert: 'no certificate at all', key: one.key }, changed)
   t.equal(said.filter(line => line.includes('config not reloaded')).length, 2)
-  t.equal(running.proxy.gateway().config, config, 'nothing of the new config is in force')
+  t.equal(running.proxy.runtime().config, config, 'nothing of the new config is in force')
   t.equal(await shownName(running.port), 'CN=first')
   for (const text of [one.key, other.key]) t.notOk(said.join('').includes(text.split('\n')[1] ?? text))
   renew(one, changed)
-  t.equal(running.proxy.gateway().config.retry.maxAttempts, 7)
+  t.equal(running.proxy.runtime().config.retry.maxAttempts, 7)
   t.equal(await shownName(running.port), 'CN=one')
 })
 

@@ -1,7 +1,7 @@
 // A simulation in virtual time: what each balancing policy leaves of Azure's prompt cache, and how evenly it spreads the load.
 // The policies are the real ones; the backends are models of Azure's cache as the wire reference's section 7.4 describes it.
 
-import { createStandings } from '../../lib/balancer/health.ts'
+import { createHealthRegistry } from '../../lib/balancer/health.ts'
 import { createPool, hashText, type Member } from '../../lib/balancer/pool.ts'
 import { scanJson } from '../../lib/body/json-scan.ts'
 import { promptHash } from '../../lib/body/prompt-hash.ts'
@@ -46,17 +46,17 @@ export type Workload = 'conversations' | 'quiet' | 'agents' | 'mix'
 
 /** A prompt as parts, each an identity and a length; prefixes are named by the parts they hold and where they are cut. */
 function requestOf(
-  parts: readonly { readonly id: string; readonly tokens: number }[],
+  shared: readonly { readonly id: string; readonly tokens: number }[],
   atMs: number,
   durationMs: number,
 ): Request {
-  const tokens = parts.reduce((sum, part) => sum + part.tokens, 0)
+  const tokens = shared.reduce((sum, part) => sum + part.tokens, 0)
   const prefixes: string[] = []
   for (let length = MIN_TOKENS; length <= tokens; length += STEP_TOKENS) {
     // The last part that reaches into a prefix tells it apart, since parts are added at the end only.
     let left = length
     let last = ''
-    for (const part of parts) {
+    for (const part of shared) {
       if (left <= 0) break
       last = part.id
       left -= part.tokens
@@ -66,7 +66,7 @@ function requestOf(
   // The proxy reads only the first 4 KB; a body that long is enough here.
   let left = 6_000
   const messages: { readonly role: string; readonly content: string }[] = []
-  for (const { id, tokens: size } of parts) {
+  for (const { id, tokens: size } of shared) {
     if (left <= 0) break
     const chars = Math.min(size * CHARS_PER_TOKEN, left)
     messages.push({ role: 'user', content: `${id} `.repeat(Math.ceil(chars / (id.length + 1))).slice(0, chars) })
@@ -82,11 +82,11 @@ function conversations(random: () => number, count: number): Request[] {
   const requests: Request[] = []
   for (let c = 0; c < count; c++) {
     // A system prompt that all share, too short to be cached by itself, then what is each one's own.
-    const parts = [{ id: 'system', tokens: 300 }]
+    const shared = [{ id: 'system', tokens: 300 }]
     let atMs = random() * 20 * 60_000
-    for (let turn = 0; turn < 15; turn++) {
-      parts.push({ id: `c${c}t${turn}`, tokens: 200 + Math.floor(random() * 800) })
-      requests.push(requestOf(parts, atMs, 1_000 + random() * 9_000))
+    for (let picker = 0; picker < 15; picker++) {
+      shared.push({ id: `c${c}t${picker}`, tokens: 200 + Math.floor(random() * 800) })
+      requests.push(requestOf(shared, atMs, 1_000 + random() * 9_000))
       atMs += 10_000 + random() * 80_000
     }
   }
@@ -96,14 +96,14 @@ function conversations(random: () => number, count: number): Request[] {
 function agents(random: () => number, count: number): Request[] {
   const requests: Request[] = []
   for (let a = 0; a < count; a++) {
-    const parts = [
+    const shared = [
       { id: 'tools-and-instructions', tokens: 12_000 },
       { id: `task${a}`, tokens: 500 },
     ]
     let atMs = random() * 20 * 60_000
     for (let step = 0; step < 20; step++) {
-      requests.push(requestOf(parts, atMs, 2_000 + random() * 6_000))
-      parts.push({ id: `a${a}s${step}`, tokens: 300 + Math.floor(random() * 500) })
+      requests.push(requestOf(shared, atMs, 2_000 + random() * 6_000))
+      shared.push({ id: `a${a}s${step}`, tokens: 300 + Math.floor(random() * 500) })
       atMs += 8_000 + random() * 10_000
     }
   }
@@ -161,7 +161,7 @@ export function simulate(requests: readonly Request[], balance: Balance, backend
     after: () => ({ cancel: () => undefined }),
     every: () => ({ cancel: () => undefined }),
   }
-  const standings = createStandings({ clock, recoveryMs: () => 30_000 })
+  const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => 30_000 })
   const model: ModelConfig = {
     name: 'm',
     aliases: [],
@@ -172,20 +172,27 @@ export function simulate(requests: readonly Request[], balance: Balance, backend
     backends: Array.from({ length: backends }, (_, i) => backend(i)),
   }
   const members = model.backends.map((config): Member => {
-    const standing = standings.of(config.endpoint.url)
+    const health = healthRegistry.of(config.endpoint.url)
     return {
       backend: config,
-      standing,
+      health,
       resourceId: config.name,
       weight: 1,
-      hashSeed: hashText(standing.id),
+      hashSeed: hashText(health.id),
       credit: 0,
       get inFlight() {
-        return standing.inFlight
+        return health.inFlight
       },
     }
   })
-  const pool = createPool({ model, members, standings, clock, random: seededRandom(seed), retryBudget: 0.2 })
+  const pool = createPool({
+    model,
+    members,
+    health: healthRegistry,
+    clock,
+    random: seededRandom(seed),
+    retryBudget: 0.2,
+  })
   const caches = new Map(members.map(member => [member, createCache()]))
   const served = new Map<Member, number>()
   const ends: { atMs: number; end: () => void }[] = []
@@ -197,22 +204,22 @@ export function simulate(requests: readonly Request[], balance: Balance, backend
     nowMs = request.atMs
     ends.sort((a, b) => a.atMs - b.atMs)
     while (ends[0] !== undefined && ends[0].atMs <= nowMs) ends.shift()?.end()
-    const turn = pool.begin(request.hash === undefined ? {} : { promptHash: request.hash })
-    const pick = turn.next()
+    const picker = pool.picker(request.hash === undefined ? {} : { promptHash: request.hash })
+    const pick = picker.pick()
     if (pick.kind !== 'lease') throw new Error(`nobody took a request: ${pick.kind}`)
     const { member, lease } = pick
     ends.push({
       atMs: nowMs + request.durationMs,
       end() {
         lease.release({ kind: 'healthy' })
-        turn.end()
+        picker.end()
       },
     })
     tokens += request.tokens
     cachedTokens += caches.get(member)?.ask(request.prefixes, nowMs) ?? 0
     served.set(member, (served.get(member) ?? 0) + 1)
-    const inFlight = members.reduce((sum, { standing }) => sum + standing.inFlight, 0)
-    overBound = Math.max(overBound, member.standing.inFlight - (1.25 * inFlight) / backends)
+    const inFlight = members.reduce((sum, { health }) => sum + health.inFlight, 0)
+    overBound = Math.max(overBound, member.health.inFlight - (1.25 * inFlight) / backends)
   }
   const most = Math.max(...served.values())
   return {

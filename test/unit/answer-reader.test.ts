@@ -3,8 +3,8 @@ import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
 import { createLowerCaseNames, createNameMemory } from '../../lib/http1/header-names.ts'
-import { type AnswerHead, parseHead } from '../../lib/http1/response-head.ts'
-import { AnswerReader } from '../../lib/http1/response-parser.ts'
+import { parseHead, type ResponseHead } from '../../lib/http1/response-head.ts'
+import { ResponseParser } from '../../lib/http1/response-parser.ts'
 import { bytesOf, type Circumstances, type ReadAnswer, readAnswer } from '../fixtures/read-answer.ts'
 
 const read = (text: string, circumstances?: Circumstances): ReadAnswer => readAnswer([bytesOf(text)], circumstances)
@@ -13,7 +13,7 @@ const CHUNKED = `${OK}Transfer-Encoding: chunked\r\n\r\n`
 const cutAt = (text: string, at: number): readonly Buffer[] => [bytesOf(text.slice(0, at)), bytesOf(text.slice(at))]
 const singly = (text: string): readonly Buffer[] => [...bytesOf(text)].map(byte => Buffer.from([byte]))
 
-function headOf(t: Test, lines: string, circumstances?: Circumstances): AnswerHead {
+function headOf(t: Test, lines: string, circumstances?: Circumstances): ResponseHead {
   const { head, end } = read(`${lines}\r\n\r\n`, circumstances)
   if (head === undefined) t.fail(`no head: ${end} of ${JSON.stringify(lines)}`)
   return (
@@ -400,7 +400,7 @@ for (const [what, text, circumstances] of WHOLE) {
 
 t.test('one reader reads one answer after the other, and nothing of one gets into the next', t => {
   const told: string[] = []
-  const reader = new AnswerReader(
+  const reader = new ResponseParser(
     {
       head: ({ status }) => void told.push(`${status}`),
       body: bytes => void told.push(bytes.toString('latin1')),
@@ -440,7 +440,7 @@ t.test('a listener that has had enough in the middle hears no end', t => {
   ]) {
     for (const when of ['head', 'body'] as const) {
       const told: string[] = []
-      const reader: AnswerReader = new AnswerReader(
+      const reader: ResponseParser = new ResponseParser(
         {
           head() {
             told.push('head')

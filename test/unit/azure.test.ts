@@ -235,8 +235,8 @@ t.test('every family of error bodies is read', t => {
     message: 'm',
     param: undefined,
   })
-  const gateway = '{ "statusCode": 401, "message": "Access denied" }'
-  t.match(readErrorBody(Buffer.from(gateway)), { code: '401', message: 'Access denied' })
+  const runtime = '{ "statusCode": 401, "message": "Access denied" }'
+  t.match(readErrorBody(Buffer.from(runtime)), { code: '401', message: 'Access denied' })
   t.match(readError({ type: 'error', code: 'server_error', message: 'm', param: 'p' }), {
     code: 'server_error',
     type: 'error',

@@ -1,10 +1,10 @@
 // The policies: who of those that may be chosen takes the next request.
 import t from 'tap'
-import { type Choosable, LOAD_BOUND, leastBusy, promptCache, roundRobin } from '../../lib/balancer/policies.ts'
+import { type Candidate, LOAD_BOUND, leastBusy, promptCache, roundRobin } from '../../lib/balancer/policies.ts'
 import { hashText } from '../../lib/balancer/pool.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 
-interface Named extends Choosable {
+interface Named extends Candidate {
   readonly name: string
   inFlight: number
 }
@@ -74,7 +74,7 @@ t.test('round_robin does not favour anybody for long when membership changes at 
   const random = seededRandom(11)
   const members = [named('a'), named('b'), named('c'), named('d')]
   const taken: string[] = []
-  for (let turn = 0; turn < 8_000; turn++) {
+  for (let picker = 0; picker < 8_000; picker++) {
     const usable = members.filter(() => random() < 0.7)
     if (usable.length > 0) taken.push(roundRobin(usable).name)
   }

@@ -2,11 +2,11 @@
 import t from 'tap'
 import type { BackendType } from '../../lib/config/types.ts'
 import {
-  type AnswerHeaders,
-  answerHeaders,
   capWaits,
   createRequestNames,
   MAX_CUSTOM_HEADERS,
+  type ResponseHeaders,
+  responseHeaders,
   upstreamHeaders,
 } from '../../lib/forward/headers.ts'
 
@@ -27,8 +27,8 @@ const flat = (names: readonly string[], value = 'v'): string[] => names.flatMap(
 const namesOf = (headers: readonly string[]): readonly string[] => headers.filter((_, i) => i % 2 === 0)
 const requestNames = createRequestNames()
 const toUpstream = (raw: readonly string[], type: BackendType): string[] => upstreamHeaders(raw, type, requestNames)
-const toClient = (rawHeaders: readonly string[]): AnswerHeaders =>
-  answerHeaders({ rawHeaders, names: namesOf(rawHeaders).map(name => name.toLowerCase()) })
+const toClient = (rawHeaders: readonly string[]): ResponseHeaders =>
+  responseHeaders({ rawHeaders, names: namesOf(rawHeaders).map(name => name.toLowerCase()) })
 
 t.test('hop-by-hop headers pass in neither direction, nor what Connection names', t => {
   const raw = [...flat(HOP_BY_HOP), 'Connection', 'x-mine, X-Other', 'X-Mine', '1', 'x-other', '2', 'x-ms-kept', '3']

@@ -82,9 +82,9 @@ t.test('the dashboard asks only for series and labels that there are', async t =
 
 t.test('every figure of the metrics text is drawn', async t => {
   const drawn = new Set(queries.flatMap(({ expr }) => namesIn(expr).series))
-  const parts = /_(?:sum|count)$/
+  const shared = /_(?:sum|count)$/
   t.same(
-    [...known.keys()].filter(name => !parts.test(name) && !drawn.has(name)),
+    [...known.keys()].filter(name => !shared.test(name) && !drawn.has(name)),
     [],
   )
 })

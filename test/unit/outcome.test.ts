@@ -6,9 +6,9 @@ import type { EjectReason } from '../../lib/balancer/health.ts'
 import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/errors.ts'
 import {
   blameOf,
-  classifyAnswer,
+  classifyResponse,
   classifyStreamError,
-  finalRefusal,
+  exhaustedError,
   type History,
   labelOf,
   type Outcome,
@@ -29,7 +29,7 @@ function answered(
     creates = true,
   }: Partial<{ headers: Record<string, string>; error: UpstreamError; creates: boolean }> = {},
 ): Outcome {
-  return classifyAnswer(status, headers, error, { creates, epochMs: NOW })
+  return classifyResponse(status, headers, error, { creates, epochMs: NOW })
 }
 
 const DEPLOYMENT_MISSING = bodyOf({
@@ -83,7 +83,7 @@ t.test('500, 502, 503 and 504 take the backend out for the recovery time, or for
 
 t.test('a 408 leaves the backend where it is, and the request goes on', t => {
   const outcome = answered(408)
-  t.match(outcome, { kind: 'gave_up' })
+  t.match(outcome, { kind: 'request_timeout' })
   t.same(blameOf(outcome, false), { kind: 'none' })
   t.equal(labelOf(outcome), 'timeout')
   t.end()
@@ -158,7 +158,7 @@ t.test('state that another resource holds blames nobody', t => {
   ] as const) {
     for (const creates of [true, false]) {
       const outcome = answered(status, { error, creates })
-      t.match(outcome, { kind: 'foreign_state' }, `${status} ${error.message}`)
+      t.match(outcome, { kind: 'state_elsewhere' }, `${status} ${error.message}`)
       t.same(blameOf(outcome, false), { kind: 'healthy' })
     }
   }
@@ -236,7 +236,7 @@ t.test('an error event before any output throttles or takes out, as it says', t 
   )
   t.match(classifyStreamError(bodyOf({ code: 'x' }), { 'retry-after': '2' }, NOW), { kind: 'failed', holdMs: 2_000 })
   t.match(classifyStreamError(DEPLOYMENT_MISSING, {}, NOW), { kind: 'misconfigured' })
-  t.match(classifyStreamError(NOT_HERE, {}, NOW), { kind: 'foreign_state' })
+  t.match(classifyStreamError(NOT_HERE, {}, NOW), { kind: 'state_elsewhere' })
   t.end()
 })
 
@@ -280,7 +280,7 @@ const history = (outcomes: Outcome[], more: Partial<History> = {}): History => (
 })
 
 function told(t: Test, given: History, expected: object, ownerBackMs?: number): void {
-  t.match(finalRefusal('gpt-4o', given, ownerBackMs), expected, JSON.stringify(given.outcomes.map(labelOf)))
+  t.match(exhaustedError('gpt-4o', given, ownerBackMs), expected, JSON.stringify(given.outcomes.map(labelOf)))
 }
 
 t.test('429 rate_limit_exceeded with the time when the soonest is back, when backends are throttled', t => {

@@ -2,7 +2,7 @@
 import t from 'tap'
 import type { Blame, Lease } from '../../lib/balancer/health.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
-import type { Pick, Turn, TurnOptions } from '../../lib/balancer/pool.ts'
+import type { Picker, PickerOptions, PickResult } from '../../lib/balancer/pool.ts'
 import { createWaitQueue, MAX_WAITING } from '../../lib/balancer/wait-queue.ts'
 import { createCancellation } from '../../lib/request-context.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
@@ -13,18 +13,18 @@ const NONE: Blame = { kind: 'none' }
 const throttledFor = (waitMs: number): Blame => ({ kind: 'throttled', waitMs })
 
 /** What a turn gave, as `b1`, or as the kind of what stands in the way. */
-const nameOf = (pick: Pick): string => (pick.kind === 'lease' ? pick.member.backend.name : pick.kind)
+const nameOf = (pick: PickResult): string => (pick.kind === 'lease' ? pick.member.backend.name : pick.kind)
 
-function leaseOf(pick: Pick): Lease {
+function leaseOf(pick: PickResult): Lease {
   if (pick.kind !== 'lease') throw new Error(`no lease but ${pick.kind}`)
   return pick.lease
 }
 
 /** Asks one turn until it gives no more; every attempt ends with this blame. */
-function wayOf(turn: Turn, blame: Blame = NONE): readonly string[] {
+function wayOf(picker: Picker, blame: Blame = NONE): readonly string[] {
   const way: string[] = []
   for (;;) {
-    const pick = turn.next()
+    const pick = picker.pick()
     way.push(nameOf(pick))
     if (pick.kind !== 'lease') return way
     pick.lease.release(blame)
@@ -32,38 +32,38 @@ function wayOf(turn: Turn, blame: Blame = NONE): readonly string[] {
 }
 
 /** One request that is served by whoever comes first. */
-function serve({ pool }: PoolUnderTest, options: TurnOptions = {}): string {
-  const turn = pool.begin(options)
-  const pick = turn.next()
+function serve({ pool }: PoolUnderTest, options: PickerOptions = {}): string {
+  const picker = pool.picker(options)
+  const pick = picker.pick()
   if (pick.kind === 'lease') pick.lease.release({ kind: 'healthy' })
-  turn.end()
+  picker.end()
   return nameOf(pick)
 }
 
 /** Takes these out, in this order, a second apart. */
 function takeOut(scene: PoolUnderTest, names: readonly string[], blame: Blame = BROKEN): void {
   for (const name of names) {
-    scene.standings.lease(scene.member(name).standing).release(blame)
+    scene.standings.lease(scene.member(name).health).release(blame)
     scene.clock.advance(1_000)
   }
 }
 
 t.test('a request tries each backend at most once', t => {
   const { pool } = createTestPool(['', '', ''])
-  t.same(wayOf(pool.begin({})), ['b1', 'b2', 'b3', 'exhausted'])
+  t.same(wayOf(pool.picker({})), ['b1', 'b2', 'b3', 'exhausted'])
   t.end()
 })
 
 t.test('priority 1 is used first, and the next tier takes what the tiers above cannot', t => {
   const scene = createTestPool(['priority: 2', 'priority: 1', 'priority: 1', 'priority: 7'])
-  t.same(wayOf(scene.pool.begin({})), ['b2', 'b3', 'b1', 'b4', 'exhausted'])
+  t.same(wayOf(scene.pool.picker({})), ['b2', 'b3', 'b1', 'b4', 'exhausted'])
   t.same([serve(scene), serve(scene)].sort(), ['b2', 'b3'])
   takeOut(scene, ['b2'])
   t.equal(serve(scene), 'b3')
   takeOut(scene, ['b3'], throttledFor(60_000))
-  const spilled = scene.pool.begin({}).next()
-  t.match(spilled, { kind: 'lease', spilled: true, failOpen: false })
-  t.equal(nameOf(spilled), 'b1')
+  const servedByLowerTier = scene.pool.picker({}).pick()
+  t.match(servedByLowerTier, { kind: 'lease', servedByLowerTier: true, failOpen: false })
+  t.equal(nameOf(servedByLowerTier), 'b1')
   t.end()
 })
 
@@ -77,7 +77,7 @@ t.test('weights share a tier, and only within it', t => {
 
 t.test('a model balances as its config says', t => {
   const busy = createTestPool(['', ''], { model: 'balance: least_busy' })
-  const held = leaseOf(busy.pool.begin({}).next())
+  const held = leaseOf(busy.pool.picker({}).pick())
   t.same([serve(busy), serve(busy)], ['b2', 'b2'])
   held.release(NONE)
   const cached = createTestPool(['', '', ''], { model: 'balance: prompt_cache' })
@@ -90,7 +90,7 @@ t.test('who comes back is given one request first, and the others go elsewhere m
   const scene = createTestPool(['', 'priority: 2'])
   takeOut(scene, ['b1'])
   scene.clock.advance(RECOVERY_MS)
-  const trial = scene.pool.begin({}).next()
+  const trial = scene.pool.picker({}).pick()
   t.equal(nameOf(trial), 'b1')
   t.equal(serve(scene), 'b2')
   leaseOf(trial).answered()
@@ -101,11 +101,11 @@ t.test('who comes back is given one request first, and the others go elsewhere m
 
 t.test('when every backend is throttled, the request is told when the soonest is back', t => {
   const scene = createTestPool(['', '', ''])
-  const turn = scene.pool.begin({})
-  for (const waitMs of [9_000, 4_000, 6_000]) leaseOf(turn.next()).release(throttledFor(waitMs))
-  t.equal(turn.soonestMs(), 4_000)
-  t.same(turn.next(), { kind: 'exhausted' }, 'each was tried')
-  t.same(scene.pool.begin({}).next(), { kind: 'throttled', waitMs: 4_000 }, 'nobody is asked to no purpose')
+  const picker = scene.pool.picker({})
+  for (const waitMs of [9_000, 4_000, 6_000]) leaseOf(picker.pick()).release(throttledFor(waitMs))
+  t.equal(picker.soonestMs(), 4_000)
+  t.same(picker.pick(), { kind: 'exhausted' }, 'each was tried')
+  t.same(scene.pool.picker({}).pick(), { kind: 'throttled', waitMs: 4_000 }, 'nobody is asked to no purpose')
   scene.clock.advance(4_000)
   t.equal(serve(scene), 'b2')
   t.end()
@@ -113,15 +113,15 @@ t.test('when every backend is throttled, the request is told when the soonest is
 
 t.test('who was tried and throttled may be tried again once its wait has passed', t => {
   const scene = createTestPool(['', ''])
-  const turn = scene.pool.begin({})
-  leaseOf(turn.next()).release(throttledFor(2_000))
-  leaseOf(turn.next()).release(NONE)
-  turn.retryThrottled()
-  t.equal(nameOf(turn.next()), 'exhausted')
+  const picker = scene.pool.picker({})
+  leaseOf(picker.pick()).release(throttledFor(2_000))
+  leaseOf(picker.pick()).release(NONE)
+  picker.retryThrottled()
+  t.equal(nameOf(picker.pick()), 'exhausted')
   scene.clock.advance(2_000)
-  turn.retryThrottled()
-  t.equal(nameOf(turn.next()), 'b1', 'but not who failed otherwise')
-  t.equal(nameOf(turn.next()), 'exhausted')
+  picker.retryThrottled()
+  t.equal(nameOf(picker.pick()), 'b1', 'but not who failed otherwise')
+  t.equal(nameOf(picker.pick()), 'exhausted')
   t.end()
 })
 
@@ -129,11 +129,11 @@ t.test('when all are out, failed ones are tried all the same, the longest rested
   const scene = createTestPool(['', 'priority: 2', ''])
   takeOut(scene, ['b3', 'b2', 'b1'])
   t.same(scene.pool.counts(), { healthy: 0, total: 3 })
-  const turn = scene.pool.begin({})
-  const first = turn.next()
+  const picker = scene.pool.picker({})
+  const first = picker.pick()
   t.match(first, { kind: 'lease', failOpen: true })
   t.equal(nameOf(first), 'b3')
-  t.same(wayOf(turn), ['b2', 'b1', 'exhausted'])
+  t.same(wayOf(picker), ['b2', 'b1', 'exhausted'])
   t.end()
 })
 
@@ -150,7 +150,7 @@ t.test('of failed and throttled ones the failed are tried, and never the throttl
   const scene = createTestPool(['', ''])
   takeOut(scene, ['b1'], throttledFor(60_000))
   takeOut(scene, ['b2'])
-  t.same(wayOf(scene.pool.begin({})), ['b2', 'throttled'])
+  t.same(wayOf(scene.pool.picker({})), ['b2', 'throttled'])
   t.end()
 })
 
@@ -159,54 +159,54 @@ t.test(
   t => {
     const scene = createTestPool(['', ''], { retryBudget: 0.2 })
     takeOut(scene, ['b1', 'b2'])
-    const turns = Array.from({ length: 30 }, () => scene.pool.begin({}))
-    const firstTries = turns.map(turn => turn.next())
+    const turns = Array.from({ length: 30 }, () => scene.pool.picker({}))
+    const firstTries = turns.map(picker => picker.pick())
     t.ok(
       firstTries.every(({ kind }) => kind === 'lease'),
       'the first try of each is free',
     )
-    const further = turns.map(turn => turn.next())
+    const further = turns.map(picker => picker.pick())
     t.equal(further.filter(({ kind }) => kind === 'lease').length, 6, 'a fifth of thirty')
     t.equal(further.filter(({ kind }) => kind === 'over_budget').length, 24)
     for (const pick of further.slice(0, 2)) leaseOf(pick).release(NONE)
-    const after = turns.slice(6).map(turn => turn.next())
+    const after = turns.slice(6).map(picker => picker.pick())
     t.equal(after.filter(({ kind }) => kind === 'lease').length, 2, 'who gives back makes room')
-    for (const turn of turns) turn.end()
+    for (const picker of turns) picker.end()
 
     const few = createTestPool(['', ''], { retryBudget: 0 })
     takeOut(few, ['b1', 'b2'])
-    const others = Array.from({ length: 5 }, () => few.pool.begin({}))
-    for (const turn of others) turn.next()
-    t.equal(others.map(turn => turn.next()).filter(({ kind }) => kind === 'lease').length, 3)
+    const others = Array.from({ length: 5 }, () => few.pool.picker({}))
+    for (const picker of others) picker.pick()
+    t.equal(others.map(picker => picker.pick()).filter(({ kind }) => kind === 'lease').length, 3)
     t.end()
   },
 )
 
 t.test('while any backend is available a failover is never refused', t => {
   const scene = createTestPool(['', '', ''], { retryBudget: 0 })
-  const turns = Array.from({ length: 50 }, () => scene.pool.begin({}))
-  for (const turn of turns) leaseOf(turn.next())
+  const turns = Array.from({ length: 50 }, () => scene.pool.picker({}))
+  for (const picker of turns) leaseOf(picker.pick())
   takeOut(scene, ['b1', 'b2'])
-  for (const turn of turns) t.not(turn.next().kind, 'over_budget')
+  for (const picker of turns) t.not(picker.pick().kind, 'over_budget')
   t.end()
 })
 
 t.test('a request that ends twice is counted once', t => {
   const scene = createTestPool(['', ''], { retryBudget: 0.5 })
   takeOut(scene, ['b1', 'b2'])
-  const gone = scene.pool.begin({})
+  const gone = scene.pool.picker({})
   for (let i = 0; i < 20; i++) gone.end()
-  const turns = Array.from({ length: 20 }, () => scene.pool.begin({}))
-  for (const turn of turns) turn.next()
-  t.equal(turns.map(turn => turn.next()).filter(({ kind }) => kind === 'lease').length, 10)
+  const turns = Array.from({ length: 20 }, () => scene.pool.picker({}))
+  for (const picker of turns) picker.pick()
+  t.equal(turns.map(picker => picker.pick()).filter(({ kind }) => kind === 'lease').length, 10)
   t.end()
 })
 
 t.test('who says that nothing is left is asked after the others, of its own tier and the next', t => {
   const scene = createTestPool(['', 'priority: 2'])
   const nothing = { remainingRequests: 0, remainingTokens: 0, limitRequests: 1, limitTokens: 1 }
-  scene.standings.noteHeadroom(scene.member('b1').standing, nothing, 5_000)
-  t.same(wayOf(scene.pool.begin({})), ['b2', 'b1', 'exhausted'])
+  scene.standings.noteHeadroom(scene.member('b1').health, nothing, 5_000)
+  t.same(wayOf(scene.pool.picker({})), ['b2', 'b1', 'exhausted'])
   scene.clock.advance(5_000)
   t.equal(serve(scene), 'b1')
   t.end()
@@ -214,14 +214,14 @@ t.test('who says that nothing is left is asked after the others, of its own tier
 
 t.test('who is known not to offer the operation is asked last', t => {
   const { pool } = createTestPool(['', 'priority: 2', 'priority: 3'])
-  const turn = pool.begin({ avoid: ({ backend }) => backend.name === 'b1' })
-  t.same(wayOf(turn), ['b2', 'b3', 'b1', 'exhausted'])
+  const picker = pool.picker({ avoid: ({ backend }) => backend.name === 'b1' })
+  t.same(wayOf(picker), ['b2', 'b3', 'b1', 'exhausted'])
   t.end()
 })
 
 t.test('what is bound to one resource goes nowhere else, and waits for it while the others are sound', t => {
   const scene = createTestPool(['', ''])
-  const bound = (): Turn => scene.pool.begin({ allow: ({ backend }) => backend.name === 'b1' })
+  const bound = (): Picker => scene.pool.picker({ allow: ({ backend }) => backend.name === 'b1' })
   t.same(wayOf(bound()), ['b1', 'exhausted'])
   t.equal(bound().soonestBackMs(), 0)
   takeOut(scene, ['b1'])
@@ -231,17 +231,17 @@ t.test('what is bound to one resource goes nowhere else, and waits for it while 
   t.same(wayOf(bound()), ['b1', 'exhausted'], 'in an outage of all it is tried all the same')
   const throttled = createTestPool(['', ''])
   takeOut(throttled, ['b1'], throttledFor(8_000))
-  const turn = throttled.pool.begin({ allow: ({ backend }) => backend.name === 'b1' })
-  t.same(turn.next(), { kind: 'throttled', waitMs: 7_000 })
-  t.equal(turn.soonestBackMs(), 7_000)
+  const picker = throttled.pool.picker({ allow: ({ backend }) => backend.name === 'b1' })
+  t.same(picker.pick(), { kind: 'throttled', waitMs: 7_000 })
+  t.equal(picker.soonestBackMs(), 7_000)
   t.end()
 })
 
 t.test('a resource that does not hold the state is done with, all its deployments', t => {
-  const apart = createTestPool(['', '']).pool.begin({})
+  const apart = createTestPool(['', '']).pool.picker({})
   apart.skipResource('https://r1.openai.azure.com')
   t.same(wayOf(apart), ['b2', 'exhausted'])
-  const shared = createTestPool(['', ''], { sameResource: true }).pool.begin({})
+  const shared = createTestPool(['', ''], { sameResource: true }).pool.picker({})
   shared.skipResource('https://r0.openai.azure.com')
   t.same(wayOf(shared), ['exhausted'])
   t.end()

@@ -1,6 +1,6 @@
 // From a request line to what is asked for: the proxy's own URLs and every form that clients made for Azure use.
 import t from 'tap'
-import { shownPath } from '../../lib/server/redacted-path.ts'
+import { redactedPath } from '../../lib/server/redacted-path.ts'
 import { type Route, route } from '../../lib/server/router.ts'
 
 /** An inference route as `operation model query`. */
@@ -118,18 +118,18 @@ t.test('everything else is an unknown URL, and what belongs to one resource is t
 
 t.test('a path is shown without its query, which may hold a key, and bounded', t => {
   t.equal(
-    shownPath('/v1/models?api-key=secret', () => false),
+    redactedPath('/v1/models?api-key=secret', () => false),
     '/v1/models',
   )
   t.equal(
-    shownPath('/v1/models#secret', () => false),
+    redactedPath('/v1/models#secret', () => false),
     '/v1/models',
   )
   t.equal(
-    shownPath('/v1/key-1/x', text => text === 'key-1'),
+    redactedPath('/v1/key-1/x', text => text === 'key-1'),
     '/v1/[secret]/x',
   )
-  t.equal(shownPath(`/${'x'.repeat(1_000)}`, () => false).length, 257)
+  t.equal(redactedPath(`/${'x'.repeat(1_000)}`, () => false).length, 257)
   t.end()
 })
 
@@ -139,7 +139,7 @@ t.test('a path of the API is shown as it is, and anything else in its place is l
     asked.push(text)
     return text === 'key-1'
   }
-  const shown = (target: string): string => shownPath(target, isSecret)
+  const shown = (target: string): string => redactedPath(target, isSecret)
   for (const path of ['/v1/chat/completions', '/openai/v1/responses', '/openai/audio/speech', '/v1/models']) {
     for (const tail of ['', '?', '?api-key=key-1', '?a=?b']) t.equal(shown(path + tail), path)
   }

@@ -1,13 +1,13 @@
 // When a deployment is out, throttled, on trial or back, and who may say so.
 import t, { type Test } from 'tap'
 import {
+  type BackendHealth,
   type Blame,
-  createStandings,
+  createHealthRegistry,
+  type HealthChange,
+  type HealthRegistry,
   isAvailable,
-  isOut,
-  type Standing,
-  type StandingChange,
-  type Standings,
+  isEjected,
 } from '../../lib/balancer/health.ts'
 import type { Member } from '../../lib/balancer/pool.ts'
 import { createProbes, type ProbeVerdict } from '../../lib/balancer/probes.ts'
@@ -22,9 +22,9 @@ const SLOW: Blame = { kind: 'unanswered', reason: 'header_timeout', detail: 'non
 
 interface Scene {
   readonly clock: FakeClock
-  readonly standings: Standings
-  readonly standing: Standing
-  readonly changes: StandingChange[]
+  readonly standings: HealthRegistry
+  readonly standing: BackendHealth
+  readonly changes: HealthChange[]
   /** One whole attempt, begun and ended now. */
   attempt(blame: Blame): void
   available(): boolean
@@ -33,50 +33,50 @@ interface Scene {
 
 function scene(): Scene {
   const clock = createFakeClock()
-  const standings = createStandings({ clock, recoveryMs: () => RECOVERY_MS })
-  const standing = standings.of('d1')
-  const changes: StandingChange[] = []
-  standings.onChange(change => changes.push(change))
+  const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => RECOVERY_MS })
+  const health = healthRegistry.of('d1')
+  const changes: HealthChange[] = []
+  healthRegistry.onChange(change => changes.push(change))
   return {
     clock,
-    standings,
-    standing,
+    standings: healthRegistry,
+    standing: health,
     changes,
-    attempt: blame => standings.lease(standing).release(blame),
-    available: () => isAvailable(standing, clock.nowMs()),
-    out: () => isOut(standing, clock.nowMs()),
+    attempt: blame => healthRegistry.lease(health).release(blame),
+    available: () => isAvailable(health, clock.nowMs()),
+    out: () => isEjected(health, clock.nowMs()),
   }
 }
 
-const kinds = (changes: readonly StandingChange[]): readonly string[] => changes.map(({ kind }) => kind)
+const kinds = (changes: readonly HealthChange[]): readonly string[] => changes.map(({ kind }) => kind)
 
 t.test('a new deployment is available, and asking for it again gives the same standing', t => {
-  const { standings, standing, available, out } = scene()
+  const { standings: healthRegistry, standing: health, available, out } = scene()
   t.equal(available(), true)
   t.equal(out(), false)
-  t.equal(standings.of('d1'), standing)
-  t.not(standings.of('d2'), standing)
+  t.equal(healthRegistry.of('d1'), health)
+  t.not(healthRegistry.of('d2'), health)
   t.end()
 })
 
 t.test('a lease counts as in flight until it is given back, which happens once', t => {
-  const { standings, standing } = scene()
-  const one = standings.lease(standing)
-  const two = standings.lease(standing)
-  t.equal(standing.inFlight, 2)
+  const { standings: healthRegistry, standing: health } = scene()
+  const one = healthRegistry.lease(health)
+  const two = healthRegistry.lease(health)
+  t.equal(health.inFlight, 2)
   one.release(HEALTHY)
-  t.equal(standing.inFlight, 1)
+  t.equal(health.inFlight, 1)
   t.throws(() => one.release(HEALTHY), /d1 released twice/)
-  t.equal(standing.inFlight, 1)
+  t.equal(health.inFlight, 1)
   two.release({ kind: 'none' })
-  t.equal(standing.inFlight, 0)
+  t.equal(health.inFlight, 0)
   t.end()
 })
 
 t.test('a failed one is out for the recovery time, to the millisecond', t => {
-  const { clock, attempt, available, out, standing } = scene()
+  const { clock, attempt, available, out, standing: health } = scene()
   attempt(BROKEN)
-  t.match(standing.ejection, { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
+  t.match(health.ejection, { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
   clock.advance(RECOVERY_MS - 1)
   t.equal(out(), true)
   t.equal(available(), false)
@@ -99,22 +99,22 @@ t.test('a Retry-After of its own takes the place of the recovery time, be it lon
 })
 
 t.test('who comes back is given one request first; its success returns it in full', t => {
-  const { clock, standings, standing, attempt, available, changes } = scene()
+  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
-  const trial = standings.lease(standing)
+  const trial = healthRegistry.lease(health)
   t.equal(available(), false, 'nobody else while it is on trial')
   trial.answered()
   t.equal(available(), true, 'its headers are enough: the stream behind them may take minutes')
   t.match(changes.at(-1), { kind: 'restored', by: 'trial' })
   trial.release(HEALTHY)
   t.same(kinds(changes), ['ejected', 'restored'], 'said once')
-  t.equal(standing.ejection, undefined)
+  t.equal(health.ejection, undefined)
   t.end()
 })
 
 t.test('a trial that fails begins a new hold; one that says nothing lets the next one try', t => {
-  const { clock, standings, standing, attempt, available, changes } = scene()
+  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   attempt(FAILED_500)
@@ -123,7 +123,7 @@ t.test('a trial that fails begins a new hold; one that says nothing lets the nex
   t.equal(available(), false)
   clock.advance(1)
   t.equal(available(), true)
-  const trial = standings.lease(standing)
+  const trial = healthRegistry.lease(health)
   trial.release({ kind: 'none' })
   t.equal(available(), true, 'the client went away: nothing is known')
   t.same(kinds(changes), ['ejected', 'ejected'])
@@ -131,22 +131,22 @@ t.test('a trial that fails begins a new hold; one that says nothing lets the nex
 })
 
 t.test('stragglers of the same trouble do not stretch the hold, and are not said again', t => {
-  const { clock, standings, standing, changes } = scene()
-  const leases = Array.from({ length: 5 }, () => standings.lease(standing))
+  const { clock, standings: healthRegistry, standing: health, changes } = scene()
+  const leases = Array.from({ length: 5 }, () => healthRegistry.lease(health))
   for (const lease of leases) {
     lease.release(BROKEN)
     clock.advance(1_000)
   }
   clock.advance(RECOVERY_MS - 5_000)
-  t.equal(isAvailable(standing, clock.nowMs()), true, 'thirty seconds after the first')
+  t.equal(isAvailable(health, clock.nowMs()), true, 'thirty seconds after the first')
   t.same(kinds(changes), ['ejected'])
   t.end()
 })
 
 t.test('a straggler to whom the server names a longer time does stretch it', t => {
-  const { clock, standings, standing, available } = scene()
-  const one = standings.lease(standing)
-  const two = standings.lease(standing)
+  const { clock, standings: healthRegistry, standing: health, available } = scene()
+  const one = healthRegistry.lease(health)
+  const two = healthRegistry.lease(health)
   one.release(BROKEN)
   two.release({ ...FAILED_500, holdMs: 60_000 })
   clock.advance(59_999)
@@ -157,8 +157,8 @@ t.test('a straggler to whom the server names a longer time does stretch it', t =
 })
 
 t.test('a straggler that succeeds does not excuse a later failure', t => {
-  const { standings, standing, attempt, available } = scene()
-  const early = standings.lease(standing)
+  const { standings: healthRegistry, standing: health, attempt, available } = scene()
+  const early = healthRegistry.lease(health)
   attempt(BROKEN)
   early.release(HEALTHY)
   t.equal(available(), false)
@@ -166,12 +166,12 @@ t.test('a straggler that succeeds does not excuse a later failure', t => {
 })
 
 t.test('trouble that goes on keeps the time when it began, by which the longest rested is found', t => {
-  const { clock, standings, standing } = scene()
-  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
+  const { clock, standings: healthRegistry, standing: health } = scene()
+  healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
   const since = clock.nowMs()
   clock.advance(10_000)
-  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
-  t.match(standing.ejection, { sinceMs: since, failedMs: since + 10_000, untilMs: since + 10_000 + RECOVERY_MS })
+  healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
+  t.match(health.ejection, { sinceMs: since, failedMs: since + 10_000, untilMs: since + 10_000 + RECOVERY_MS })
   t.end()
 })
 
@@ -248,56 +248,56 @@ t.test('a wait of nothing throttles nobody', t => {
 })
 
 t.test('a throttled answer on trial shows that it lives', t => {
-  const { clock, attempt, standing, available, changes } = scene()
+  const { clock, attempt, standing: health, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   attempt({ kind: 'throttled', waitMs: 1_000 })
-  t.equal(standing.ejection, undefined)
+  t.equal(health.ejection, undefined)
   t.equal(available(), false)
   t.same(kinds(changes), ['ejected', 'restored', 'throttled'])
   t.end()
 })
 
 t.test('who says of itself that nothing is left is avoided for a while, and stays available', t => {
-  const { clock, standings, standing, available } = scene()
+  const { clock, standings: healthRegistry, standing: health, available } = scene()
   const left = { remainingRequests: 0, remainingTokens: 5, limitRequests: 100, limitTokens: 1_000 }
-  standings.noteHeadroom(standing, left, 600)
-  t.same(standing.headroom, { ...left, atMs: clock.nowMs() })
-  t.equal(standing.exhaustedUntilMs, clock.nowMs() + 600)
+  healthRegistry.noteHeadroom(health, left, 600)
+  t.same(health.headroom, { ...left, atMs: clock.nowMs() })
+  t.equal(health.exhaustedUntilMs, clock.nowMs() + 600)
   t.equal(available(), true)
-  standings.noteHeadroom(standing, { ...left, remainingRequests: 1 }, 0)
-  t.equal(standing.exhaustedUntilMs <= clock.nowMs(), true, 'the newest word counts')
+  healthRegistry.noteHeadroom(health, { ...left, remainingRequests: 1 }, 0)
+  t.equal(health.exhaustedUntilMs <= clock.nowMs(), true, 'the newest word counts')
   t.end()
 })
 
 t.test('a failing probe takes out, a passing one brings back what a probe took out', t => {
-  const { clock, standings, standing, available, changes } = scene()
-  standings.probeFailed(standing, 'probe_failed', 'ECONNREFUSED')
+  const { clock, standings: healthRegistry, standing: health, available, changes } = scene()
+  healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
   t.equal(available(), false)
   clock.advance(5_000)
-  standings.probePassed(standing, clock.nowMs())
+  healthRegistry.probePassed(health, clock.nowMs())
   t.equal(available(), true)
   t.match(changes, [{ kind: 'ejected' }, { kind: 'restored', by: 'probe' }])
   t.end()
 })
 
 t.test('a pass that was asked for before the failure excuses nothing', t => {
-  const { clock, standings, standing, attempt, available } = scene()
+  const { clock, standings: healthRegistry, standing: health, attempt, available } = scene()
   const askedAtMs = clock.nowMs()
   clock.advance(10)
   attempt(BROKEN)
-  standings.probePassed(standing, askedAtMs)
+  healthRegistry.probePassed(health, askedAtMs)
   t.equal(available(), false)
   t.end()
 })
 
 t.test('after a failed request a passing probe ends the hold, and one request decides', t => {
-  const { clock, standings, standing, attempt, available } = scene()
+  const { clock, standings: healthRegistry, standing: health, attempt, available } = scene()
   attempt(BROKEN)
   clock.advance(1_000)
-  standings.probePassed(standing, clock.nowMs())
+  healthRegistry.probePassed(health, clock.nowMs())
   t.equal(available(), true)
-  standings.lease(standing)
+  healthRegistry.lease(health)
   t.equal(available(), false, 'on trial')
   t.end()
 })
@@ -308,7 +308,7 @@ const KEPT: readonly (readonly [string, (scene: Scene) => void])[] = [
     'a missing deployment, of which the model list says nothing',
     ({ attempt }) => attempt({ kind: 'ejected', reason: 'deployment_missing', detail: '404' }),
   ],
-  ["an operator's hand", ({ standings, standing }) => standings.eject(standing, undefined)],
+  ["an operator's hand", ({ standings: healthRegistry, standing: health }) => healthRegistry.eject(health, undefined)],
 ]
 for (const [what, takeOut] of KEPT) {
   t.test(`a passing probe does not shorten ${what}`, t => {
@@ -322,15 +322,15 @@ for (const [what, takeOut] of KEPT) {
 }
 
 t.test('an operator ejects for a time or until restored, and restores anything', t => {
-  const { clock, standings, standing, attempt, available, changes } = scene()
-  standings.eject(standing, 1_000)
+  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
+  healthRegistry.eject(health, 1_000)
   clock.advance(1_000)
   t.equal(available(), true)
-  standings.eject(standing, undefined)
+  healthRegistry.eject(health, undefined)
   clock.advance(1e9)
   t.equal(available(), false)
   attempt({ kind: 'throttled', waitMs: 60_000 })
-  standings.restore(standing)
+  healthRegistry.restore(health)
   t.equal(available(), true, 'the throttle is lifted too')
   t.match(changes.at(-1), { kind: 'restored', by: 'hand' })
   t.end()
@@ -353,11 +353,11 @@ t.test('an answer of one that was asked because nobody else was left returns it,
 })
 
 t.test('what another worker learnt is taken over; of two throttles the longer one stands', t => {
-  const { clock, standings, standing, available } = scene()
+  const { clock, standings: healthRegistry, standing: health, available } = scene()
   const nowMs = clock.nowMs()
-  standings.adopt('d1', { throttledUntilMs: nowMs + 5_000 })
-  standings.adopt('d1', { throttledUntilMs: nowMs + 1_000 })
-  t.equal(standing.throttledUntilMs, nowMs + 5_000)
+  healthRegistry.adopt('d1', { throttledUntilMs: nowMs + 5_000 })
+  healthRegistry.adopt('d1', { throttledUntilMs: nowMs + 1_000 })
+  t.equal(health.throttledUntilMs, nowMs + 5_000)
   const ejection = {
     sinceMs: nowMs,
     failedMs: nowMs,
@@ -366,34 +366,34 @@ t.test('what another worker learnt is taken over; of two throttles the longer on
     detail: '500',
     named: false,
   } as const
-  standings.adopt('d1', { ejection })
+  healthRegistry.adopt('d1', { ejection })
   clock.advance(5_000)
   t.equal(available(), false)
-  standings.adopt('d1', { ejection: null })
+  healthRegistry.adopt('d1', { ejection: null })
   t.equal(available(), true)
-  standings.adopt('never seen', { throttledUntilMs: nowMs + 1 })
+  healthRegistry.adopt('never seen', { throttledUntilMs: nowMs + 1 })
   t.end()
 })
 
 t.test('a deployment that leaves the config is forgotten, and its last lease harms nobody', t => {
-  const { standings, standing } = scene()
-  const lease = standings.lease(standing)
-  standings.retain(new Set(['d2']))
-  const fresh = standings.of('d1')
-  t.not(fresh, standing)
+  const { standings: healthRegistry, standing: health } = scene()
+  const lease = healthRegistry.lease(health)
+  healthRegistry.retain(new Set(['d2']))
+  const fresh = healthRegistry.of('d1')
+  t.not(fresh, health)
   lease.release({ kind: 'none' })
-  t.equal(standing.inFlight, 0)
+  t.equal(health.inFlight, 0)
   t.equal(fresh.inFlight, 0)
   t.end()
 })
 
 t.test('who listens no longer is told no more', t => {
-  const { standings, attempt } = scene()
+  const { standings: healthRegistry, attempt } = scene()
   let told = 0
-  const stop = standings.onChange(() => told++)
+  const stop = healthRegistry.onChange(() => told++)
   attempt(BROKEN)
   stop()
-  standings.restore(standings.of('d1'))
+  healthRegistry.restore(healthRegistry.of('d1'))
   t.equal(told, 1)
   t.end()
 })
@@ -407,7 +407,7 @@ function probing(t: Test, verdicts: Readonly<Record<string, ProbeVerdict>>, same
   const probes = createProbes({
     clock: scene.clock,
     random: () => 0.5,
-    standings: scene.standings,
+    health: scene.standings,
     members: () => scene.pool.members,
     settings: () => ({ enabled, intervalMs: 30_000 }),
     ask(member: Member) {
@@ -435,26 +435,26 @@ t.test('a failing probe takes its backends out alone; an answer that says nothin
   const { probes, pool, member, clock } = probing(t, { b1: DEAD, b2: { kind: 'unknown' } })
   await probes.round()
   t.same(pool.counts(), { healthy: 2, total: 3 })
-  t.equal(isOut(member('b1').standing, clock.nowMs()), true)
+  t.equal(isEjected(member('b1').health, clock.nowMs()), true)
 })
 
 t.test('busy is not dead: a probe that timed out blames nobody who answered meanwhile', async t => {
-  const { standings, member, pool, clock } = createTestPool(['', ''])
+  const { standings: healthRegistry, member, pool, clock } = createTestPool(['', ''])
   const probes = createProbes({
     clock,
     random: () => 0.5,
-    standings,
+    health: healthRegistry,
     members: () => pool.members,
     settings: () => ({ enabled: true, intervalMs: 30_000 }),
     ask(asked) {
       clock.advance(5_000)
-      if (asked.backend.name === 'b1') standings.lease(asked.standing).release(HEALTHY)
+      if (asked.backend.name === 'b1') healthRegistry.lease(asked.health).release(HEALTHY)
       return Promise.resolve({ kind: 'out', reason: 'probe_failed', detail: 'none in 5000 ms', timeout: true })
     },
   })
   await probes.round()
-  t.equal(isOut(member('b1').standing, clock.nowMs()), false)
-  t.equal(isOut(member('b2').standing, clock.nowMs()), true)
+  t.equal(isEjected(member('b1').health, clock.nowMs()), false)
+  t.equal(isEjected(member('b2').health, clock.nowMs()), true)
 })
 
 t.test('rounds follow each other by the interval, and stop when told', async t => {

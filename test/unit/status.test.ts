@@ -1,6 +1,6 @@
 // What the live status page counts: rolling windows, percentiles, the last requests and changes, and several processes as one.
 import t from 'tap'
-import type { BackendStanding, RequestEntry } from '../../lib/dashboard/entries.ts'
+import type { BackendState, RequestEntry } from '../../lib/dashboard/entries.ts'
 import { addHistogram, BUCKETS, bucketOf, percentile } from '../../lib/dashboard/histogram.ts'
 import { mergeSnapshots } from '../../lib/dashboard/merge.ts'
 import { createStatus, MAX_BACKENDS, MAX_CHANGES, MAX_REQUESTS, type Status } from '../../lib/dashboard/status.ts'
@@ -8,7 +8,7 @@ import { type StatusView, viewOf } from '../../lib/dashboard/view.ts'
 import { STEP_MS, STEPS } from '../../lib/dashboard/window.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 
-const STANDING: BackendStanding = {
+const STANDING: BackendState = {
   model: 'gpt-4o',
   backend: 'b1',
   deployment: 0,
@@ -44,10 +44,10 @@ const REQUEST: RequestEntry = {
 
 function made(
   clock: FakeClock = createFakeClock(0),
-  standings: readonly BackendStanding[] = [STANDING],
+  healthRegistry: readonly BackendState[] = [STANDING],
   source = 'one',
 ): { readonly status: Status; readonly clock: FakeClock; view(): StatusView } {
-  const status = createStatus({ clock, source, standings: () => standings })
+  const status = createStatus({ clock, source, states: () => healthRegistry })
   return { status, clock, view: () => viewOf(status.snapshot()) }
 }
 
@@ -293,9 +293,9 @@ t.test('several processes', t => {
 
   t.test('of two words on one backend the graver counts, of equals the longer', t => {
     const clock = createFakeClock(0)
-    const stateOf = (...standings: readonly Partial<BackendStanding>[]): unknown => {
-      const [first, ...rest] = standings.map((standing, i) =>
-        made(clock, [{ ...STANDING, ...standing }], `p${i}`).status.snapshot(),
+    const stateOf = (...healthRegistry: readonly Partial<BackendState>[]): unknown => {
+      const [first, ...rest] = healthRegistry.map((health, i) =>
+        made(clock, [{ ...STANDING, ...health }], `p${i}`).status.snapshot(),
       )
       if (first === undefined) return undefined
       const row = mergeSnapshots([first, ...rest]).backends[0]

@@ -1,7 +1,7 @@
 // What keeps track of things under way: the bag, the deadlines, and a request's one cancellation.
 import t from 'tap'
 import { createDeadlines, type Deadline } from '../../lib/clock.ts'
-import { createBag, NO_SLOT, type Slotted } from '../../lib/dense-set.ts'
+import { createDenseSet, NO_SLOT, type Slotted } from '../../lib/dense-set.ts'
 import { createCancellation } from '../../lib/request-context.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
@@ -13,7 +13,7 @@ interface Thing extends Slotted {
 const thing = (name: string): Thing => ({ name, slot: NO_SLOT })
 
 t.test('a bag holds what was put in and not taken out, and each thing once', t => {
-  const bag = createBag<Thing>()
+  const bag = createDenseSet<Thing>()
   const [a, b, c] = [thing('a'), thing('b'), thing('c')]
   for (const item of [a, b, c]) bag.add(item)
   t.equal(bag.size(), 3)
@@ -38,7 +38,7 @@ t.test(
     const random = seededRandom(7)
     const below = (limit: number): number => Math.floor(random() * limit)
     for (let run = 0; run < 300; run++) {
-      const bag = createBag<Thing>()
+      const bag = createDenseSet<Thing>()
       const inside = new Set<Thing>()
       const add = (name: string): void => {
         const item = thing(name)
