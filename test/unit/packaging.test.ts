@@ -278,6 +278,7 @@ t.test(
       'top/bin/package.json',
       'top/bin/proxy.js',
       'top/config.template.yaml',
+      'top/deploy/README.md',
       'top/dist/proxy.cjs',
       'top/dist/proxy.cjs.map',
       'top/licenses/yaml.txt',
