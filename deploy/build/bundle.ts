@@ -54,18 +54,12 @@ export function bundle(root: string, version: string): Promise<Bundle> {
 }
 
 /**
- * Bundles the program with its one dependency, for bin/proxy.js: an expression, a function that takes `require` and gives what lib/main.ts exports.
- * @param outfile where the bundle will lie; its source map names its sources from there
+ * Bundles the program with its one dependency, for bin/proxy.js: a CommonJS module that exports what lib/main.ts does.
+ * @param outfile where the bundle will lie; its source map lies beside it and names its sources from there
  * @throws BuildError when the bundle is not the same on every machine
  */
 export function bundleForLauncher(root: string, outfile: string): Promise<Bundle> {
-  return bundleOf(root, {
-    entryPoints: ['lib/main.ts'],
-    outfile,
-    banner: { js: '(function (require, module) {' },
-    footer: { js: 'return module.exports })' },
-    sourcesContent: false,
-  })
+  return bundleOf(root, { entryPoints: ['lib/main.ts'], outfile, sourcemap: 'linked', sourcesContent: false })
 }
 
 /**

@@ -45,8 +45,7 @@ export function executableArchive(
 }
 
 /**
- * The portable archive, for machines that have Node: what `node bin/proxy.js` needs, and no npm. Without the code cache, which
- * fits one version of Node.
+ * The portable archive, for machines that have Node: what `node bin/proxy.js` needs, and no npm.
  * @throws BuildError when a file that belongs there is missing
  */
 export function portableArchive(root: string, folder: string, version: string): readonly Entry[] {

@@ -1,19 +1,26 @@
-// bin/proxy.js and what the build leaves for it in dist: the program as one file, its source map, V8's code cache of it.
+// bin/proxy.js and what the build leaves for it in dist: the program as one file and its source map.
 import { execFile } from 'node:child_process'
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { read } from '../fixtures/deploy-files.ts'
 
 const { version }: { readonly version: string } = JSON.parse(read('package.json'))
 
-/** A folder with what the portable archive has of the program, and the cache. */
+/** A folder with what the portable archive has of the program. */
 function installed(t: Test): string {
   const folder = t.testdir({})
-  for (const path of ['bin', 'package.json', 'dist/proxy.cjs', 'dist/proxy.cjs.map', 'dist/proxy.cache']) {
+  for (const path of ['bin', 'package.json', 'dist/proxy.cjs', 'dist/proxy.cjs.map']) {
     cpSync(path, join(folder, path), { recursive: true })
   }
   return folder
+}
+
+function filesIn(folder: string): string[] {
+  return readdirSync(folder).flatMap(name => {
+    const path = join(folder, name)
+    return statSync(path).isDirectory() ? filesIn(path) : [path]
+  })
 }
 
 interface Ended {
@@ -38,24 +45,37 @@ t.test('where nothing is built it says what to do, and ends with 1', async t => 
   t.match(stderr, 'run "make build" first')
 })
 
-t.test('it runs with the code cache, without one, and with one that does not fit, and says nothing of it', async t => {
+t.test('an older Node than package.json asks for gets one sentence, and 1', async t => {
   const folder = installed(t)
-  const file = join(folder, 'dist/proxy.cache')
-  const fits = readFileSync(file)
+  const text = readFileSync(join(folder, 'package.json'), 'utf8')
+  for (const [needed, isOld] of [
+    ['99.1', true],
+    [process.versions.node, false],
+  ] as const) {
+    writeFileSync(
+      join(folder, 'package.json'),
+      text.replace(/"node": ">=[^"]*"/, () => `"node": ">=${needed}"`),
+    )
+    const stderr = `azure-openai-proxy: needs Node.js ${needed} or newer, this is ${process.versions.node}\n`
+    t.same(
+      await run(folder, ['--version']),
+      isOld ? { code: 1, stdout: '', stderr } : { code: 0, stdout: `${version}\n`, stderr: '' },
+    )
+  }
+})
+
+t.test('it starts again and again, with whatever lies in the compile cache, and says nothing of it', async t => {
+  const folder = installed(t)
   const sound = { code: 0, stdout: `${version}\n`, stderr: '' }
   t.same(await run(folder, ['--version']), sound)
+  t.same(await run(folder, ['--version']), sound, 'from the cache, where Node keeps one')
 
-  for (const [what, bytes] of [
-    ['of another source', Buffer.concat([Buffer.alloc(64, 'f'), fits.subarray(64)])],
-    ['of another V8', Buffer.concat([fits.subarray(0, 64), Buffer.alloc(fits.length - 64, 1)])],
-    ['cut off', fits.subarray(0, 1_000)],
-    ['empty', Buffer.alloc(0)],
-  ] as const) {
-    writeFileSync(file, bytes)
-    t.same(await run(folder, ['--version']), sound, what)
-  }
-  rmSync(file)
-  t.same(await run(folder, ['--version']), sound, 'none')
+  const cache = join(folder, 'dist/compile-cache')
+  for (const file of existsSync(cache) ? filesIn(cache) : []) writeFileSync(file, 'no code')
+  t.same(await run(folder, ['--version']), sound, 'of another content')
+  rmSync(cache, { recursive: true, force: true })
+  writeFileSync(cache, 'no folder')
+  t.same(await run(folder, ['--version']), sound, 'no folder can be made')
 })
 
 t.test('a trace names the lines of lib; without the source map, those of the bundle', async t => {

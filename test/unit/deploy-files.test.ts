@@ -29,7 +29,12 @@ t.test('the container files pass their own check', async t => {
 t.test('the check of the container files notices', async t => {
   const broken = [
     ['Dockerfile', 'USER 1000:1000', 'USER root', 'USER root'],
-    ['Dockerfile', 'ENTRYPOINT ["node", "bin/proxy.js"]', 'ENTRYPOINT node bin/proxy.js', 'ENTRYPOINT must be'],
+    [
+      'Dockerfile',
+      'ENTRYPOINT ["node", "--enable-source-maps", "bin/proxy.js"]',
+      'ENTRYPOINT node bin/proxy.js',
+      'ENTRYPOINT must be',
+    ],
     ['Dockerfile', 'COPY lib ./lib', 'COPY source ./lib', 'COPY source: there is no such file'],
     ['Dockerfile', '--from=build', '--from=elsewhere', 'COPY --from=elsewhere'],
     ['Dockerfile', 'STOPSIGNAL SIGTERM', 'STOPSIGNAL SIGKILL', 'STOPSIGNAL'],
