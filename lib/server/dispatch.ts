@@ -7,6 +7,7 @@ import { handleInference } from '../handlers/inference.ts'
 import { handleModel, handleModels } from '../handlers/models.ts'
 import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
+import { handleResponsesSocket } from '../handlers/responses-socket.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
@@ -37,6 +38,11 @@ const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
 /** What an ephemeral key of a realtime session is good for. */
 function takesEphemeral(target: Route): boolean {
   return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
+}
+
+/** Browsers put the key of a WebSocket among its sub-protocols. */
+function isSocket({ kind }: Route): boolean {
+  return kind === 'realtime' || kind === 'responses_socket'
 }
 
 /** Serves a request by its route. What is done at once returns at once: a promise costs, and most routes need none. */
@@ -71,7 +77,7 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
     }
     const isPage = target.kind === 'dashboard' && target.path === ''
     if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
-      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, target.kind === 'realtime')
+      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, isSocket(target))
       if (exchange.clientKey === undefined && takesEphemeral(target)) {
         exchange.ephemeral = ephemeralKey(exchange.request.headers, current.shared.owners)
       }
@@ -97,6 +103,8 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
         return dashboard(exchange, target.path)
       case 'realtime':
         return handleRealtime(exchange, target, client, current)
+      case 'responses_socket':
+        return handleResponsesSocket(exchange, client)
       case 'models':
         return handleModels(exchange, current)
       case 'model':

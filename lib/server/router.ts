@@ -17,6 +17,8 @@ export type Route =
   | { readonly kind: 'models' }
   | { readonly kind: 'model'; readonly id: string }
   | { readonly kind: 'realtime'; readonly model: string | undefined; readonly query: string }
+  /** Responses over WebSocket; as plain HTTP the same URL takes POST only. */
+  | { readonly kind: 'responses_socket'; readonly model: string | undefined; readonly query: string }
   | { readonly kind: 'health' }
   | { readonly kind: 'livez' }
   | { readonly kind: 'metrics' }
@@ -93,6 +95,7 @@ function storedResponse(method: string, rest: readonly string[], query: string):
 function api(method: string, segments: readonly string[], query: string): Route {
   const [family, second] = segments
   const operation = operationNamed(segments.join('/'))
+  if (operation?.name === 'responses' && method === 'GET') return { kind: 'responses_socket', model: undefined, query }
   if (operation !== undefined) return post(method, { kind: 'inference', operation, model: undefined, query })
   if (family === 'responses' && second !== undefined) return storedResponse(method, segments.slice(1), query)
   if (family === 'models') {
@@ -123,7 +126,7 @@ function deployment(method: string, segments: readonly string[], query: string):
   if (model === undefined || model === '') return UNKNOWN
   const route = api(method, segments.slice(1), query)
   if (route.kind === 'inference') return { ...route, model }
-  if (route.kind === 'realtime') return { ...route, model }
+  if (route.kind === 'realtime' || route.kind === 'responses_socket') return { ...route, model }
   return route.kind === 'method_not_allowed' || route.kind === 'stored_response' ? route : UNKNOWN
 }
 
