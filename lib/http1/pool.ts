@@ -71,10 +71,26 @@ interface HostPool {
   session: Buffer | undefined
 }
 
-export function createTransport(clock: Clock): Transport {
-  // The agents make the connections. Keeping them is done here: to take one from an agent and give it back costs 8 to 10 µs a
-  // request, for a pool's name that is made of a dozen options each time.
+/**
+ * Makes a socket that is on its way to a host. It emits `connect`, over TLS `secureConnect`, once it stands, and hands what it
+ * reads to `options.onread` where that is given.
+ */
+export type SocketFactory = (protocol: Endpoint['protocol'], options: net.NetConnectOpts) => net.Socket
+
+/** Sockets of node's agents, which know TLS, its sessions and the choice among a name's addresses. */
+export function createAgentSockets(): SocketFactory {
   const agents = { 'http:': new http.Agent(), 'https:': new https.Agent() }
+  return (protocol, options) => {
+    const socket = agents[protocol].createConnection(options)
+    if (!(socket instanceof net.Socket)) throw new Error('an agent made no socket')
+    return socket
+  }
+}
+
+/** @param makeSocket the way to the network; a simulation passes its own */
+export function createTransport(clock: Clock, makeSocket: SocketFactory = createAgentSockets()): Transport {
+  // Keeping connections is done here: to take one from an agent and give it back costs 8 to 10 µs a request, for a pool's
+  // name that is made of a dozen options each time.
   const lowerCase = createLowerCaseNames()
   // One for all: it is read out before the next read. A buffer made for each read, 64 KB cut down to what came, and its way
   // through a stream cost 4 µs an event of an open stream.
@@ -160,8 +176,7 @@ export function createTransport(clock: Clock): Transport {
       // What is handed over after a switch of protocols must be a stream like any other.
       ...(maySwitch ? {} : { onread }),
     }
-    const socket = agents[protocol].createConnection(options)
-    if (!(socket instanceof net.Socket)) throw new Error('an agent made no socket')
+    const socket = makeSocket(protocol, options)
     const connection = new Connection(socket, isTls ? 'secureConnect' : 'connect', pool.owner, lowerCase)
     if (maySwitch) socket.on('data', connection.onBytes)
     if (isTls) {

@@ -15,7 +15,7 @@ import type { StatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
-import { createTransport } from '../http1/pool.ts'
+import { createTransport, type SocketFactory } from '../http1/pool.ts'
 import type { Log } from '../log.ts'
 import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
@@ -39,6 +39,8 @@ export interface ProxyOptions {
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
   readonly processFigures?: () => ProcessFigures
+  /** Makes the connections to backends; left out: node's agents. */
+  readonly makeSocket?: SocketFactory
 }
 
 export interface ProxyServer {
@@ -90,11 +92,12 @@ export function createProxy({
   shareWith,
   peers,
   processFigures,
+  makeSocket,
 }: ProxyOptions): ProxyServer {
   let runtime: Runtime
   const current = (): Runtime => runtime
   const deadlines = createDeadlines(clock)
-  const transport = createTransport(clock)
+  const transport = createTransport(clock, makeSocket)
   const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
 
   const shared: SharedState = {
