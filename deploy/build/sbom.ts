@@ -38,7 +38,7 @@ export function sbom(input: SbomInput): string {
   const app = `pkg:npm/azure-openai-proxy@${encodeURIComponent(version)}`
   const yamlRef = `pkg:npm/yaml@${yaml.version}`
   const node = `pkg:generic/node@${runtimes.node}`
-  const shared = Object.entries(input.nodeParts)
+  const parts = Object.entries(input.nodeParts)
     .filter((part): part is [string, string] => part[0] !== 'node' && part[0] !== 'modules' && part[1] !== undefined)
     .sort(([a], [b]) => (a < b ? -1 : 1))
     .map(([name, partVersion]) => ({ type: 'library', 'bom-ref': `${node}#${name}`, name, version: partVersion }))
@@ -98,7 +98,7 @@ export function sbom(input: SbomInput): string {
         version: runtimes.node,
         cpe: `cpe:2.3:a:nodejs:node.js:${runtimes.node}:*:*:*:*:*:*:*`,
         licenses: [{ license: { id: 'MIT' } }],
-        components: shared,
+        components: parts,
       },
       ...builds,
     ],

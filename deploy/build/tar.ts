@@ -60,10 +60,10 @@ function header(entry: Entry, mtimeSeconds: number): Buffer {
  * @throws BuildError on a path that does not fit
  */
 export function writeTar(entries: readonly Entry[], mtimeSeconds: number): Buffer {
-  const shared: Buffer[] = []
+  const parts: Buffer[] = []
   let length = 0
   const add = (bytes: Buffer): void => {
-    shared.push(bytes)
+    parts.push(bytes)
     length += bytes.length
   }
   for (const entry of sortEntries(entries)) {
@@ -73,7 +73,7 @@ export function writeTar(entries: readonly Entry[], mtimeSeconds: number): Buffe
   }
   const end = Math.ceil((length + 2 * BLOCK) / RECORD) * RECORD
   add(Buffer.alloc(end - length))
-  return Buffer.concat(shared, length)
+  return Buffer.concat(parts, length)
 }
 
 function text(block: Buffer, start: number, end: number): string {

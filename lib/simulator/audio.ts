@@ -88,11 +88,11 @@ const FORMATS = new Set(['json', 'verbose_json', ...TEXT_FORMATS])
 const MAX_FILE_BYTES = 25 * 1024 * 1024
 
 /** Why Azure refuses a transcription or translation, if it does. */
-export function checkTranscription(fields: Json, shared: readonly FormPart[]): Answer | undefined {
+export function checkTranscription(fields: Json, parts: readonly FormPart[]): Answer | undefined {
   for (const name of Object.keys(fields)) {
     if (!FORM_KNOWN.has(name)) return modelError(400, `Unknown parameter: '${name}'.`, { param: name })
   }
-  const files = shared.filter(({ name, filename }) => name === 'file' && filename !== undefined)
+  const files = parts.filter(({ name, filename }) => name === 'file' && filename !== undefined)
   const [file] = files
   if (file === undefined || files.length > 1)
     return modelError(400, "Missing required parameter: 'file'.", { param: 'file' })
@@ -112,8 +112,8 @@ export function transcriptOf(file: Buffer): string {
 }
 
 /** Answers a request that checkTranscription let through. */
-export function transcription(fields: Json, shared: readonly FormPart[], streams: boolean): Reply {
-  const file = shared.find(({ name }) => name === 'file')?.body ?? Buffer.alloc(0)
+export function transcription(fields: Json, parts: readonly FormPart[], streams: boolean): Reply {
+  const file = parts.find(({ name }) => name === 'file')?.body ?? Buffer.alloc(0)
   const text = transcriptOf(file)
   const outputTokens = countTokens(text)
   const usage = { type: 'tokens', input_tokens: 10, output_tokens: outputTokens, total_tokens: 10 + outputTokens }

@@ -101,9 +101,9 @@ export function readAsked(operation: string, contentType: string, body: Buffer):
   if (operation === 'realtime/calls') return readCall(contentType, body)
   const isForm = /^multipart\//i.test(contentType)
   if (FORMS.has(operation) && isForm) {
-    const shared = parseForm(contentType, body)
-    if (shared === undefined) return modelError(400, 'Could not parse multipart form')
-    return { fields: formFields(shared), parts: shared }
+    const parts = parseForm(contentType, body)
+    if (parts === undefined) return modelError(400, 'Could not parse multipart form')
+    return { fields: formFields(parts), parts }
   }
   if (FORMS.has(operation) && operation !== 'images/edits') {
     return modelError(400, 'Invalid Content-Type header; expected multipart/form-data.')
@@ -119,12 +119,12 @@ function readCall(contentType: string, body: Buffer): AskedBody | Answer {
   if (/^application\/sdp\b/i.test(contentType)) {
     return offer.startsWith('v=0') ? { fields: {}, parts: undefined } : modelError(400, 'Invalid SDP offer.')
   }
-  const shared = parseForm(contentType, body)
-  if (shared === undefined) return frontError(415, 'UnsupportedMediaType', 'Unsupported media type.')
-  const { sdp, session } = formFields(shared)
+  const parts = parseForm(contentType, body)
+  if (parts === undefined) return frontError(415, 'UnsupportedMediaType', 'Unsupported media type.')
+  const { sdp, session } = formFields(parts)
   if (typeof sdp !== 'string' || !sdp.startsWith('v=0')) return modelError(400, 'Invalid SDP offer.')
   const settings = typeof session === 'string' ? parseObject(session) : {}
-  return settings === undefined ? unparsableJson() : { fields: { session: settings }, parts: shared }
+  return settings === undefined ? unparsableJson() : { fields: { session: settings }, parts }
 }
 
 /** The deployment that a body names, where the path does not. */
@@ -146,7 +146,7 @@ export function checkKind(operation: string, { kind, model }: Deployment): Answe
 /** Why Azure refuses the body, if it does. */
 export function checkAsked(
   asked: Asked,
-  { fields, parts: shared }: AskedBody,
+  { fields, parts }: AskedBody,
   store: ResponseStore,
 ): Answer | undefined {
   switch (asked.operation) {
@@ -158,12 +158,12 @@ export function checkAsked(
       return checkCompletion(fields)
     case 'images/generations':
     case 'images/edits':
-      return checkImages(fields, asked.operation === 'images/edits', shared)
+      return checkImages(fields, asked.operation === 'images/edits', parts)
     case 'audio/speech':
       return checkSpeech(fields)
     case 'audio/transcriptions':
     case 'audio/translations':
-      return checkTranscription(fields, shared ?? [])
+      return checkTranscription(fields, parts ?? [])
     case 'chat/completions':
       return checkChat(fields, asked.apiVersion)
     default:
@@ -198,7 +198,7 @@ function json(value: unknown): Reply {
 /** Answers a request that every check let through. */
 export function replyTo(asked: Asked, body: AskedBody, deployment: Deployment, options: ReplyOptions): Reply {
   const { createdS, deltas, filter, cutByFilter, store } = options
-  const { fields, parts: shared } = body
+  const { fields, parts } = body
   const { model, cache } = deployment
   switch (asked.operation) {
     case 'embeddings':
@@ -227,9 +227,9 @@ export function replyTo(asked: Asked, body: AskedBody, deployment: Deployment, o
     case 'audio/speech':
       return speech(fields)
     case 'audio/transcriptions':
-      return transcription(fields, shared ?? [], true)
+      return transcription(fields, parts ?? [], true)
     case 'audio/translations':
-      return transcription(fields, shared ?? [], false)
+      return transcription(fields, parts ?? [], false)
     case 'realtime/client_secrets':
       return json({
         value: options.issueKey(),

@@ -13,13 +13,13 @@ export function parseForm(contentType: string, body: Buffer): readonly FormPart[
   if (boundary === undefined) return undefined
   const delimiter = Buffer.from(`\r\n--${boundary}`)
   const text = Buffer.concat([Buffer.from('\r\n'), body])
-  const shared: FormPart[] = []
+  const parts: FormPart[] = []
   let at = text.indexOf(delimiter)
   if (at === -1) return undefined
   for (;;) {
     const after = at + delimiter.length
     const mark = text.toString('latin1', after, after + 2)
-    if (mark === '--') return shared
+    if (mark === '--') return parts
     const end = text.indexOf(delimiter, after)
     const headEnd = text.indexOf('\r\n\r\n', after)
     if (mark !== '\r\n' || end === -1 || headEnd === -1 || headEnd > end) return undefined
@@ -28,14 +28,14 @@ export function parseForm(contentType: string, body: Buffer): readonly FormPart[
     const name = /(?:^|[;\s])name="((?:[^"\\]|\\.)*)"/i.exec(disposition)?.[1]
     const filename = /filename="((?:[^"\\]|\\.)*)"/i.exec(disposition)?.[1]
     if (name === undefined) return undefined
-    shared.push({ name, filename, body: text.subarray(headEnd + 4, end) })
+    parts.push({ name, filename, body: text.subarray(headEnd + 4, end) })
     at = end
   }
 }
 
 /** A form's text fields as an object; the last of a repeated name counts. */
-export function formFields(shared: readonly FormPart[]): Readonly<Record<string, unknown>> {
+export function formFields(parts: readonly FormPart[]): Readonly<Record<string, unknown>> {
   return Object.fromEntries(
-    shared.filter(({ filename }) => filename === undefined).map(({ name, body }) => [name, body.toString('utf8')]),
+    parts.filter(({ filename }) => filename === undefined).map(({ name, body }) => [name, body.toString('utf8')]),
   )
 }

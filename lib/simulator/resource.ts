@@ -287,7 +287,7 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
   const violations: string[] = []
   const sockets = new Map<Socket, number>()
   let waiting: Fault[] = []
-  let health: Fault | undefined
+  let standing: Fault | undefined
   let created = 0
   let served = 0
   let host = ''
@@ -304,8 +304,8 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
     created++
     const first = waiting[0]
     // Only a connection that was used before can be found closed.
-    if (first?.kind === 'stale_socket' && !reused) return health ?? planned()
-    return waiting.shift() ?? health ?? planned()
+    if (first?.kind === 'stale_socket' && !reused) return standing ?? planned()
+    return waiting.shift() ?? standing ?? planned()
   }
 
   const commonHeaders = (): Record<string, string> => {
@@ -580,11 +580,11 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
       waiting.push(...faults)
     },
     always(fault) {
-      health = fault
+      standing = fault
     },
     clear() {
       waiting = []
-      health = undefined
+      standing = undefined
     },
     connections: () => sockets.size,
     resize(deployment, limits) {

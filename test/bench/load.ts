@@ -156,17 +156,17 @@ function fixedRate(job: Job & { kind: 'fixed' }, request: Buffer, tally: Tally):
       idle.push(send)
     }
     // Timers of a millisecond would blur what takes a tenth of one: the loop looks at the clock each turn instead.
-    const picker = (): void => {
+    const turn = (): void => {
       due = Math.min(total, Math.floor((nowUs() - startUs) / everyUs) + 1)
       sendDue()
       if (tally.requests < total && tally.errors < MAX_ERRORS) {
-        setImmediate(picker)
+        setImmediate(turn)
         return
       }
       for (const client of clients) client.close()
       resolve()
     }
-    picker()
+    turn()
   })
 }
 

@@ -96,9 +96,9 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
   const far = startHere([], './soak-backends.js')
   const near = startHere([], './soak-clients.js')
   await Promise.all([heard<FromBackends, 'ready'>(far, 'ready'), heard<FromClients, 'ready'>(near, 'ready')])
-  const wake = (picker: number) => {
+  const wake = (turn: number) => {
     const working = heard<FromBackends, 'working'>(far, 'working')
-    const message: ToBackends = { kind: 'work', seed: seed + picker }
+    const message: ToBackends = { kind: 'work', seed: seed + turn }
     far.send(message)
     return working
   }
@@ -133,9 +133,9 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
   void process.stdout
   void process.stderr
   const atStart = await takeInventory(proxy, live)
-  const load = (forSeconds: number, picker: number) => {
+  const load = (forSeconds: number, turn: number) => {
     const worked = heard<FromClients, 'worked'>(near, 'worked')
-    const message: ToClients = { kind: 'work', port, seconds: forSeconds, clients, seed: seed + picker }
+    const message: ToClients = { kind: 'work', port, seconds: forSeconds, clients, seed: seed + turn }
     near.send(message)
     return worked
   }

@@ -6,6 +6,7 @@ import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
 import type { Clock } from '../../lib/clock.ts'
+import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { chatEvent, DONE } from '../fixtures/held-backend.ts'
 import { jsonAnswer, type RawBackend, startRawBackend } from '../fixtures/raw-backend.ts'
@@ -13,8 +14,6 @@ import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
-const CHAT = '/v1/chat/completions'
 const STREAM_HEAD = 'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n'
 const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`
 
@@ -411,7 +410,7 @@ t.test(
     send(STREAM_HEAD + events.map(chunk).join(''))
     socket.end()
     const late = await response
-    for (let picker = 0; picker < 200; picker++) await nextTurn()
+    for (let turn = 0; turn < 200; turn++) await nextTurn()
     const text = await bodyOf(late)
     const sent = events.join('')
     t.equal(text.slice(0, sent.length), sent)
@@ -433,7 +432,7 @@ t.test("an error's body that drips is judged by its status after five seconds", 
     clock.advance(1_000)
     request.send(' ')
     dripped++
-    for (let picker = 0; picker < 20; picker++) await nextTurn()
+    for (let turn = 0; turn < 20; turn++) await nextTurn()
   }
   t.ok(dripped < 8, 'it is not read for as long as it drips')
   const spare = await second.next()

@@ -510,7 +510,7 @@ for (const over of ['TCP', 'TLS'] as const) {
     send(`HTTP/1.1 200 OK\r\nContent-Length: ${whole.length}\r\n\r\n`)
     socket.write(whole)
     await paused
-    for (let picker = 0; picker < 200; picker++) await nextTurn()
+    for (let turn = 0; turn < 200; turn++) await nextTurn()
     t.equal(first.length, 1, 'nothing is told while it is paused')
     t.ok(socket.writableLength > 0, 'the backend has not got rid of it')
     if (taken === undefined || itsHead === undefined) throw new Error('no reply')

@@ -294,12 +294,12 @@ t.test('the event stream', async t => {
     socket.on('error', () => undefined)
     socket.pause()
     socket.write(`GET /dashboard/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN_KEY}\r\n\r\n`)
-    const picker = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
-    while (server.dashboard.viewers() === 0) await picker()
+    const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+    while (server.dashboard.viewers() === 0) await turn()
     // The kernel takes some megabytes for the reader; after that it is up to the proxy.
     for (let i = 0; i < 2_000 && server.dashboard.viewers() > 0; i++) {
       server.clock.advance(1_000)
-      await picker()
+      await turn()
       held = Math.max(held, responses[0]?.writableLength ?? 0)
     }
     t.equal(server.dashboard.viewers(), 0)

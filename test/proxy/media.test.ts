@@ -5,10 +5,9 @@ import t from 'tap'
 import { transcriptOf } from '../../lib/simulator/audio.ts'
 import { cutAfter, fail, throttle } from '../../lib/simulator/faults.ts'
 import type { SimulatedDeployment } from '../../lib/simulator/resource.ts'
+import { BEARER } from '../fixtures/backends-and-proxy.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
-
-const KEY = { authorization: `Bearer ${CLIENT_KEY}` }
 
 type Kind = SimulatedDeployment['kind']
 
@@ -43,7 +42,7 @@ function form(file: Buffer, { modelFirst = true, fields = {} as Record<string, s
 }
 
 function upload({ url }: RunningProxy, path: string, body: FormData): Promise<Response> {
-  return fetch(`${url}${path}`, { method: 'POST', headers: KEY, body })
+  return fetch(`${url}${path}`, { method: 'POST', headers: BEARER, body })
 }
 
 t.test('completions, whole and streamed, on both surfaces', async t => {
@@ -198,7 +197,7 @@ t.test('forms that are none are refused with what is wrong', async t => {
   const send = async (contentType: string, body: string): Promise<{ status: number; body: unknown }> => {
     const answer = await fetch(`${proxy.url}/v1/audio/transcriptions`, {
       method: 'POST',
-      headers: { ...KEY, 'content-type': contentType },
+      headers: { ...BEARER, 'content-type': contentType },
       body,
     })
     return { status: answer.status, body: await answer.json() }
@@ -251,7 +250,7 @@ t.test('sub-routes of responses are asked of the model', async t => {
 t.test('what lives in one resource is not routed, and says so', async t => {
   const { proxy } = await start(t, 'chat')
   for (const path of ['/v1/files', '/v1/batches', '/v1/fine_tuning/jobs', '/v1/vector_stores', '/openai/files']) {
-    const answer = await fetch(`${proxy.url}${path}`, { headers: KEY })
+    const answer = await fetch(`${proxy.url}${path}`, { headers: BEARER })
     t.equal(answer.status, 404, path)
     t.match(await answer.json(), { error: { code: 'unknown_url', message: /one Azure OpenAI resource/ } })
   }

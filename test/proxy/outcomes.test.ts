@@ -1,5 +1,5 @@
 // What every outcome of an attempt means for the client and for the backend (contract, section 5), against the simulator.
-import t, { type Test } from 'tap'
+import t from 'tap'
 import {
   cutAfter,
   cutBytes,
@@ -20,31 +20,18 @@ import {
   trickle,
   wrongLength,
 } from '../../lib/simulator/faults.ts'
+import { type TwoBackends, twoBackends } from '../fixtures/backends-and-proxy.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
-import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
+import { startResource } from '../fixtures/start-simulator.ts'
 
 const QUICK = `retry: {timeout: 400ms, connect_timeout: 400ms, first_output_timeout: 400ms, stream_hold: 150ms, idle_timeout: 400ms}
 health_check: {enabled: false, recovery: 60s}`
 
-interface Pair {
-  readonly first: StartedResource
-  readonly second: StartedResource
-  readonly running: RunningProxy
-}
-
-/** Two backends; the first is asked first, because it has the whole first tier. */
-async function pair(t: Test, rest = QUICK): Promise<Pair> {
-  const first = await startResource(t, { name: 'first' })
-  const second = await startResource(t, { name: 'second' })
-  const running = await runProxy(t, configFor([{ url: first.url }, { url: second.url, more: 'priority: 2' }], { rest }))
-  return { first, second, running }
-}
-
-function ejected({ running }: Pair): unknown {
+function ejected({ running }: TwoBackends): unknown {
   return running.lines.find(({ msg }) => String(msg).startsWith('backend ejected'))?.reason
 }
 
-function throttledFor({ running }: Pair): unknown {
+function throttledFor({ running }: TwoBackends): unknown {
   return running.lines.find(({ msg }) => msg === 'backend throttled')?.for_ms
 }
 
@@ -91,7 +78,7 @@ const FAILOVERS: readonly Row[] = [
 
 for (const { what, fault, reason, throttledMs } of FAILOVERS) {
   t.test(`${what} costs the client nothing`, async t => {
-    const both = await pair(t)
+    const both = await twoBackends(t, { rest: QUICK })
     both.first.resource.next(fault)
     const answer = await both.running.chat()
     t.equal(answer.status, 200)
@@ -111,7 +98,7 @@ for (const { what, fault, reason, throttledMs } of FAILOVERS) {
 }
 
 t.test('a refused connection costs the client nothing', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   await both.first.resource.close()
   const answer = await both.running.chat()
   t.equal(answer.status, 200)
@@ -119,7 +106,7 @@ t.test('a refused connection costs the client nothing', async t => {
 })
 
 t.test('a kept-alive socket found dead is tried once more on a fresh one, and nobody is blamed', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   await (await both.running.chat()).text()
   both.first.resource.next(staleSocket())
   const answer = await both.running.chat()
@@ -138,7 +125,7 @@ const SERVED: readonly (readonly [string, Fault, number])[] = [
 ]
 for (const [what, fault, status] of SERVED) {
   t.test(`${what} is the client's own and is not retried`, async t => {
-    const both = await pair(t)
+    const both = await twoBackends(t, { rest: QUICK })
     both.first.resource.next(fault)
     const answer = await both.running.chat()
     t.equal(answer.status, status)
@@ -195,7 +182,7 @@ for (const api of ['chat', 'responses'] as const) {
   ]
   for (const { what, fault, reason, throttledMs } of rows) {
     t.test(`${api}: ${what} fails over, and the client sees one whole stream`, async t => {
-      const both = await pair(t)
+      const both = await twoBackends(t, { rest: QUICK })
       both.first.resource.next(fault)
       const answer = await ask(both.running)
       const text = await answer.text()
@@ -213,7 +200,7 @@ for (const api of ['chat', 'responses'] as const) {
     ['ended cleanly without its end', endWithoutTerminal(8)],
   ] as const) {
     t.test(`${api}: a stream ${what} ends with an error event and never looks whole`, async t => {
-      const both = await pair(t)
+      const both = await twoBackends(t, { rest: QUICK })
       both.first.resource.next(fault)
       const answer = await ask(both.running)
       const text = await answer.text()
@@ -234,7 +221,7 @@ for (const api of ['chat', 'responses'] as const) {
     ['all at once', merge()],
   ] as const) {
     t.test(`${api}: a stream that comes ${what} reaches the client byte for byte`, async t => {
-      const both = await pair(t)
+      const both = await twoBackends(t, { rest: QUICK })
       both.second.resource.always(merge())
       both.first.resource.next(fault)
       const odd = await (await ask(both.running)).text()
@@ -248,7 +235,7 @@ for (const api of ['chat', 'responses'] as const) {
 }
 
 t.test('when every backend is throttled the client is told when the soonest is back', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(throttle(9))
   both.second.resource.next(throttle(4))
   const answer = await both.running.chat()
@@ -260,7 +247,7 @@ t.test('when every backend is throttled the client is told when the soonest is b
 })
 
 t.test('a wait over a minute is told as a minute, and retrying as pointless', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(throttle(86_400))
   both.second.resource.next(throttle(86_400))
   const answer = await both.running.chat()
@@ -270,7 +257,7 @@ t.test('a wait over a minute is told as a minute, and retrying as pointless', as
 })
 
 t.test('the answer of the last attempt is the client’s, with its body', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(hangUp())
   both.second.resource.next(fail(500))
   const answer = await both.running.chat()
@@ -280,7 +267,7 @@ t.test('the answer of the last attempt is the client’s, with its body', async 
 })
 
 t.test('when nobody can be reached the client gets 502, when nobody answers in time 504', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(hangUp(), silence())
   both.second.resource.next(hangUp(), silence())
   const unreachable = await both.running.chat()
@@ -292,7 +279,7 @@ t.test('when nobody can be reached the client gets 502, when nobody answers in t
 })
 
 t.test('wrong credentials everywhere are our mistake: 502, and retrying is pointless', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(refuseWith('wrong_key'))
   both.second.resource.next(refuseWith('deployment_not_found'))
   const answer = await both.running.chat()
@@ -302,7 +289,7 @@ t.test('wrong credentials everywhere are our mistake: 502, and retrying is point
 })
 
 t.test('a request that is itself the trouble takes one backend out, not the pool', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   both.first.resource.next(fail(500))
   both.second.resource.next(fail(500))
   await (await both.running.chat()).text()
@@ -311,7 +298,7 @@ t.test('a request that is itself the trouble takes one backend out, not the pool
 })
 
 t.test('when a client leaves, the upstream request is aborted at once and nobody is blamed', async t => {
-  const both = await pair(t)
+  const both = await twoBackends(t, { rest: QUICK })
   const slow = await startResource(t, { name: 'slow', eventDelayMs: 50, deltas: 200 })
   const running = await runProxy(t, configFor([{ url: slow.url }], { rest: QUICK }))
   const controller = new AbortController()

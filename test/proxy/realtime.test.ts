@@ -3,11 +3,10 @@ import net from 'node:net'
 import type { Test } from 'tap'
 import t from 'tap'
 import { fail, hangUp, refuseWith, throttle } from '../../lib/simulator/faults.ts'
+import { BEARER } from '../fixtures/backends-and-proxy.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 import { mustBeOpen, openWebSocket } from '../fixtures/websocket.ts'
-
-const KEY = { authorization: `Bearer ${CLIENT_KEY}` }
 
 function startRealtime(t: Test): Promise<StartedResource> {
   return startResource(t, { deployments: [{ name: 'gpt-4o', kind: 'realtime' }], forbidden: [CLIENT_KEY] })
@@ -24,7 +23,7 @@ async function start(
 
 t.test('a session opens and events go both ways, whole, fragmented and large', async t => {
   const { backends, proxy, url } = await start(t, 1)
-  const session = mustBeOpen(await openWebSocket(url, KEY))
+  const session = mustBeOpen(await openWebSocket(url, BEARER))
   t.match(await session.next(), { type: 'session.created' })
   t.equal(session.headers['x-proxy-backend'], 'b1')
   t.equal(session.headers['x-proxy-attempts'], '1')
@@ -55,7 +54,7 @@ t.test('every form that clients use opens a session', async t => {
   const at = (path: string): string => `${proxy.url}${path}`
   for (const [path, headers] of [
     ['/v1/realtime?model=gpt-4o', { 'api-key': CLIENT_KEY }],
-    ['/openai/v1/realtime?model=gpt-4o', KEY],
+    ['/openai/v1/realtime?model=gpt-4o', BEARER],
     ['/openai/realtime?api-version=2025-04-01-preview&deployment=gpt-4o', { 'api-key': CLIENT_KEY }],
     ['/v1/realtime?model=gpt-4o', { 'sec-websocket-protocol': `realtime, openai-insecure-api-key.${CLIENT_KEY}` }],
   ] as const) {
@@ -73,7 +72,7 @@ t.test('a dated backend is asked in its own form', async t => {
     t,
     configFor([{ url, more: 'api_version: "2025-04-01-preview", deployment: gpt-4o' }]),
   )
-  const session = mustBeOpen(await openWebSocket(`${proxy}/v1/realtime?model=gpt-4o`, KEY))
+  const session = mustBeOpen(await openWebSocket(`${proxy}/v1/realtime?model=gpt-4o`, BEARER))
   await session.next()
   t.equal(resource.requests[0]?.url, '/openai/realtime?deployment=gpt-4o&api-version=2025-04-01-preview')
   session.close()
@@ -85,7 +84,7 @@ t.test('backends that throttle, fail or hang up are passed over until one agrees
     const { backends, url } = await start(t)
     for (const { resource } of backends.slice(0, 1)) resource.always(fault)
     for (let i = 0; i < 2; i++) {
-      const session = mustBeOpen(await openWebSocket(url, KEY))
+      const session = mustBeOpen(await openWebSocket(url, BEARER))
       t.match(await session.next(), { type: 'session.created' })
       t.equal(session.headers['x-proxy-backend'], 'b2')
       session.close()
@@ -98,7 +97,7 @@ t.test('backends that throttle, fail or hang up are passed over until one agrees
 t.test('a session that no backend opens is answered with a plain HTTP error', async t => {
   const { backends, url, proxy } = await start(t)
   for (const { resource } of backends) resource.always(throttle(7))
-  const throttled = await openWebSocket(url, KEY)
+  const throttled = await openWebSocket(url, BEARER)
   t.match(throttled, { status: 429 })
   if ('status' in throttled) {
     t.match(JSON.parse(throttled.body), { error: { code: 'rate_limit_exceeded' } })
@@ -106,10 +105,10 @@ t.test('a session that no backend opens is answered with a plain HTTP error', as
   }
   for (const [path, headers, status, code] of [
     ['/v1/realtime?model=gpt-4o', {}, 401, 'invalid_api_key'],
-    ['/v1/realtime?model=other', KEY, 404, 'model_not_found'],
-    ['/v1/realtime', KEY, 400, 'missing_model'],
-    ['/v1/nothing', KEY, 404, 'unknown_url'],
-    ['/v1/realtime?model=gpt-4o', { ...KEY, 'sec-websocket-version': '8' }, 400, 'invalid_request'],
+    ['/v1/realtime?model=other', BEARER, 404, 'model_not_found'],
+    ['/v1/realtime', BEARER, 400, 'missing_model'],
+    ['/v1/nothing', BEARER, 404, 'unknown_url'],
+    ['/v1/realtime?model=gpt-4o', { ...BEARER, 'sec-websocket-version': '8' }, 400, 'invalid_request'],
   ] as const) {
     const refused = await openWebSocket(`${proxy.url}${path}`, headers)
     t.match(refused, { status }, code)
@@ -119,14 +118,16 @@ t.test('a session that no backend opens is answered with a plain HTTP error', as
 
 t.test('asked for without a handshake, it says what it is', async t => {
   const { url } = await start(t, 1)
-  const response = await fetch(url, { headers: KEY })
+  const response = await fetch(url, { headers: BEARER })
   t.equal(response.status, 426)
   t.match(await response.json(), { error: { code: 'upgrade_required' } })
 })
 
 t.test('of two hundred sessions only those of the backend that went away end, with a reason', async t => {
   const { backends, url } = await start(t)
-  const sessions = await Promise.all(Array.from({ length: 200 }, async () => mustBeOpen(await openWebSocket(url, KEY))))
+  const sessions = await Promise.all(
+    Array.from({ length: 200 }, async () => mustBeOpen(await openWebSocket(url, BEARER))),
+  )
   for (const session of sessions) await session.next()
   const mine = sessions.filter(({ headers }) => headers['x-proxy-backend'] === 'b1')
   const others = sessions.filter(({ headers }) => headers['x-proxy-backend'] === 'b2')
@@ -145,7 +146,7 @@ t.test('of two hundred sessions only those of the backend that went away end, wi
 
 t.test('a client that leaves takes its backend session along', async t => {
   const { backends, url, proxy } = await start(t, 1)
-  const session = mustBeOpen(await openWebSocket(url, KEY))
+  const session = mustBeOpen(await openWebSocket(url, BEARER))
   await session.next()
   const logged = proxy.line('request')
   session.socket.destroy()
@@ -156,7 +157,7 @@ t.test('a client that leaves takes its backend session along', async t => {
 
 t.test('when the proxy goes down after its grace period, sessions are told so', async t => {
   const { url, proxy } = await start(t, 1)
-  const session = mustBeOpen(await openWebSocket(url, KEY))
+  const session = mustBeOpen(await openWebSocket(url, BEARER))
   await session.next()
   const down = proxy.proxy.shutdown(10)
   t.match(await session.ended, { code: 1001 })

@@ -6,11 +6,11 @@ import { systemClock } from '../../lib/clock.ts'
 import { applyConfig, reloadConfig } from '../../lib/commands/reload.ts'
 import { createLog } from '../../lib/log.ts'
 import { fail, throttle } from '../../lib/simulator/faults.ts'
+import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { chatEvent, DONE, startHeldBackend } from '../fixtures/held-backend.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 const RELOADS = 100
 
 interface Setup {

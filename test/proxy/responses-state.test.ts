@@ -4,13 +4,13 @@ import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { throttleBy } from '../../lib/simulator/faults.ts'
 import type { SimulatedResource } from '../../lib/simulator/resource.ts'
+import { BEARER } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
-import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
 const REST = `health_check: {enabled: false, recovery: 30s}`
-const KEY = { authorization: `Bearer ${CLIENT_KEY}` }
 
 interface Stage {
   readonly clock: FakeClock
@@ -34,7 +34,7 @@ interface Turn {
 }
 
 /** Creates a response and tells its id and who made it; anything but a 200 fails the test. */
-async function picker(t: Test, proxy: RunningProxy, body: Readonly<Record<string, unknown>> = {}): Promise<Turn> {
+async function turn(t: Test, proxy: RunningProxy, body: Readonly<Record<string, unknown>> = {}): Promise<Turn> {
   const answer = await proxy.post('/v1/responses', { model: 'gpt-4o', input: 'Hi', ...body })
   const text = await answer.text()
   if (answer.status !== 200) t.fail(`a client got ${answer.status}: ${text}`)
@@ -74,7 +74,7 @@ t.test(
     const { resources, proxy } = await stage(t)
     const before = await proxy()
     // Others make sure that the chain's resource is not simply the one whose turn it is.
-    const chains: Turn[] = [await picker(t, before), await picker(t, before), await picker(t, before)]
+    const chains: Turn[] = [await turn(t, before), await turn(t, before), await turn(t, before)]
     t.same(chains.map(({ backend }) => backend).sort(), ['b1', 'b2', 'b3'])
     const homes = chains.map(({ backend }) => backend)
     let current = before
@@ -84,9 +84,9 @@ t.test(
         current = await proxy()
       }
       const chain = i % 25 === 0 ? 1 : i % 40 === 0 ? 2 : 0
-      chains[0] = await picker(t, current, { previous_response_id: chains[0]?.id })
-      if (chain !== 0) chains[chain] = await picker(t, current, { previous_response_id: chains[chain]?.id })
-      if (i % 7 === 0) await picker(t, current)
+      chains[0] = await turn(t, current, { previous_response_id: chains[0]?.id })
+      if (chain !== 0) chains[chain] = await turn(t, current, { previous_response_id: chains[chain]?.id })
+      if (i % 7 === 0) await turn(t, current)
       if (chains.some(({ backend }, which) => backend !== homes[which])) t.fail(`turn ${i} went elsewhere`)
     }
     t.same(
@@ -108,10 +108,10 @@ t.test('two proxies in front of the same resources serve one conversation in tur
   for (let conversation = 0; conversation < 3; conversation++) {
     const [one, other] = both
     if (one === undefined || other === undefined) throw new Error('two proxies')
-    let last = await picker(t, one)
+    let last = await turn(t, one)
     const home = last.backend
     for (let i = 0; i < 20; i++) {
-      last = await picker(t, i % 2 === 0 ? other : one, { previous_response_id: last.id, stream: i % 3 === 0 })
+      last = await turn(t, i % 2 === 0 ? other : one, { previous_response_id: last.id, stream: i % 3 === 0 })
       if (last.backend !== home) t.fail(`turn ${i} went to ${last.backend}, not to ${home}`)
     }
     t.equal(last.backend, home)
@@ -130,7 +130,7 @@ for (const [what, method, tail] of READS) {
     const { resources, proxy } = await stage(t)
     const maker = await proxy()
     const made: Turn[] = []
-    for (let i = 0; i < 3; i++) made.push(await picker(t, maker, { background: true, stream: true }))
+    for (let i = 0; i < 3; i++) made.push(await turn(t, maker, { background: true, stream: true }))
     t.equal(new Set(made.map(({ backend }) => backend)).size, 3)
     for (const { id, backend } of made) {
       const index = indexOf({ id, backend })
@@ -142,7 +142,7 @@ for (const [what, method, tail] of READS) {
         method === 'DELETE'
           ? `${JSON.stringify({ object: 'response.deleted', id, deleted: true }, null, 2)}\n`
           : await (await direct(owner, `/v1/responses/${id}${tail}`, { method })).text()
-      const answer = await fetch(`${fresh.url}/v1/responses/${id}${tail}`, { method, headers: KEY })
+      const answer = await fetch(`${fresh.url}/v1/responses/${id}${tail}`, { method, headers: BEARER })
       t.equal(answer.status, 200)
       t.equal(await answer.text(), wanted)
       t.equal(answer.headers.get('x-proxy-backend'), backend)
@@ -162,10 +162,10 @@ for (const [what, method, tail] of READS) {
 t.test('what was deleted is gone: asked for again it is looked for, and nobody has it', async t => {
   const { proxy } = await stage(t)
   const running = await proxy()
-  const { id } = await picker(t, running)
+  const { id } = await turn(t, running)
   const url = `${running.url}/v1/responses/${id}`
-  t.equal((await fetch(url, { method: 'DELETE', headers: KEY })).status, 200)
-  const again = await fetch(url, { headers: KEY })
+  t.equal((await fetch(url, { method: 'DELETE', headers: BEARER })).status, 200)
+  const again = await fetch(url, { headers: BEARER })
   t.equal(again.status, 404)
   t.match(await again.json(), { error: { message: `Response with id '${id}' not found.` } })
 })
@@ -174,7 +174,7 @@ t.test('what is unknown everywhere gets the upstream’s own error', async t => 
   const { clock, resources, proxy } = await stage(t)
   const running = await proxy()
   const id = 'resp_0123456789abcdef'
-  const read = await fetch(`${running.url}/v1/responses/${id}`, { headers: KEY })
+  const read = await fetch(`${running.url}/v1/responses/${id}`, { headers: BEARER })
   t.equal(read.status, 404)
   const own = await direct(resources[0] ?? (await startResource(t)), `/v1/responses/${id}`)
   t.equal(await read.text(), await own.text())
@@ -221,7 +221,7 @@ for (const [what, previous, code] of [
 t.test('an owner that is throttled answers 429 with its wait, nobody else is asked, and then it serves', async t => {
   const { clock, resources, proxy } = await stage(t)
   const running = await proxy()
-  const made = await picker(t, running)
+  const made = await turn(t, running)
   const owner = at(resources, indexOf(made))
   const others = resources.map(({ resource }) => resource).filter(resource => resource !== owner)
   const follow = { previous_response_id: made.id }
@@ -238,9 +238,9 @@ t.test('an owner that is throttled answers 429 with its wait, nobody else is ask
     t.match(await answer.json(), { error: { code: 'rate_limit_exceeded' } })
   }
   t.same(others.map(posts), [0, 0])
-  t.not((await picker(t, running)).backend, made.backend, 'a new conversation begins elsewhere')
+  t.not((await turn(t, running)).backend, made.backend, 'a new conversation begins elsewhere')
   clock.advance(3_000)
-  t.equal((await picker(t, running, follow)).backend, made.backend)
+  t.equal((await turn(t, running, follow)).backend, made.backend)
 })
 
 t.test(
@@ -248,7 +248,7 @@ t.test(
   async t => {
     const { clock, resources, proxy } = await stage(t)
     const running = await proxy()
-    const made = await picker(t, running)
+    const made = await turn(t, running)
     const owner = at(resources, indexOf(made))
     const { port } = resources[indexOf(made)] ?? { port: 0 }
     await owner.close()
@@ -261,7 +261,7 @@ t.test(
       clock.advance(passedMs)
       for (const answer of [
         await running.post('/v1/responses', { model: 'gpt-4o', input: 'Hi', ...follow }),
-        await fetch(`${running.url}/v1/responses/${made.id}`, { headers: KEY }),
+        await fetch(`${running.url}/v1/responses/${made.id}`, { headers: BEARER }),
       ]) {
         t.equal(answer.status, 503)
         t.equal(answer.headers.get('retry-after'), seconds)
@@ -269,10 +269,10 @@ t.test(
       }
     }
     t.same(others.map(posts), [0, 0])
-    t.not((await picker(t, running)).backend, made.backend)
+    t.not((await turn(t, running)).backend, made.backend)
     await owner.listen(port)
     clock.advance(17_500)
-    t.equal((await picker(t, running, follow)).backend, made.backend)
+    t.equal((await turn(t, running, follow)).backend, made.backend)
   },
 )
 
@@ -280,7 +280,7 @@ t.test(
   'when nobody that answers holds it and one cannot be asked, the client is told to come back, not that it is gone',
   async t => {
     const { resources, proxy } = await stage(t)
-    const made = await picker(t, await proxy())
+    const made = await turn(t, await proxy())
     await at(resources, indexOf(made)).close()
     const fresh = await proxy()
     const answer = await fresh.post('/v1/responses', { model: 'gpt-4o', input: 'Hi', previous_response_id: made.id })
@@ -292,9 +292,9 @@ t.test(
 
 t.test('an unknown owner is asked for once, however many want to know at the same time', async t => {
   const { resources, proxy } = await stage(t)
-  const made = await picker(t, await proxy())
+  const made = await turn(t, await proxy())
   const fresh = await proxy()
-  const turns = await Promise.all(Array.from({ length: 50 }, () => picker(t, fresh, { previous_response_id: made.id })))
+  const turns = await Promise.all(Array.from({ length: 50 }, () => turn(t, fresh, { previous_response_id: made.id })))
   t.same(new Set(turns.map(({ backend }) => backend)), new Set([made.backend]))
   t.same(
     resources.map(({ resource }) => lookups(resource, made.id)),
@@ -339,7 +339,7 @@ t.test(
     const statuses: number[] = []
     const waits = new Set<string | null>()
     const asking = Array.from({ length: 1_000 }, async (_, i) => {
-      const answer = await fetch(`${running.url}/v1/responses/resp_${i}`, { headers: KEY })
+      const answer = await fetch(`${running.url}/v1/responses/resp_${i}`, { headers: BEARER })
       await answer.arrayBuffer()
       statuses.push(answer.status)
       if (answer.status === 503) waits.add(answer.headers.get('retry-after'))
@@ -442,8 +442,8 @@ t.test('items of two homes can be read by nobody: the client gets Azure’s own 
 t.test('what a client gets and what it holds are the same bytes, and so is what goes up', async t => {
   const { resources, proxy } = await stage(t, 1)
   const running = await proxy()
-  const first = await picker(t, running)
-  const stored = await (await fetch(`${running.url}/v1/responses/${first.id}`, { headers: KEY })).text()
+  const first = await turn(t, running)
+  const stored = await (await fetch(`${running.url}/v1/responses/${first.id}`, { headers: BEARER })).text()
   const [owner] = resources
   if (owner === undefined) throw new Error('one resource')
   t.equal(stored, await (await direct(owner, `/v1/responses/${first.id}`)).text())

@@ -3,12 +3,12 @@ import http from 'node:http'
 import net from 'node:net'
 import t, { type Test } from 'tap'
 import { throttle } from '../../lib/simulator/faults.ts'
+import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { chatEvent, DONE, type HeldBackend, responsesEvent, startHeldBackend } from '../fixtures/held-backend.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 /** Below every limit on a client's silence, so that nothing but the grace period ends. */
 const GRACE_MS = 20_000
 /** More than the time in which those who are cut off hear of it. */

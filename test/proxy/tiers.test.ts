@@ -1,12 +1,12 @@
 // Paid capacity first: what a provisioned tier admits it serves, and only the rest spills; weights and least_busy over sockets.
 import t, { type Test } from 'tap'
 import { throttleBy } from '../../lib/simulator/faults.ts'
+import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { requestLines, servedBy, until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 const TICK_MS = 40
 
 interface Tiers {

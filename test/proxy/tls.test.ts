@@ -11,15 +11,14 @@ import { systemClock } from '../../lib/clock.ts'
 import { readTls } from '../../lib/commands/assemble.ts'
 import { applyConfig, reloadConfig } from '../../lib/commands/reload.ts'
 import { createLog } from '../../lib/log.ts'
+import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { type Certificate, makeCertificate } from '../fixtures/certificate.ts'
 import { chatEvent, DONE, startHeldBackend } from '../fixtures/held-backend.ts'
 import { type BackendText, CLIENT_KEY, configFor, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 import { mustBeOpen, openWebSocket } from '../fixtures/websocket.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 const readText = (path: string): string => readFileSync(path, 'utf8')
-const CHAT = '/v1/chat/completions'
 
 /** A proxy with a certificate, its files on disk, and the reload that SIGHUP does. */
 async function withTls(t: Test, backends: readonly BackendText[], model = '') {

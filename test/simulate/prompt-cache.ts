@@ -84,8 +84,8 @@ function conversations(random: () => number, count: number): Request[] {
     // A system prompt that all share, too short to be cached by itself, then what is each one's own.
     const shared = [{ id: 'system', tokens: 300 }]
     let atMs = random() * 20 * 60_000
-    for (let picker = 0; picker < 15; picker++) {
-      shared.push({ id: `c${c}t${picker}`, tokens: 200 + Math.floor(random() * 800) })
+    for (let turn = 0; turn < 15; turn++) {
+      shared.push({ id: `c${c}t${turn}`, tokens: 200 + Math.floor(random() * 800) })
       requests.push(requestOf(shared, atMs, 1_000 + random() * 9_000))
       atMs += 10_000 + random() * 80_000
     }

@@ -74,7 +74,7 @@ t.test('round_robin does not favour anybody for long when membership changes at 
   const random = seededRandom(11)
   const members = [named('a'), named('b'), named('c'), named('d')]
   const taken: string[] = []
-  for (let picker = 0; picker < 8_000; picker++) {
+  for (let turn = 0; turn < 8_000; turn++) {
     const usable = members.filter(() => random() < 0.7)
     if (usable.length > 0) taken.push(roundRobin(usable).name)
   }

@@ -3,12 +3,12 @@
 import t, { type Test } from 'tap'
 import { delay, hangUp, silence, throttleBy } from '../../lib/simulator/faults.ts'
 import type { ReceivedRequest, SimulatedResource } from '../../lib/simulator/resource.ts'
+import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { requestLines, servedBy, until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 const MAX_WAIT = `retry: {max_wait: 5s, max_attempts: 10}\n${NO_PROBES}`
 
 interface Scene {

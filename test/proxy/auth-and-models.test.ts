@@ -1,26 +1,14 @@
 // The proxy as its clients see it (contract, section 4): keys, rights, errors and limits.
 import http from 'node:http'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { CHAT, NO_PROBES, oneBackend } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
-import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
+import { startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
-const CHAT = '/v1/chat/completions'
 const BODY = JSON.stringify({ model: 'gpt-4o', messages: [{ role: 'user', content: 'Hello' }] })
 const BEARER = `Authorization: Bearer ${CLIENT_KEY}`
-
-interface Ready {
-  readonly backend: StartedResource
-  readonly running: RunningProxy
-}
-
-async function start(t: Test, change: (text: string) => string = text => text): Promise<Ready> {
-  const backend = await startResource(t, { forbidden: [CLIENT_KEY] })
-  const running = await runProxy(t, change(configFor([{ url: backend.url }], { rest: NO_PROBES })))
-  return { backend, running }
-}
 
 interface ErrorBody {
   readonly message?: unknown
@@ -47,7 +35,7 @@ function ask(running: RunningProxy, headers: Record<string, string>, body = BODY
 }
 
 t.test('a client key comes as Bearer, as api-key or as x-api-key, alone or beside another', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   for (const headers of [
     { authorization: `Bearer ${CLIENT_KEY}` },
     { authorization: `bearer   ${CLIENT_KEY}` },
@@ -64,7 +52,7 @@ t.test('a client key comes as Bearer, as api-key or as x-api-key, alone or besid
 })
 
 t.test('no key and a wrong key are a 401 that names the scheme, and reach no backend', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   const cases: Record<string, string>[] = [
     {},
     { authorization: 'Bearer wrong' },
@@ -92,7 +80,9 @@ t.test('no key and a wrong key are a 401 that names the scheme, and reach no bac
 })
 
 t.test('with authentication off nobody needs a key, and one that is sent stays here all the same', async t => {
-  const { backend, running } = await start(t, text => text.replace(/auth: .*/, 'auth: {enabled: false}'))
+  const { backend, running } = await oneBackend(t, {
+    change: text => text.replace(/auth: .*/, 'auth: {enabled: false}'),
+  })
   t.equal((await ask(running, {})).status, 200)
   t.equal((await ask(running, { 'api-key': CLIENT_KEY })).status, 200)
   t.strictSame(backend.resource.violations, [])
@@ -143,7 +133,7 @@ ${NO_PROBES}`,
 })
 
 t.test('a URL that means nothing is a 404 that says so, a wrong method a 405 with what is allowed', async t => {
-  const { running } = await start(t)
+  const { running } = await oneBackend(t)
   const headers = { 'api-key': CLIENT_KEY }
   const asked = (method: string, path: string): Promise<Response> => fetch(`${running.url}${path}`, { method, headers })
   for (const path of [
@@ -178,7 +168,7 @@ t.test('a URL that means nothing is a 404 that says so, a wrong method a 405 wit
 })
 
 t.test('a body that is no JSON object, or names no model, is a 400 and reaches no backend', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   const key = { 'api-key': CLIENT_KEY }
   for (const body of [
     '',
@@ -202,7 +192,7 @@ t.test('a body that is no JSON object, or names no model, is a 400 and reaches n
 })
 
 t.test('bytes that are no proper request are answered in the same form, and the connection ends', async t => {
-  const { running } = await start(t)
+  const { running } = await oneBackend(t)
   for (const [what, lines, status] of [
     ['no HTTP', ['this is no HTTP'], 400],
     ['no Host', ['GET /v1/models HTTP/1.1', BEARER], 400],
@@ -226,7 +216,7 @@ t.test('bytes that are no proper request are answered in the same form, and the 
 })
 
 t.test('a head of ordinary size, with a long token in it, is taken', async t => {
-  const { running } = await start(t)
+  const { running } = await oneBackend(t)
   const response = await ask(running, { 'api-key': CLIENT_KEY, 'user-agent': 'x'.repeat(20_000) })
   t.equal(response.status, 200)
 })
@@ -251,7 +241,7 @@ t.test('a body that stops coming is a 408, and nothing of it is kept', async t =
 })
 
 t.test('a declared length over the limit is refused before a byte of the body is asked for', async t => {
-  const { running } = await start(t, text => text.replace('server: {', 'server: {max_body: 1KB, '))
+  const { running } = await oneBackend(t, { change: text => text.replace('server: {', 'server: {max_body: 1KB, ') })
   const declared = connect(running)
   declared.send([`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Content-Length: 5000', 'Expect: 100-continue'])
   await declared.until('"request_too_large"')
@@ -263,7 +253,7 @@ t.test('a declared length over the limit is refused before a byte of the body is
 })
 
 t.test('a body without a length is refused at the byte that is too many, and one that fits is taken', async t => {
-  const { running } = await start(t, text => text.replace('server: {', 'server: {max_body: 1KB, '))
+  const { running } = await oneBackend(t, { change: text => text.replace('server: {', 'server: {max_body: 1KB, ') })
   const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`
   const head = [
     `POST ${CHAT} HTTP/1.1`,
@@ -293,7 +283,7 @@ t.test('a body without a length is refused at the byte that is too many, and one
 })
 
 t.test('a client that reads its 413 late, still sending, finds it: the connection is not reset under it', async t => {
-  const { running } = await start(t, text => text.replace('server: {', 'server: {max_body: 1KB, '))
+  const { running } = await oneBackend(t, { change: text => text.replace('server: {', 'server: {max_body: 1KB, ') })
   const status = await new Promise<number | undefined>((resolve, reject) => {
     const request = http.request(`${running.url}${CHAT}`, {
       method: 'POST',
@@ -307,7 +297,7 @@ t.test('a client that reads its 413 late, still sending, finds it: the connectio
 })
 
 t.test('HEAD on health and livez gives the head of the answer alone', async t => {
-  const { running } = await start(t)
+  const { running } = await oneBackend(t)
   for (const path of ['/health', '/livez']) {
     const head = await fetch(`${running.url}${path}`, { method: 'HEAD' })
     t.equal(head.status, 200)

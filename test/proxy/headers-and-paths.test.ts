@@ -1,26 +1,13 @@
 // What passes between a client and a backend, and under which URLs (contract, section 4; wire reference, section 11).
 import type http from 'node:http'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { CHAT, NO_PROBES, oneBackend } from '../fixtures/backends-and-proxy.ts'
 import { startHeldBackend } from '../fixtures/held-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
-import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
-const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
-const CHAT = '/v1/chat/completions'
 const BODY = JSON.stringify({ model: 'gpt-4o', messages: [{ role: 'user', content: 'Hello' }] })
 const BEARER = `Authorization: Bearer ${CLIENT_KEY}`
-
-interface Ready {
-  readonly backend: StartedResource
-  readonly running: RunningProxy
-}
-
-async function start(t: Test, change: (text: string) => string = text => text): Promise<Ready> {
-  const backend = await startResource(t, { forbidden: [CLIENT_KEY] })
-  const running = await runProxy(t, change(configFor([{ url: backend.url }], { rest: NO_PROBES })))
-  return { backend, running }
-}
 
 function ask(running: RunningProxy, headers: Record<string, string>, body = BODY): Promise<Response> {
   return fetch(`${running.url}${CHAT}`, {
@@ -51,7 +38,7 @@ t.test('a request id is taken over when it is safe to show, and made otherwise',
 })
 
 t.test('an id that the upstream gave is the one the client gets', async t => {
-  const { running } = await start(t)
+  const { running } = await oneBackend(t)
   const logged = running.line('request')
   const response = await running.chat({ headers: { 'x-request-id': 'mine' } })
   t.equal(response.headers.get('x-request-id'), response.headers.get('apim-request-id'))
@@ -59,7 +46,7 @@ t.test('an id that the upstream gave is the one the client gets', async t => {
 })
 
 t.test('a traceparent is passed on and logged, and logged only when it is one', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   const sound = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
   for (const [sent, kept] of [
     [sound, sound],
@@ -157,7 +144,7 @@ function customNames(request: { readonly headers: http.IncomingHttpHeaders } | u
 }
 
 t.test('what SDKs say of themselves stays here for Azure, and passes to OpenAI-compatible servers', async t => {
-  const azure = await start(t)
+  const azure = await oneBackend(t)
   t.equal((await azure.running.chat({ headers: STAINLESS })).status, 200)
   t.strictSame(customNames(azure.backend.resource.requests.at(-1)), [])
   t.strictSame(azure.backend.resource.violations, [])
@@ -173,7 +160,7 @@ t.test('what SDKs say of themselves stays here for Azure, and passes to OpenAI-c
 })
 
 t.test('Azure gets at most ten custom headers, those that mean something to it first', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   const chatter = Object.fromEntries(Array.from({ length: 30 }, (_, i) => [`x-custom-${i}`, 'x']))
   const meant = { 'x-ms-client-request-id': 'a', 'openai-organization': 'b', traceparent: 'c' }
   t.equal((await running.chat({ headers: { ...chatter, ...meant } })).status, 200)
@@ -184,11 +171,12 @@ t.test('Azure gets at most ten custom headers, those that mean something to it f
 })
 
 t.test('every path that an SDK makes reaches its operation, with final slashes and doubled ones', async t => {
-  const { backend, running } = await start(t, text =>
-    text
-      .replace('models:\n', `models:\n  embed:\n    backends: [{endpoint: "BACKEND", api_key: azure-key}]\n`)
-      .replace('BACKEND', /endpoint: "(http[^"]*)"/.exec(text)?.[1] ?? ''),
-  )
+  const { backend, running } = await oneBackend(t, {
+    change: text =>
+      text
+        .replace('models:\n', `models:\n  embed:\n    backends: [{endpoint: "BACKEND", api_key: azure-key}]\n`)
+        .replace('BACKEND', /endpoint: "(http[^"]*)"/.exec(text)?.[1] ?? ''),
+  })
   const chat = JSON.parse(BODY)
   const unrelated = { ...chat, model: 'whatever the client was set up with' }
   const embed = { model: 'embed', input: 'Hello' }
@@ -226,7 +214,7 @@ t.test('every path that an SDK makes reaches its operation, with final slashes a
 })
 
 t.test('what curl sends by default is served: a form content type, and an expectation', async t => {
-  const { backend, running } = await start(t)
+  const { backend, running } = await oneBackend(t)
   const response = await ask(running, { 'api-key': CLIENT_KEY, 'content-type': 'application/x-www-form-urlencoded' })
   t.equal(response.status, 200)
   const client = connect(running)
@@ -243,9 +231,9 @@ t.test('what curl sends by default is served: a form content type, and an expect
 })
 
 t.test('the body goes upstream byte for byte where the URL names the deployment', async t => {
-  const { backend, running } = await start(t, text =>
-    text.replace('api_key: azure-key', 'api_key: azure-key, api_version: "2024-10-21"'),
-  )
+  const { backend, running } = await oneBackend(t, {
+    change: text => text.replace('api_key: azure-key', 'api_key: azure-key, api_version: "2024-10-21"'),
+  })
   const odd =
     ' {\n"model" : "gpt-4o",\t"messages":[{"role":"user","content":"\\u00e9 \ud83d\ude00 é"}] , "n":1.0e0 }\r\n'
   t.equal((await ask(running, { 'api-key': CLIENT_KEY }, odd)).status, 200)
