@@ -144,11 +144,7 @@ export function checkKind(operation: string, { kind, model }: Deployment): Answe
 }
 
 /** Why Azure refuses the body, if it does. */
-export function checkAsked(
-  asked: Asked,
-  { fields, parts }: AskedBody,
-  store: ResponseStore,
-): Answer | undefined {
+export function checkAsked(asked: Asked, { fields, parts }: AskedBody, store: ResponseStore): Answer | undefined {
   switch (asked.operation) {
     case 'embeddings':
       return checkEmbeddings(fields)
