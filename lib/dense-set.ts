@@ -1,7 +1,7 @@
-// Things that are under way, put in and taken out by the thousand each second. Not a Set: at every rehash V8 leaves the old
-// table behind, pointing at the new one and at what was under way; once such a table is old, the scavenger takes the whole
-// chain for alive and promotes it. Measured at 1 KB chats: 2 MB of every 11 MB promoted and 10 ms a scavenge, against 0.3 MB
-// and 1.7 ms with this.
+// Things that are under way, put in and taken out by the thousand each second. Not a Set: at every rehash V8 leaves the
+// old table behind, pointing at the new one and at what was under way; once such a table is old, the scavenger takes
+// the whole chain for alive and promotes it. Measured at 1 KB chats: 2 MB of every 11 MB promoted and 10 ms a scavenge,
+// against 0.3 MB and 1.7 ms with this.
 
 /** What can be put into a bag: it carries its own place there, which is the bag's business alone. Begins as NO_SLOT. */
 export interface Slotted {
@@ -17,8 +17,8 @@ export interface DenseSet<T extends Slotted> {
   remove(item: T): void
   size(): number
   /**
-   * Runs `see` on all that are in it at the start and have not been taken out meanwhile; it may add and remove. Where it removes
-   * others, one may be seen a second time, and one that was added meanwhile may be seen too.
+   * Runs `see` on all that are in it at the start and have not been taken out meanwhile; it may add and remove. Where
+   * it removes others, one may be seen a second time, and one that was added meanwhile may be seen too.
    */
   visit(see: (item: T) => void): void
 }

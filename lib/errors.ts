@@ -56,7 +56,9 @@ export function errorJson(refusal: Pick<Refusal, 'status' | 'code' | 'message' |
   return JSON.stringify({ error: { message, type: typeOf(status), param: param ?? null, code } })
 }
 
-/** The two headers that say a wait: whole seconds for everyone, milliseconds for those who read them. Never over 60 s. */
+/**
+ * The two headers that say a wait: whole seconds for everyone, milliseconds for those who read them. Never over 60 s.
+ */
 export function waitHeaders(waitMs: number): string[] {
   const told = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_TOLD_WAIT_MS)
   return ['retry-after', String(Math.ceil(told / 1000)), 'retry-after-ms', String(told)]
@@ -76,7 +78,10 @@ export function refusalParts(refusal: Refusal): { readonly headers: readonly str
   return { headers, body }
 }
 
-/** An unread request body up to this size is thrown away to keep the connection; a longer one costs more than a new connection. */
+/**
+ * An unread request body up to this size is thrown away to keep the connection; a longer one costs more than a new
+ * connection.
+ */
 const UNREAD_MAX_BYTES = 64 * 1024
 
 function leavesTooMuchUnread(request: IncomingMessage): boolean {
@@ -87,7 +92,9 @@ function leavesTooMuchUnread(request: IncomingMessage): boolean {
     : Number(declared) > UNREAD_MAX_BYTES
 }
 
-/** Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow). */
+/**
+ * Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow).
+ */
 export function refuse(exchange: Exchange, refusal: Refusal): void {
   const { request, response, record } = exchange
   record.error = refusal.code

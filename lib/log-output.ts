@@ -1,5 +1,6 @@
-// Where log lines go: a file or a standard stream that may be slow, full or gone. Lines wait in a bounded queue, are written
-// in batches without ever blocking the event loop, and are counted when they have to be dropped. It knows nothing of what they say.
+// The target of log lines: a file or a standard stream that may be slow, full or gone. Lines wait in a bounded queue,
+// are written in batches without ever blocking the event loop, and are counted when they have to be dropped. It knows
+// nothing of what they say.
 import fs from 'node:fs'
 import net from 'node:net'
 import os from 'node:os'
@@ -21,8 +22,9 @@ const MAX_QUEUED_BYTES = 4 * 1024 * 1024
 const RETRY_MS = 100
 
 /**
- * Lines gather for so long, or up to so much, before they are written together: a write crosses to the thread pool and back,
- * which at a line a request was an eighth of what a request costs. The timer keeps the process alive for its lines.
+ * Lines gather for so long, or up to so much, before they are written together: a write crosses to the thread pool and
+ * back, which at a line a request was an eighth of what a request costs. The timer keeps the process alive for its
+ * lines.
  */
 const GATHER_MS = 20
 const GATHER_MAX_BYTES = 64 * 1024
@@ -30,8 +32,8 @@ const GATHER_MAX_BYTES = 64 * 1024
 const NEWLINE = 0x0a
 
 /**
- * Lines that will be written together. They wait as bytes: a line that has just been joined is a tree of some fifty strings, a
- * hundred such trees that wait made each short pause of the garbage collector 1.5 ms instead of 0.65.
+ * Lines that will be written together. They wait as bytes: a line that has just been joined is a tree of some fifty
+ * strings, a hundred such trees that wait made each short pause of the garbage collector 1.5 ms instead of 0.65.
  */
 interface Batch {
   readonly bytes: Buffer
@@ -85,7 +87,10 @@ function writerFor(fd: number): Writer {
 /** How a target is opened; a path is appended to. */
 export type LogTarget = { readonly kind: 'fd'; readonly fd: number } | { readonly kind: 'file'; readonly path: string }
 
-/** Writes to a pipe up to this size are not mixed with another process's (POSIX: PIPE_BUF is 4,096 on Linux, 512 at least). */
+/**
+ * Writes to a pipe up to this size are not mixed with another process's (POSIX: PIPE_BUF is 4,096 on Linux, 512 at
+ * least).
+ */
 export const ATOMIC_WRITE_BYTES = 4_000
 
 /**
@@ -125,7 +130,10 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
     scheduled = true
     setTimeout(pump, GATHER_MS)
   }
-  /** Behind a write: what has gathered meanwhile is seldom worth another one yet. At once, it was one for every eight requests. */
+  /**
+   * Behind a write: what has gathered meanwhile is seldom worth another one yet. At once, it was one for every eight
+   * requests.
+   */
   const goOn = (): void => {
     if (idle.length > 0 || batches.length > 1 || queuedBytes >= GATHER_MAX_BYTES) pump()
     else if (batches.length > 0) schedule()

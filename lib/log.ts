@@ -1,11 +1,12 @@
-// What a log line looks like: JSON for machines, short text for people. One line an event; no secret and no body ever gets
+// The form of a log line: JSON for machines, short text for people. One line an event; no secret and no body ever gets
 // here, because nothing that holds one is passed in.
 import type { Clock } from './clock.ts'
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 
 /**
- * Flat and small: what stands in a line, under names of the program's own (not `time`, `level` or `msg`). Undefined fields are left out, null ones are shown.
+ * Flat and small: what stands in a line, under names of the program's own (not `time`, `level` or `msg`). Undefined
+ * fields are left out, null ones are shown.
  */
 export type LogFields = Readonly<Record<string, string | number | boolean | null | undefined>>
 
@@ -54,7 +55,10 @@ function jsonText(text: string): string {
   return AS_IT_IS.test(text) ? `"${text}"` : JSON.stringify(text)
 }
 
-/** Durations have one decimal: joined from two whole numbers it takes half of what the shortest form of any fraction takes. */
+/**
+ * Durations have one decimal: joined from two whole numbers it takes half of what the shortest form of any fraction
+ * takes.
+ */
 function jsonNumber(value: number): string {
   if (Number.isInteger(value)) return String(value)
   const tenths = Math.round(value * 10)
@@ -90,7 +94,10 @@ function createJsonLine(): (time: string, level: LogLevel, msg: string, fields: 
   }
 }
 
-/** The ISO form of epoch milliseconds. Its text up to the second is kept while the second lasts: 0.05 µs a line instead of 0.5. */
+/**
+ * The ISO form of epoch milliseconds. Its text up to the second is kept while the second lasts: 0.05 µs a line instead
+ * of 0.5.
+ */
 function createTimeText(): (epochMs: number) => string {
   let second = Number.NaN
   let untilSecond = ''

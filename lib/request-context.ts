@@ -1,4 +1,5 @@
-// One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer does.
+// One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer
+// does.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ClientKey } from './config/types.ts'
 
@@ -16,7 +17,9 @@ export interface Cancellation {
 
 type Stop = (reason: CancelReason) => void
 
-/** One for every request: a class, since an object literal with a getter gets a shape of its own each time it is made. */
+/**
+ * One for every request: a class, since an object literal with a getter gets a shape of its own each time it is made.
+ */
 class RequestCancellation implements Cancellation {
   reason: CancelReason | undefined = undefined
   /** Hardly ever more than two at a time, of which the last is taken back first. */
@@ -55,7 +58,10 @@ export interface Usage {
 
 export const NO_USAGE: Usage = { promptTokens: undefined, completionTokens: undefined, cachedTokens: undefined }
 
-/** What the log line and the metrics will say of the request; filled in as it becomes known. Holds no body and no secret. */
+/**
+ * What the log line and the metrics will say of the request; filled in as it becomes known. Holds no body and no
+ * secret.
+ */
 export interface RequestRecord {
   key: string | undefined
   /** The model's public name, only when it is one of the config's. */
@@ -97,14 +103,18 @@ export function createRecord(): RequestRecord {
   }
 }
 
-/** A realtime session's own key: it is good at the resource that issued it, and goes there in place of the backend's. */
+/**
+ * A realtime session's own key: it is good at the resource that issued it, and goes there in place of the backend's.
+ */
 export interface EphemeralKey {
   readonly resourceId: string
   readonly secret: string
 }
 
 export interface Exchange {
-  /** The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`. */
+  /**
+   * The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`.
+   */
   readonly id: string
   readonly request: IncomingMessage
   readonly response: ServerResponse
@@ -112,8 +122,10 @@ export interface Exchange {
   readonly record: RequestRecord
   /** Monotonic time of the request's head. */
   readonly beganMs: number
-  /** Ends an answer that is complete while its request is not: what still comes is thrown away for a moment, so that the client can
-   * read the answer before the connection closes (RFC 9112 section 9.6, "lingering close"). */
+  /**
+   * Ends an answer that is complete while its request is not: what still comes is thrown away for a moment, so that the
+   * client can read the answer before the connection closes (RFC 9112 section 9.6, "lingering close").
+   */
   lingerAndClose(): void
   /** The client's key; undefined while not authenticated, and where authentication is off. */
   clientKey: ClientKey | undefined

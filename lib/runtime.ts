@@ -1,4 +1,4 @@
-// What the handlers work with: one config's models over state that outlives it. Built anew on reload, swapped at once; the
+// The handlers' view of one config: its models over state that outlives it. Built anew on reload, swapped at once; the
 // parts that are handed in (standings, sockets, owners, counters) stay.
 import {
   type Authorizer,

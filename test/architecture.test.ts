@@ -1,4 +1,5 @@
-// Who may know whom. The order is read from lib/README.md, so the map cannot say one thing and the code another.
+// Imports between the rooms of lib. The order is read from lib/README.md, so the map cannot say one thing and the code
+// another.
 import fs from 'node:fs'
 import path from 'node:path'
 import t from 'tap'

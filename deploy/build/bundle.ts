@@ -63,7 +63,8 @@ export function bundleForLauncher(root: string, outfile: string): Promise<Bundle
 }
 
 /**
- * Makes the blob. Neither snapshot nor code cache, which would bind it to one platform; no execArgv, which would disable NODE_OPTIONS.
+ * Makes the blob. Neither snapshot nor code cache, which would bind it to one platform; no execArgv, which would
+ * disable NODE_OPTIONS.
  * @param node a runtime of this machine of the version the executables have
  * @param folder where it may leave its files
  */

@@ -1,4 +1,4 @@
-// What is in which archive.
+// The contents of each archive.
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BuildError } from './errors.ts'

@@ -1,4 +1,4 @@
-// What stops a build, in words for whoever started it.
+// Errors that stop a build, in words for the person who started it.
 
 /** An expected failure: shown as its message alone, without a stack. */
 export class BuildError extends Error {

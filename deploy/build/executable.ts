@@ -8,7 +8,9 @@ import { signMacho, verifyMacho } from './macho-sign.ts'
 import { checkPe, isSigned, peChecksum, peResource, withChecksum, withoutSignature } from './pe.ts'
 import type { Platform } from './platforms.ts'
 
-/** What Node looks for in itself: the resource, and the mark that says whether there is one (Node's SEA documentation). */
+/**
+ * What Node looks for in itself: the resource, and the mark that says whether there is one (Node's SEA documentation).
+ */
 const RESOURCE = 'NODE_SEA_BLOB'
 const FUSE = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2'
 const MACHO_SEGMENT = 'NODE_SEA'
@@ -34,7 +36,8 @@ function resourceOf(file: Buffer, { format }: Platform): Buffer | undefined {
 }
 
 /**
- * Checks an executable by its bytes alone: format and architecture, the fuse, the blob, the signature where one is needed.
+ * Checks an executable by its bytes alone: format and architecture, the fuse, the blob, the signature where one is
+ * needed.
  * @throws BuildError on the first thing that is wrong
  */
 export function inspect(file: Buffer, platform: Platform, blob: Buffer): void {

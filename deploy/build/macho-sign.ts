@@ -1,5 +1,6 @@
-// An ad-hoc signature for a Mach-O executable, made anywhere: macOS on arm64 runs no code without one. It names nobody; it holds the
-// hash of every page, which the system checks when it loads them. Structures as in Apple's <kern/cs_blobs.h>; big endian.
+// An ad-hoc signature for a Mach-O executable, made anywhere: macOS on arm64 runs no code without one. It names nobody;
+// it holds the hash of every page, which the system checks when it loads them. Structures as in Apple's
+// <kern/cs_blobs.h>; big endian.
 import { createHash } from 'node:crypto'
 import { BuildError } from './errors.ts'
 import { LC_CODE_SIGNATURE, MACHO_CPUS, type Macho, type MachoSegment, parseMacho } from './macho.ts'
@@ -137,7 +138,8 @@ export function signMacho(original: Buffer, identifier: string): Buffer {
 }
 
 /**
- * Checks a signature as the system does: every page against its hash, and that nothing but the signature stands behind them.
+ * Checks a signature as the system does: every page against its hash, and that nothing but the signature stands behind
+ * them.
  * @returns the identifier and the flags
  * @throws BuildError on the first thing that is wrong
  */

@@ -1,5 +1,5 @@
-// Mach-O files (macOS, 64 bit, one architecture): what the signer and the final check need to know of their load commands.
-// Names as in Apple's <mach-o/loader.h>.
+// Mach-O files (macOS, 64 bit, one architecture): what the signer and the final check need to know of their load
+// commands. Names as in Apple's <mach-o/loader.h>.
 import { BuildError } from './errors.ts'
 
 const MH_MAGIC_64 = 0xfeed_facf

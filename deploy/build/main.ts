@@ -1,5 +1,6 @@
-// Builds the packaged executables: `node dist/deploy/build/main.js current | all | PLATFORM... [--out DIR] [--runtimes FILE]`,
-// through make build-current and make build-all. Everything is made and checked in a folder of its own, and put in place at the end: all or nothing.
+// Builds the packaged executables: `node dist/deploy/build/main.js current | all | PLATFORM... [--out DIR] [--runtimes
+// FILE]`, through make build-current and make build-all. Everything is made and checked in a folder of its own, and put
+// in place at the end: all or nothing.
 import { spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -65,7 +66,9 @@ async function inWorkFolder<T>(out: string, use: (folder: string) => Promise<T>)
   }
 }
 
-/** The same build by the pinned Node: compression and blob are its work, and the next version's bytes would be others. */
+/**
+ * The same build by the pinned Node: compression and blob are its work, and the next version's bytes would be others.
+ */
 async function again(runtimes: Runtimes, host: Platform, out: string, cache: string): Promise<number> {
   const runtime = fileOf(await fetchRuntime(runtimes, host.name, cache), host.runtimePath, host.name)
   return inWorkFolder(out, folder => {

@@ -1,5 +1,5 @@
-// PE files (Windows, 64 bit): taking out a signature that the change makes void, the checksum, and finding the resource.
-// Layout: Microsoft's "PE Format".
+// PE files (Windows, 64 bit): taking out a signature that the change makes void, the checksum, and finding the
+// resource. Layout: Microsoft's "PE Format".
 import { BuildError } from './errors.ts'
 
 /** IMAGE_FILE_MACHINE_AMD64, IMAGE_FILE_MACHINE_ARM64. */
@@ -35,7 +35,8 @@ function parse(file: Buffer): Pe {
 }
 
 /**
- * The sum Windows keeps in the header: 16-bit words added with carry, the field itself counted as zero, plus the length.
+ * The sum Windows keeps in the header: 16-bit words added with carry, the field itself counted as zero, plus the
+ * length.
  */
 export function peChecksum(file: Buffer): number {
   const field = parse(file).optionalAt + CHECKSUM_AT

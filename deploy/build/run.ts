@@ -1,5 +1,6 @@
-// Runs a built executable of another platform by an emulator: `node dist/deploy/build/run.js linux-arm64 | win-x64`, through
-// make run-linux-arm64 and make run-win-x64. Says what ran and what did not; without the emulator nothing runs, and that is said.
+// Runs a built executable of another platform by an emulator: `node dist/deploy/build/run.js linux-arm64 | win-x64`,
+// through make run-linux-arm64 and make run-win-x64. Says what ran and what did not; without the emulator nothing runs,
+// and that is said.
 import { existsSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import process from 'node:process'

@@ -1,5 +1,5 @@
-// Where a packaged executable starts. Workers start here too: lib/main.ts knows them by their environment, never by argv, which
-// in a packaged worker repeats the path of the executable.
+// The entry of a packaged executable. Workers start here too: lib/main.ts knows them by their environment, never by
+// argv, which in a packaged worker repeats the path of the executable.
 import process from 'node:process'
 import { main } from '../../lib/main.ts'
 

@@ -1,4 +1,4 @@
-// What is built: the repository's state, its time, its version.
+// The source of a build: the repository's state, its time, its version.
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'

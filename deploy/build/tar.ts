@@ -1,4 +1,5 @@
-// Tar archives (POSIX ustar), written and read. Written so that equal input gives equal bytes: no user, no clock, sorted by name.
+// Tar archives (POSIX ustar), written and read. Written so that equal input gives equal bytes: no user, no clock,
+// sorted by name.
 import { BuildError } from './errors.ts'
 
 const BLOCK = 512

@@ -1,4 +1,4 @@
-// What a process that serves is made of, alone or as a worker: the proxy, its tokens, its log; and why it could not be made.
+// Assembles a serving process, alone or as a worker: the proxy, its tokens, its log; and says why it cannot.
 
 import { promises, readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'

@@ -1,5 +1,5 @@
-// `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process: one sound, one slow, one that
-// fails and throttles now and then, so that failover can be watched in the log. No account, no config.
+// `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process: one sound, one slow,
+// one that fails and throttles now and then, so that failover can be watched in the log. No account, no config.
 import { systemClock } from '../clock.ts'
 import { loadConfig } from '../config/load.ts'
 import { fail, throttle } from '../simulator/faults.ts'

@@ -1,4 +1,5 @@
-// One worker of a proxy with several: it serves what the primary gives it, tells what it learns, and ends when the primary says so.
+// One worker of a proxy with several: it serves what the primary gives it, tells what it learns, and ends when the
+// primary says so.
 import { systemClock } from '../clock.ts'
 import { createPeers } from '../workers/peers.ts'
 import type { FileTexts, FromWorker, ToWorker } from '../workers/supervisor.ts'

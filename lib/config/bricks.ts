@@ -180,7 +180,9 @@ export function didYouMean(near: string | undefined): string {
   return near === undefined ? '' : `; did you mean "${near}"?`
 }
 
-/** A brick's reading of a default written in the schema; throws when the default breaks the brick's own rule (a bug). */
+/**
+ * A brick's reading of a default written in the schema; throws when the default breaks the brick's own rule (a bug).
+ */
 export function readDefault<T>(brick: Reader<T>, value: string | number | boolean): T {
   const node: Node = { kind: 'scalar', value, source: String(value), inserted: false, line: 1, column: 1, path: '' }
   const result = brick.read(node, createReport('defaults'))

@@ -1,5 +1,5 @@
-// From the options as read to the Config: defaults that depend on other options, and the rules that join several of them.
-// Every rule reports and goes on; the Config counts only when nothing was reported.
+// From the options as read to the Config: defaults that depend on other options, and the rules that join several of
+// them. Every rule reports and goes on; the Config counts only when nothing was reported.
 
 import { didYouMean } from './bricks.ts'
 import { type Env, readCredential } from './credential.ts'
@@ -183,7 +183,8 @@ function buildBackend(
   }
 }
 
-// Two defaulted names of a model are alike when one deployment is used through two keys: legal, so the second gets "#2".
+// Two defaulted names of a model are alike when one deployment is used through two keys: legal, so the second gets
+// "#2".
 function unusedName(wanted: string, names: Map<string, Place>, place: Place): string {
   const base = wanted.replaceAll(/[^\x21-\x7e]+/g, escapeUtf8).slice(0, BACKEND_NAME_MAX_CHARS)
   let name = base

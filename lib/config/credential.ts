@@ -1,4 +1,4 @@
-// Which credential a backend has: a key, an Entra identity, or none; the rules between `api_key`, `entra` and its options.
+// The credential of a backend: a key, an Entra identity, or none; the rules between `api_key`, `entra` and its options.
 // Knows no token endpoint and asks nobody: that is azure's.
 import { parseAuthority } from './endpoint.ts'
 import { type Place, pathTo, type Report } from './problems.ts'

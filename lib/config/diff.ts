@@ -1,4 +1,4 @@
-// What a reload changes, line by line, for the log. Secrets are "changed", never shown.
+// The changes of a reload, line by line, for the log. Secrets are "changed", never shown.
 import { Secret } from './secret.ts'
 import type { Config } from './types.ts'
 
@@ -47,8 +47,8 @@ function flatten(value: unknown, path: string, into: Map<string, Leaf>): void {
 }
 
 /**
- * What is different, one line a change: `retry.maxAttempts: 3 → 5`, `models[gpt-4].backends[a].credential.key: changed`.
- * Additions and removals of whole things are one line each.
+ * What is different, one line a change: `retry.maxAttempts: 3 → 5`, `models[gpt-4].backends[a].credential.key:
+ * changed`. Additions and removals of whole things are one line each.
  */
 export function describeChanges(before: Config, after: Config): readonly string[] {
   const old = new Map<string, Leaf>()
@@ -58,7 +58,10 @@ export function describeChanges(before: Config, after: Config): readonly string[
   const lines: string[] = []
   const existed = (prefix: string, paths: ReadonlyMap<string, Leaf>): boolean =>
     [...paths.keys()].some(path => path === prefix || path.startsWith(`${prefix}.`))
-  /** The largest thing around a path of which the other side has nothing: a new model says that, not each of its backends. */
+  /**
+   * The largest thing around a path of which the other side has nothing: a new model says that, not each of its
+   * backends.
+   */
   const wholeNotIn = (paths: ReadonlyMap<string, Leaf>, path: string): string | undefined =>
     WHOLES.map(whole => whole.exec(path)?.[0]).find(whole => whole !== undefined && !existed(whole, paths))
   const said = new Set<string>()

@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
-// YAML text to a tree of plain nodes that know their places, with `${…}` filled in and aliases followed. Knows no option.
-// The messages are our own: those of the yaml package quote the source, and the source holds keys.
+// YAML text to a tree of plain nodes that know their places, with `${…}` filled in and aliases followed. Knows no
+// option. The messages are our own: those of the yaml package quote the source, and the source holds keys.
 import {
   type Alias,
   type Document,
@@ -22,7 +22,10 @@ export interface ScalarNode extends Place {
   readonly value: string | number | boolean | null
   /** As written, for messages. */
   readonly source: string
-  /** Whether something came from the environment or a file: such a text is re-read as a number where one is wanted, and never shown. */
+  /**
+   * Whether something came from the environment or a file: such a text is re-read as a number where one is wanted, and
+   * never shown.
+   */
   readonly inserted: boolean
 }
 
@@ -54,7 +57,9 @@ export interface DocumentResult {
   readonly files: readonly string[]
 }
 
-/** Largest config in characters: far above any real one, and what a YAML parser works through in well under a second. */
+/**
+ * Largest config in characters: far above any real one, and what a YAML parser works through in well under a second.
+ */
 export const CONFIG_MAX_CHARS = 1_000_000
 
 // Levels; the deepest option stands at 6.

@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
-// `${NAME}`, `${NAME:-default}`, `${file:PATH}` and `$${` in one string. Pure but for the file reader it is given; never
-// puts a value it inserted into a message.
+// `${NAME}`, `${NAME:-default}`, `${file:PATH}` and `$${` in one string. Pure but for the file reader it is given;
+// never puts a value it inserted into a message.
 import { dirname, isAbsolute, join } from 'node:path'
 
 /** Where inserted values come from. */
@@ -17,7 +17,10 @@ export type Interpolated =
   | { readonly kind: 'ok'; readonly text: string; readonly inserted: boolean; readonly files: readonly string[] }
   | { readonly kind: 'failed'; readonly messages: readonly string[]; readonly files: readonly string[] }
 
-/** Largest mounted secret, in bytes: keys and certificates are a few KB; a device or a log mounted by mistake is not read. */
+/**
+ * Largest mounted secret, in bytes: keys and certificates are a few KB; a device or a log mounted by mistake is not
+ * read.
+ */
 export const SECRET_FILE_MAX_BYTES = 256 * 1024
 
 const PIECE = /\$\$\{|\$\{([^}]*)\}|\$\{/g

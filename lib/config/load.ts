@@ -14,7 +14,9 @@ export { configOptions } from './schema.ts'
 export type { Problem }
 export { formatProblem }
 
-/** `files`: what the config depends on besides the environment (itself first), also when it is invalid; for watching. */
+/**
+ * `files`: what the config depends on besides the environment (itself first), also when it is invalid; for watching.
+ */
 export type LoadResult =
   | {
       readonly kind: 'ok'
@@ -70,7 +72,9 @@ export function loadConfig({ file, env, readFile, readSecretFile = readSecretTex
   return parseConfig(text, { file, env, readSecretFile: readAndTell })
 }
 
-/** Checks a config's text: a frozen Config, or every problem, sorted by place. Never throws; secrets are in no message. */
+/**
+ * Checks a config's text: a frozen Config, or every problem, sorted by place. Never throws; secrets are in no message.
+ */
 export function parseConfig(text: string, sources: ParseSources): LoadResult {
   const report = createReport(sources.file)
   const { root, files } = readDocument(text, sources, report)

@@ -4,8 +4,9 @@
 const WORD_MAX_CHARS = 64
 
 /**
- * The word of `known` nearest to `word`, or undefined when none is near. `api-key`, `apiKey` and `API_KEY` are `api_key`
- * to it; otherwise one edit (insert, remove, replace, swap neighbours) in three letters is near, at most three.
+ * The word of `known` nearest to `word`, or undefined when none is near. `api-key`, `apiKey` and `API_KEY` are
+ * `api_key` to it; otherwise one edit (insert, remove, replace, swap neighbours) in three letters is near, at most
+ * three.
  */
 export function nearest(word: string, known: Iterable<string>): string | undefined {
   if (word.length > WORD_MAX_CHARS) return undefined

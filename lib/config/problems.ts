@@ -1,4 +1,5 @@
-// What is wrong with a config and where: collected, bounded, sorted, free of secrets. Knows neither YAML nor the options.
+// Problems of a config with their places: collected, bounded, sorted, free of secrets. Knows neither YAML nor the
+// options.
 
 /** Where something stands in the config: line and column from 1, the path as `models.gpt-4.backends[1].endpoint`. */
 export interface Place {
@@ -81,7 +82,9 @@ export function pathTo(path: string, key: string): string {
   return `${path}[${JSON.stringify(shown)}]`
 }
 
-/** Whether a text of the config may be quoted in a message without the risk of showing a key pasted in the wrong place. */
+/**
+ * Whether a text of the config may be quoted in a message without the risk of showing a key pasted in the wrong place.
+ */
 export function isShowable(text: string): boolean {
   return text.length <= SHOWN_MAX_CHARS || isPlainWords(text)
 }

@@ -1,5 +1,5 @@
-// Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what each
-// option is for, and why its default is what it is, says config.template.yaml.
+// Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what
+// each option is for, and why its default is what it is, says config.template.yaml.
 import { choice, duration, flag, percent, type Reader, size, text, valueReader, whole } from './bricks.ts'
 import type { Node } from './document.ts'
 import type { Report } from './problems.ts'

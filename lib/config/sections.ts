@@ -92,7 +92,10 @@ function isEmpty(node: Node): boolean {
   return node.kind === 'scalar' && node.value === null
 }
 
-/** A mapping of known options; unknown ones are reported with the nearest known. Nothing after the colon is an empty one. */
+/**
+ * A mapping of known options; unknown ones are reported with the nearest known. Nothing after the colon is an empty
+ * one.
+ */
 export function section<F extends Fields>(fields: F): Reader<Section<F>> {
   const allowed = 'a mapping of options'
   return {

@@ -1,5 +1,5 @@
-// One keep-alive connection of the load generator: sends a prepared request, checks every byte of the answer, tells when it is
-// whole. Connects again by itself after a failure.
+// One keep-alive connection of the load generator: sends a prepared request, checks every byte of the answer, tells
+// when it is whole. Connects again by itself after a failure.
 import net, { type Socket } from 'node:net'
 import { createMessageReader } from './message-reader.ts'
 import { DONE, EVENT, nowUs, STAMP_FROM, STAMP_TO } from './payloads.ts'

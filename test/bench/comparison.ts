@@ -1,4 +1,4 @@
-// What changed between two runs of the benchmark, and for better or worse where there is a goal.
+// Changes between two runs of the benchmark, and for better or worse where there is a goal.
 import { goalOf, type Verdict, verdict } from './goals.ts'
 import { columns, type Row, type Sample, shown, summarize, yardstickOf } from './report.ts'
 
@@ -23,8 +23,9 @@ function verdicts(before: Verdict | undefined, after: Verdict | undefined): stri
 }
 
 /**
- * The proxy's figures of two runs side by side. Where both have a ratio to a yardstick, its change counts: machines drift
- * from run to run, and the yardstick with them. Both runs are summarized here, by the same rules, whenever they were written.
+ * The proxy's figures of two runs side by side. Where both have a ratio to a yardstick, its change counts: machines
+ * drift from run to run, and the yardstick with them. Both runs are summarized here, by the same rules, whenever they
+ * were written.
  */
 export function comparison(before: readonly Sample[], after: readonly Sample[]): string {
   const oldRows = summarize(before)

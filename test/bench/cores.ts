@@ -1,5 +1,5 @@
-// Which cores the measured process gets and which the load generator and the upstream, so that neither takes time from the
-// other. Where there are too few cores for that, it is said.
+// Cores for the measured process and others for the load generator and the upstream, so that neither takes time from
+// the other. Where there are too few cores for that, it is said.
 import { allowedCores, findProgram } from './system.ts'
 
 /** Core numbers of each side. */

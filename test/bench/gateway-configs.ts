@@ -1,5 +1,5 @@
-// What the gateways are told, each in its own language: check the client's key, rewrite the URL, set the backend's key, keep
-// connections alive, write a log line.
+// Configs of the gateways, each in its own language: check the client's key, rewrite the URL, set the backend's key,
+// keep connections alive, write a log line.
 import { API_VERSION, AZURE_KEY, CLIENT_KEY, EMBEDDINGS_MODEL, MODEL } from './payloads.ts'
 
 export interface GatewayOptions {
@@ -84,8 +84,8 @@ ${backends.map(backend => `    server 127.0.0.1:${backend} max_fails=1 fail_time
 }
 
 /**
- * HAProxy, in one thread. It holds no body, but passes on what comes through its usual buffer of 16 KB: the others keep a body
- * in order to send it to another backend.
+ * HAProxy, in one thread. It holds no body, but passes on what comes through its usual buffer of 16 KB: the others keep
+ * a body in order to send it to another backend.
  */
 export function haproxyConfig({ port, backends }: GatewayOptions): string {
   const forward = (operation: string, deployment: string): string =>

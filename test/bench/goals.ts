@@ -1,4 +1,4 @@
-// What is aimed at, and whether a figure has reached it.
+// The goals of the benchmark, and whether a figure reaches them.
 import type { TargetName } from './targets.ts'
 
 /** Medians, or ratios of the proxy's figure, by target. */

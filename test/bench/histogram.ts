@@ -1,4 +1,5 @@
-// Latencies by logarithmic buckets: any number of them in the same small space, read with an error of about one percent.
+// Latencies by logarithmic buckets: any number of them in the same small space, read with an error of about one
+// percent.
 
 const PER_OCTAVE = 64
 const OCTAVES = 40

@@ -1,4 +1,4 @@
-// What a proxy in this process holds: everything that grows with requests and must be given back.
+// Inventory of a proxy in this process: everything that grows with requests and must be given back.
 import type { Server } from 'node:http'
 import type { Clock } from '../../lib/clock.ts'
 import type { ProxyServer } from '../../lib/server/proxy.ts'

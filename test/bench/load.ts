@@ -1,6 +1,6 @@
-// The load generator, a process of its own: takes one job after the other and tells what came of each. Closed loop: each
-// connection asks again when it is answered. Fixed rate: requests begin when they are due, and latency counts from there, so
-// that a slow answer cannot hide the ones that had to wait for it. Slow: many open streams at once.
+// The load generator, a process of its own: takes one job after the other and tells what came of each. Closed loop:
+// each connection asks again when it is answered. Fixed rate: requests begin when they are due, and latency counts from
+// there, so that a slow answer cannot hide the ones that had to wait for it. Slow: many open streams at once.
 import { type Client, createClient, sameBytes, stampedEvents } from './client.ts'
 import { createHistogram, type Histogram } from './histogram.ts'
 import { expectedBody, nowUs, type Route, requestBytes, SLOW_EVENTS_PER_S, type Work } from './payloads.ts'

@@ -71,8 +71,8 @@ function usedSince(before: ReadonlyMap<number, number>, pid: number | undefined)
 }
 
 /**
- * Runs a job against a target. Every answer is checked by the load generator; that every request body has arrived in full
- * length, by the upstream's count.
+ * Runs a job against a target. Every answer is checked by the load generator; that every request body has arrived in
+ * full length, by the upstream's count.
  */
 export async function measure(bench: Bench, target: Target, what: string, task: Task): Promise<Measured> {
   const { load, upstream, totals } = bench

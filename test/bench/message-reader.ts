@@ -1,5 +1,6 @@
-// Just enough HTTP/1.1 to tell messages on a connection apart: heads, bodies of known length, chunked bodies. Bodies are not
-// collected: their pieces are shown as they come. Much cheaper than a real parser, and good only between friends.
+// Just enough HTTP/1.1 to tell messages on a connection apart: heads, bodies of known length, chunked bodies. Bodies
+// are not collected: their pieces are shown as they come. Much cheaper than a real parser, and good only between
+// friends.
 
 export interface MessageEvents {
   /** The start line and the headers, up to and without the blank line. */

@@ -1,10 +1,12 @@
-// What is asked and what is answered in the benchmark, as prepared bytes: both ends make them from the same lines, so that
-// each can check what arrives.
+// Requests and responses of the benchmark, as prepared bytes: both ends make them from the same lines, so that each can
+// check what arrives.
 
 /** What a request looks like and which answer it asks for. */
 export type Work = 'chat' | 'history' | 'images' | 'embeddings' | 'burst' | 'slow'
 
-/** `azure`: straight to the upstream, as the rewritten request would look; `gateway`: what a client sends to a proxy. */
+/**
+ * `azure`: straight to the upstream, as the rewritten request would look; `gateway`: what a client sends to a proxy.
+ */
 export type Route = 'azure' | 'gateway'
 
 export const CLIENT_KEY = 'bench-client-key-0123456789abcdef'

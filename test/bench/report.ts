@@ -13,8 +13,8 @@ export interface Sample {
 }
 
 /**
- * What the JSON file holds, one for each figure of a scenario: medians over the rounds, and the proxy against each yardstick.
- * A ratio is the median of the rounds' ratios, which drift of the machine disturbs least.
+ * What the JSON file holds, one for each figure of a scenario: medians over the rounds, and the proxy against each
+ * yardstick. A ratio is the median of the rounds' ratios, which drift of the machine disturbs least.
  */
 export interface Row extends Judged {
   readonly scenario: string

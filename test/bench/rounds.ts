@@ -11,7 +11,9 @@ export interface Scenario {
   readonly process: 'kept' | 'fresh'
   /** Whether the second backend is there, and failing from some point on. */
   readonly secondBackend?: true
-  /** A process group of each of these numbers of workers, all measured in one go. Default: a single one, of one worker. */
+  /**
+   * A process group of each of these numbers of workers, all measured in one go. Default: a single one, of one worker.
+   */
   readonly workers?: readonly number[]
   /** How many cores the measured processes may use. Default: one. */
   readonly cores?: number

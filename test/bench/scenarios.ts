@@ -95,8 +95,8 @@ const oneBad: Scenario = {
     upstream.fail(true)
     try {
       await upstream.count()
-      // Errors are this scenario's figure, hence not counted as wrong answers. One client finds out: what is already under
-      // way to a backend when it fails cannot be held back by anybody.
+      // Errors are this scenario's figure, hence not counted as wrong answers. One client finds out: what is already
+      // under way to a backend when it fails cannot be held back by anybody.
       const aim = { port: target.port, route: target.route }
       const first = await bench.load.run({ ...FIND_OUT, ...aim })
       const running = await bench.load.run({ ...steady(bench), ...aim })

@@ -26,7 +26,10 @@ import { seededRandom } from '../fixtures/seeded-random.ts'
 export const RESOURCES = ['north', 'west', 'east'] as const
 export const RESOURCE_KEY = 'soak-azure-key'
 
-/** `rest`: close every connection and listen no more; `work`: listen (again, where it was before), and fail now and then. */
+/**
+ * `rest`: close every connection and listen no more; `work`: listen (again, where it was before), and fail now and
+ * then.
+ */
 export type ToBackends = { readonly kind: 'rest' } | { readonly kind: 'work'; readonly seed: number }
 
 export type FromBackends =

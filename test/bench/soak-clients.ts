@@ -1,5 +1,6 @@
-// The soak's clients, a process of its own: chat, streams, embeddings, stored responses, clients that leave at any moment, and
-// requests that are wrong. Each answer must be whole and right, one of the errors that the contract lists, or visibly cut.
+// The soak's clients, a process of its own: chat, streams, embeddings, stored responses, clients that leave at any
+// moment, and requests that are wrong. Each answer must be whole and right, one of the errors that the contract lists,
+// or visibly cut.
 import http from 'node:http'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 

@@ -1,7 +1,6 @@
-// `make soak MINUTES=5`: a proxy in this process under mixed load while its backends keep failing. At the end everything it took
-// must be where it was after a warm-up: connections, timers, leases, held bytes, memory. How long the event loop was held
-// up is told and never judged.
-//
+// `make soak MINUTES=5`: a proxy in this process under mixed load while its backends keep failing. At the end
+// everything it took must be where it was after a warm-up: connections, timers, leases, held bytes, memory. How long
+// the event loop was held up is told and never judged.
 //   MINUTES=5 or SECONDS=60   how long
 //   CLIENTS=32                how many at once
 //   SEED=1                    another course of chance
@@ -20,7 +19,9 @@ import { type FromClients, SOAK_KEY, type ToClients } from './soak-clients.ts'
 /** What is left may come back a little late: a probe is just under way, a connection is closing. */
 const SETTLE_MS = 10_000
 const LOOK_EVERY_MS = 100
-/** Compiled code, caches at their bound and fragments; a leak of a hundred bytes a request is over it within a minute. */
+/**
+ * Compiled code, caches at their bound and fragments; a leak of a hundred bytes a request is over it within a minute.
+ */
 const MEMORY_SLACK_BYTES = 4 * 1024 * 1024
 /** An owner of a response whose client never heard its id stays, up to a bound (lib/balancer/owners.ts). */
 const OWNER_BYTES = 400

@@ -1,4 +1,5 @@
-// What Linux tells of processes: CPU time, memory, which cores they may use. Elsewhere the figures are missing, and it is said.
+// Figures of processes from Linux: CPU time, memory, which cores they may use. Elsewhere the figures are missing, and
+// it is said.
 import { accessSync, constants, readdirSync, readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
@@ -26,7 +27,8 @@ interface Stat {
 function stat(pid: number): Stat | undefined {
   const text = read(`/proc/${pid}/stat`)
   if (text === undefined) return undefined
-  // The second field is the program's name in brackets, with whatever in it: count from behind (proc(5): ppid 4, utime 14).
+  // The second field is the program's name in brackets, with whatever in it: count from behind (proc(5): ppid 4, utime
+  // 14).
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
   return { parent: Number(fields[1]), cpuUs: (Number(fields[11]) + Number(fields[12])) * US_PER_TICK }
 }
@@ -44,7 +46,10 @@ function tree(root: number): number[] {
   return found
 }
 
-/** User and system time so far, in µs, of a process and its descendants, itself first; NaN where the system does not tell. */
+/**
+ * User and system time so far, in µs, of a process and its descendants, itself first; NaN where the system does not
+ * tell.
+ */
 export function cpuUsByProcess(pid: number): ReadonlyMap<number, number> {
   if (!tellsUsage()) return new Map([[pid, Number.NaN]])
   return new Map(tree(pid).map(each => [each, stat(each)?.cpuUs ?? 0]))

@@ -1,4 +1,5 @@
-// What is measured: nothing at all (direct), nginx, HAProxy and this proxy, each doing the same; gateway-configs.ts says what.
+// The measured targets: nothing at all (direct), nginx, HAProxy and this proxy, each doing the same; gateway-configs.ts
+// says what.
 import type { ChildProcess } from 'node:child_process'
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
 import net, { type AddressInfo } from 'node:net'

@@ -12,8 +12,8 @@ export function closed({ scale }: Bench, work: PlainWork, connections: number, s
 }
 
 /**
- * The same until the code that serves it is as good as it gets. V8 optimizes what has often run: on a slow machine a few
- * seconds are not enough for that, so requests are counted as well.
+ * The same until the code that serves it is as good as it gets. V8 optimizes what has often run: on a slow machine a
+ * few seconds are not enough for that, so requests are counted as well.
  * @param requests so many, unless they take too long
  */
 export function warming(bench: Bench, work: PlainWork, connections: number, requests: number): Task {

@@ -1,5 +1,5 @@
-// A fake Azure OpenAI that is not the bottleneck: a raw socket server in a process of its own that answers prepared bytes.
-// What is answered, the request's header chooses (payloads.ts). Its second port can be made to fail.
+// A fake Azure OpenAI that is not the bottleneck: a raw socket server in a process of its own that answers prepared
+// bytes. What is answered, the request's header chooses (payloads.ts). Its second port can be made to fail.
 import net, { type AddressInfo, type Socket } from 'node:net'
 import { createMessageReader } from './message-reader.ts'
 import {

@@ -1,4 +1,4 @@
-// What the bytes of a backend become for a client: whole, failed over, or cut; never held in memory, never garbled.
+// A backend's bytes on their way to a client: whole, failed over, or cut; never held in memory, never garbled.
 import { once } from 'node:events'
 import http from 'node:http'
 import { setImmediate as nextTurn } from 'node:timers/promises'

@@ -1,5 +1,5 @@
-// When capacity is short: the queue of retry.max_wait, waits that are true, the retry budget of an outage, and what Azure says of
-// itself; then a server that is not Azure as the last tier.
+// Short capacity: the queue of retry.max_wait, waits that are true, the retry budget of an outage, and what Azure says
+// of itself; then a server that is not Azure as the last tier.
 import t, { type Test } from 'tap'
 import { delay, hangUp, silence, throttleBy } from '../../lib/simulator/faults.ts'
 import type { ReceivedRequest, SimulatedResource } from '../../lib/simulator/resource.ts'

@@ -1,4 +1,5 @@
-// What every outcome of an attempt means for the client and for the backend (contract, section 5), against the simulator.
+// The meaning of every outcome of an attempt for the client and for the backend (contract, section 5), against the
+// simulator.
 import t from 'tap'
 import {
   cutAfter,

@@ -1,4 +1,5 @@
-// What a backend's bytes mean: heads, where a body ends, what may follow, and what is no answer at all (RFC 9112, RFC 9110).
+// The meaning of a backend's bytes: heads, where a body ends, what may follow, and what is no answer at all (RFC 9112,
+// RFC 9110).
 import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'

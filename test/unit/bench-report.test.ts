@@ -1,4 +1,4 @@
-// What the benchmark makes of its figures: medians, ratios, verdicts, and what changed between two runs. And which cores it uses.
+// The report of the benchmark: medians, ratios, verdicts, and what changed between two runs. And which cores it uses.
 import t from 'tap'
 import { comparison } from '../bench/comparison.ts'
 import { divide } from '../bench/cores.ts'

@@ -1,4 +1,4 @@
-// What keeps track of things under way: the bag, the deadlines, and a request's one cancellation.
+// Bookkeeping of things in progress: the dense set, the deadlines, and a request's one cancellation.
 import t from 'tap'
 import { createDeadlines, type Deadline } from '../../lib/clock.ts'
 import { createDenseSet, NO_SLOT, type Slotted } from '../../lib/dense-set.ts'

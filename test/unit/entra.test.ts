@@ -1,4 +1,5 @@
-// What each Entra identity asks for, what answers mean, and when a token is fetched again: decisions, on a clock moved by hand.
+// Requests of each Entra identity, the meaning of responses, and when a token is fetched again: decisions, on a clock
+// moved by hand.
 import t, { type Test } from 'tap'
 import type { Authorization } from '../../lib/azure/credentials.ts'
 import {

@@ -1,4 +1,4 @@
-// What is seen of an event stream as it passes: start-up, output, its end, an error; and what is read from its last bytes.
+// An event stream watched as it passes: start-up, output, its end, an error; and what is read from its last bytes.
 import t from 'tap'
 import type { Dialect } from '../../lib/azure/operations.ts'
 import { streamErrorEvent } from '../../lib/forward/sse-error.ts'

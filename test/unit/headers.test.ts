@@ -1,4 +1,4 @@
-// Which headers pass and which stay, both ways.
+// Headers that pass and headers that stay, both ways.
 import t from 'tap'
 import type { BackendType } from '../../lib/config/types.ts'
 import {

@@ -1,4 +1,4 @@
-// What the JSON scanner finds in a request body without parsing it, and what it refuses.
+// The JSON scanner: members it finds in a request body without parsing it, and bodies it refuses.
 import t from 'tap'
 import { byteLengthOf, replaceBytes, sliceBytes, viewBytes } from '../../lib/body/chunk-list.ts'
 import { lastMember, setMember, setModel } from '../../lib/body/edit.ts'

@@ -1,4 +1,4 @@
-// What a client key may use a minute and at once.
+// Limits of a client key: in a minute, and at once.
 import t from 'tap'
 import { createKeyUsage, estimateTokens } from '../../lib/balancer/key-limits.ts'
 import { resetText } from '../../lib/handlers/admit.ts'

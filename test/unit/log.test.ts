@@ -1,4 +1,4 @@
-// What a log line looks like, and that a slow, full or vanished target costs lines, which are counted, and never a request.
+// The form of a log line; and that a slow, full or vanished target costs lines, which are counted, and never a request.
 import fs from 'node:fs'
 import path from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,4 +1,4 @@
-// How figures are counted under their labels: found again, bounded, and read as a plain state that can be merged.
+// Figures counted under their labels: found again, bounded, and read as a plain state that can be merged.
 import t from 'tap'
 import { createMetrics, mergeMetrics, renderMetrics } from '../../lib/metrics.ts'
 

@@ -1,4 +1,4 @@
-// What the form scanner finds in a multipart body without copying its files, and what it refuses.
+// The form scanner: fields it finds in a multipart body without copying its files, and forms it refuses.
 import t from 'tap'
 import { parseBoundary } from '../../lib/body/multipart-headers.ts'
 import {

@@ -1,5 +1,5 @@
-// What an answer, a failure or an error event means for the request and for the backend: the table of outcomes, row by row,
-// and what a client is told when no backend gave it an answer.
+// The meaning of a response, a failure or an error event for the request and for the backend: the table of outcomes,
+// row by row, and what a client is told when no backend gave it an answer.
 import t, { type Test } from 'tap'
 import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
 import type { EjectReason } from '../../lib/balancer/health.ts'

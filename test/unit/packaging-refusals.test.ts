@@ -1,4 +1,4 @@
-// What stops a build of packaged executables: the build itself is started, against a registry on this machine.
+// Refusals of a build of packaged executables: the build itself is started, against a registry on this machine.
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { readdirSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,4 @@
-// What `balance: prompt_cache` is worth, in virtual time; `make simulate` prints the table.
+// The worth of `balance: prompt_cache`, in virtual time; `make simulate` prints the table.
 import t from 'tap'
 import { simulate, workload } from '../simulate/prompt-cache.ts'
 

@@ -1,4 +1,5 @@
-// What the live status page counts: rolling windows, percentiles, the last requests and changes, and several processes as one.
+// Counts of the live status page: rolling windows, percentiles, the last requests and changes, and several processes as
+// one.
 import t from 'tap'
 import type { BackendState, RequestEntry } from '../../lib/dashboard/entries.ts'
 import { addHistogram, BUCKETS, bucketOf, percentile } from '../../lib/dashboard/histogram.ts'

@@ -1,4 +1,4 @@
-// How long a 429 asks to be left alone: every form of every header, their order, and what is no wait at all.
+// Waits that a 429 asks for: every form of every header, their order, and what is no wait at all.
 import t from 'tap'
 import {
   DEFAULT_THROTTLE_MS,
