@@ -53,6 +53,7 @@ coverage: build ## all tests, with what they do not reach
 
 types: install
 	@$(TSC) -p . --noEmit
+	@$(TSC) -p lib/dashboard/page
 
 lint: install
 	@node_modules/.bin/biome check .

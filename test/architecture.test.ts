@@ -54,7 +54,8 @@ t.test('no file imports itself over a detour', t => {
 })
 
 t.test('every import names a file that is there', t => {
-  const files = new Set(sources.map(({ file }) => file))
+  // A module that the build makes has its declarations among the sources: page.d.ts of page.js.
+  const files = new Set(sources.map(({ file }) => file.replace(/\.d\.ts$/, '.js')))
   const lost = imports.flatMap(({ file, to }) =>
     to.filter(target => target.startsWith('lib/') && !files.has(target)).map(target => `${file} imports ${target}`),
   )

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { type BuildOptions, build } from 'esbuild'
 import { BuildError } from './errors.ts'
+import { PAGE_MODULE } from './page.ts'
 
 /** Not minified: traces from a packaged program name places in this file, and no source map is applied there. */
 const BUNDLE = 'app.cjs'
@@ -30,6 +31,15 @@ async function bundleOf(root: string, options: BuildOptions): Promise<Bundle> {
     // A node_modules that is a link would otherwise show in the comments where it leads.
     preserveSymlinks: true,
     logLevel: 'error',
+    // Made by page.ts, so it lies beside no source.
+    plugins: [
+      {
+        name: 'status-page',
+        setup(hooks) {
+          hooks.onResolve({ filter: /^\.\/page\.js$/ }, () => ({ path: join(root, PAGE_MODULE) }))
+        },
+      },
+    ],
     ...options,
   })
   const text = (suffix: string): string => result.outputFiles?.find(file => file.path.endsWith(suffix))?.text ?? ''

@@ -5,6 +5,7 @@ import { renameSync, writeFileSync } from 'node:fs'
 import process from 'node:process'
 import { bundleForLauncher } from './bundle.ts'
 import { BuildError, explain } from './errors.ts'
+import { writePage } from './page.ts'
 
 const BUNDLE = 'dist/proxy.cjs'
 
@@ -15,6 +16,7 @@ function put(file: string, content: string): void {
 }
 
 async function run(): Promise<void> {
+  await writePage(process.cwd())
   const { code, map } = await bundleForLauncher(process.cwd(), BUNDLE)
   // One other character, in a raw text for example, would make it two bytes a character in memory: 1 MB more at rest.
   const odd = /[^\p{ASCII}].{0,40}/u.exec(code)?.[0]

@@ -90,3 +90,42 @@ export interface BackendState {
   readonly in_flight: number
   readonly headroom: HeadroomEntry | null
 }
+
+/** Where an entry comes from: a process and its running number there. Request ids will not do, as clients may choose them. */
+export interface Sequenced {
+  readonly source: string
+  readonly seq: number
+}
+
+/** One value a step, oldest first. */
+export interface StepHistory {
+  readonly requests: readonly number[]
+  readonly errors: readonly number[]
+  readonly tokens: readonly number[]
+  readonly ttfb_p50_ms: readonly (number | null)[]
+}
+
+export interface Figures {
+  readonly requests_per_s: number
+  /** Of the attempts, those that failed; null when there were none. */
+  readonly error_share: number | null
+  /** Of the attempts, those answered 429. */
+  readonly throttled_share: number | null
+  readonly ttfb_p50_ms: number | null
+  readonly ttfb_p95_ms: number | null
+  readonly tokens_per_min: number
+  /** Of the prompt tokens, those from the cache; null when nothing was said of it. */
+  readonly cached_share: number | null
+  readonly history: StepHistory
+}
+
+export type BackendRow = BackendState & Figures
+
+export interface StatusView {
+  readonly time_ms: number
+  readonly step: number
+  readonly step_ms: number
+  readonly steps: number
+  readonly totals: Figures & { readonly in_flight: number }
+  readonly backends: readonly BackendRow[]
+}

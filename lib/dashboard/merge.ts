@@ -1,13 +1,6 @@
 // Several processes' snapshots as one: counts are added, of requests and changes the newest stay. Pure.
-import type { BackendState } from './entries.ts'
-import {
-  type BackendCounts,
-  MAX_CHANGES,
-  MAX_REQUESTS,
-  type Sequenced,
-  type SparseSteps,
-  type StatusSnapshot,
-} from './status.ts'
+import type { BackendState, Sequenced } from './entries.ts'
+import { type BackendCounts, MAX_CHANGES, MAX_REQUESTS, type SparseSteps, type StatusSnapshot } from './status.ts'
 import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
 
 const GRAVITY = { healthy: 0, throttled: 1, trial: 2, ejected: 3 } as const

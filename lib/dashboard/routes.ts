@@ -137,7 +137,7 @@ export function createDashboardRoutes({ clock, collect, eject, restore }: Dashbo
   let made: Promise<{ readonly pageBytes: Buffer; readonly csp: string }> | undefined
   // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first answer, and 0.7 MB.
   const page = async () => {
-    const { html, csp } = (await import('./dashboard-page.ts')).dashboardPage()
+    const { html, csp } = await import('./page.js')
     return { pageBytes: Buffer.from(html), csp }
   }
   const viewers = createViewers({ clock, collect })

@@ -1,7 +1,7 @@
 // What the live status page shows, kept: rolling windows for each backend, the last requests, the last changes. Everything here
 // has a bound. One a process; several processes' snapshots are merged (merge.ts).
 import type { Clock } from '../clock.ts'
-import type { AttemptEntry, BackendState, ChangeEntry, RequestEntry } from './entries.ts'
+import type { AttemptEntry, BackendState, ChangeEntry, RequestEntry, Sequenced } from './entries.ts'
 import { bucketOf } from './histogram.ts'
 import { createStepWindow, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
 
@@ -11,12 +11,6 @@ export const MAX_REQUESTS = 100
 export const MAX_CHANGES = 100
 /** Backends counted at once. A config names them, so this is no limit for real ones; it holds if a caller passes other names. */
 export const MAX_BACKENDS = 2_000
-
-/** Where an entry comes from: a process and its running number there. Request ids will not do, as clients may choose them. */
-export interface Sequenced {
-  readonly source: string
-  readonly seq: number
-}
 
 /** Steps of one backend that were not empty, by their distance from the newest: 0 is now. */
 export type SparseSteps = Readonly<Record<number, StepCounts>>

@@ -1,5 +1,5 @@
 // From counts to the figures that people read: rates of the last minute, shares and percentiles of the last five. Pure.
-import type { BackendState } from './entries.ts'
+import type { Figures, StatusView, StepHistory } from './entries.ts'
 import { percentile } from './histogram.ts'
 import type { SparseSteps, StatusSnapshot } from './status.ts'
 import { addStep, emptyStep, type MutableStep, STEP_MS, STEPS, type StepCounts } from './window.ts'
@@ -10,39 +10,6 @@ const RATE_STEPS = 6
 const SHARE_STEPS = 30
 /** Rates of a process that has just begun are over this time at least, so that a first request is not a storm. */
 const MIN_RATE_MS = 10_000
-
-/** One value a step, oldest first. */
-export interface History {
-  readonly requests: readonly number[]
-  readonly errors: readonly number[]
-  readonly tokens: readonly number[]
-  readonly ttfb_p50_ms: readonly (number | null)[]
-}
-
-export interface Figures {
-  readonly requests_per_s: number
-  /** Of the attempts, those that failed; null when there were none. */
-  readonly error_share: number | null
-  /** Of the attempts, those answered 429. */
-  readonly throttled_share: number | null
-  readonly ttfb_p50_ms: number | null
-  readonly ttfb_p95_ms: number | null
-  readonly tokens_per_min: number
-  /** Of the prompt tokens, those from the cache; null when nothing was said of it. */
-  readonly cached_share: number | null
-  readonly history: History
-}
-
-export type BackendRow = BackendState & Figures
-
-export interface StatusView {
-  readonly time_ms: number
-  readonly step: number
-  readonly step_ms: number
-  readonly steps: number
-  readonly totals: Figures & { readonly in_flight: number }
-  readonly backends: readonly BackendRow[]
-}
 
 function sumOf(steps: SparseSteps, wholeSteps: number): StepCounts {
   const sum = emptyStep()
@@ -65,7 +32,7 @@ function share(part: number, whole: number): number | null {
   return whole === 0 ? null : part / whole
 }
 
-function historyOf(steps: SparseSteps, length: number): History {
+function historyOf(steps: SparseSteps, length: number): StepHistory {
   const newestLast = Array.from({ length }, (_, i) => steps[length - 1 - i])
   return {
     requests: newestLast.map(counts => counts?.attempts ?? 0),

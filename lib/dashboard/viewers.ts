@@ -1,7 +1,8 @@
 // Those who watch the live status page: told every second of what is new, at most so many, never waited for.
 import type { ServerResponse } from 'node:http'
 import type { Clock, Timer } from '../clock.ts'
-import type { Sequenced, StatusSnapshot } from './status.ts'
+import type { Sequenced } from './entries.ts'
+import type { StatusSnapshot } from './status.ts'
 import { viewOf } from './view.ts'
 
 /** Streams open at once: a team around one fault, several tabs each. Each costs a snapshot a second. */

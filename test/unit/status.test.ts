@@ -1,11 +1,11 @@
 // Counts of the live status page: rolling windows, percentiles, the last requests and changes, and several processes as
 // one.
 import t from 'tap'
-import type { BackendState, RequestEntry } from '../../lib/dashboard/entries.ts'
+import type { BackendState, RequestEntry, StatusView } from '../../lib/dashboard/entries.ts'
 import { addHistogram, BUCKETS, bucketOf, percentile } from '../../lib/dashboard/histogram.ts'
 import { mergeSnapshots } from '../../lib/dashboard/merge.ts'
 import { createStatus, MAX_BACKENDS, MAX_CHANGES, MAX_REQUESTS, type Status } from '../../lib/dashboard/status.ts'
-import { type StatusView, viewOf } from '../../lib/dashboard/view.ts'
+import { viewOf } from '../../lib/dashboard/view.ts'
 import { STEP_MS, STEPS } from '../../lib/dashboard/window.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 

@@ -1,14 +1,15 @@
-// The live status page's script, third part: the summary that is read first, the totals, the table of backends.
+// Third part: the summary that is read first, the totals, the table of backends.
 
-export const DASHBOARD_SCRIPT_BACKENDS = String.raw`
-const TOTALS = [
+/** @type {[Word, Word, (totals: View['totals']) => string, ((history: StepHistory) => Series)?][]} */
+const TOTAL_FIGURES = [
   ['rate', 'over_1', t => rate(t.requests_per_s), h => [h.requests, h.errors, perSecond]],
   ['errors', 'over_5', t => share(t.error_share)],
   ['in_flight', 'now', t => count(t.in_flight)],
-  ['first_byte', 'over_5', t => millis(t.ttfb_p50_ms) + ' / ' + millis(t.ttfb_p95_ms)],
-  ['tokens', 'over_1', t => count(t.tokens_per_min), h => [h.tokens, [], max => say('spark', { max: rate(max / (view.data.step_ms / 1000)) })]],
+  ['first_byte', 'over_5', t => `${millis(t.ttfb_p50_ms)} / ${millis(t.ttfb_p95_ms)}`],
+  ['tokens', 'over_1', t => count(t.tokens_per_min), h => [h.tokens, [], perSecond]],
   ['cached', 'over_5', t => share(t.cached_share)],
-].map(([name, over, text, series]) => {
+]
+const TOTALS = TOTAL_FIGURES.map(([name, over, text, series]) => {
   const box = make('div')
   const figure = make('dd')
   const chart = series === undefined ? null : sparkNode()
@@ -18,15 +19,18 @@ const TOTALS = [
   return { figure, chart, text, series }
 })
 
+/** @param {View} view */
+
 function drawTotals({ totals }) {
   const history = view.histories.get(TOTAL)
+  if (history === undefined) return
   for (const { figure, chart, text, series } of TOTALS) {
     setText(figure, text(totals))
-    if (chart !== null) spark(chart, ...series(history))
+    if (chart !== null && series !== undefined) spark(chart, ...series(history))
   }
 }
 
-/** "moody of gpt-4o is out because ..., until ...": the line a stranger reads first. */
+/** "moody of gpt-4o is out because ..., until ...": the line a stranger reads first. @param {Row} row */
 function outLine(row) {
   const line = make('li')
   const state = shownState(row)
@@ -35,25 +39,28 @@ function outLine(row) {
   icon(mark, state)
   const words = make('span')
   line.append(mark, words)
-  words.append(make('b', '', row.backend), ' (' + row.model + ') ')
-  const left = row.until_ms === null ? null : row.until_ms - now()
+  words.append(make('b', '', row.backend), ` (${row.model}) `)
   const until = () => {
-    if (left === null) return [say('sum_until_restored')]
+    if (row.until_ms === null) return [say('sum_until_restored')]
+    const left = row.until_ms - now()
     const [before, after] = say(left > 0 ? 'sum_until' : 'sum_until_now', { wait: span(left) }).split('{time}')
-    return [before, make('time', '', moment(row.until_ms)), after]
+    return [before ?? '', make('time', '', moment(row.until_ms)), after ?? '']
   }
   if (row.state === 'throttled') {
     const [before, after] = say('sum_throttled').split('{until}')
-    words.append(before, ...until(), after)
+    words.append(before ?? '', ...until(), after ?? '')
   } else if (row.state === 'trial') words.append(say('sum_on_trial'))
   else {
-    const why = row.reason === 'by_hand' ? say('sum_hand') : say('sum_because', { reason: because(row.reason, row.detail) })
+    const why =
+      row.reason === 'by_hand' ? say('sum_hand') : say('sum_because', { reason: because(row.reason, row.detail) })
     words.append(say('sum_is_out'), zh ? '' : ' ', why, zh ? '' : ' ', ...until())
   }
   return line
 }
 
 const MAX_OUT_LINES = 6
+/** @param {View} view */
+
 function drawSummary({ backends }) {
   const total = backends.length
   const out = backends.filter(isOut)
@@ -79,13 +86,15 @@ function drawSummary({ backends }) {
   setText(byId('summary-title'), text)
   const troubled = [...out, ...throttled, ...trial]
   const lines = troubled.slice(0, MAX_OUT_LINES).map(outLine)
-  if (troubled.length > lines.length) lines.push(make('li', '', say('sum_more', { count: troubled.length - lines.length })))
+  if (troubled.length > lines.length)
+    lines.push(make('li', '', say('sum_more', { count: troubled.length - lines.length })))
   const list = byId('outs')
   // The same words again are not written again, so that they can be selected and are not read twice.
   if (list.textContent !== lines.map(line => line.textContent).join('')) list.replaceChildren(...lines)
-  document.title = (out.length > 0 ? '(' + out.length + ') ' : '') + say('title')
+  document.title = (out.length > 0 ? `(${out.length}) ` : '') + say('title')
 }
 
+/** @param {Word} name */
 function roomRow(name) {
   const label = make('span', '', say(name))
   const bar = make('span', 'bar')
@@ -95,17 +104,19 @@ function roomRow(name) {
   bar.setAttribute('aria-hidden', 'true')
   return { nodes: [label, bar, value], bar, fill, value }
 }
+/** @param {ReturnType<typeof roomRow>} room @param {number | null} remaining @param {number | null} limit */
 function fillRoom({ nodes, bar, fill, value }, remaining, limit) {
   for (const node of nodes) node.hidden = remaining === null
   if (remaining === null) return
   const part = limit === null || limit <= 0 ? null : Math.min(Math.max(remaining / limit, 0), 1)
-  fill.style.width = part === null ? '0' : part * 100 + '%'
+  fill.style.width = part === null ? '0' : `${part * 100}%`
   bar.hidden = part === null
   bar.className = part === null || part > 0.2 ? 'bar' : part > 0 ? 'bar low' : 'bar none'
-  setText(value, part === null ? count(remaining) : Math.round(part * 100) + '%')
-  value.title = count(remaining) + (limit === null ? '' : ' / ' + count(limit))
+  setText(value, part === null ? count(remaining) : `${Math.round(part * 100)}%`)
+  value.title = count(remaining) + (limit === null ? '' : ` / ${count(limit)}`)
 }
 
+/** @param {boolean} withSpark */
 function figureCell(withSpark) {
   const cell = make('td', 'n')
   const box = make('div', 'figure')
@@ -120,6 +131,7 @@ function figureCell(withSpark) {
   return { cell, main, small, chart }
 }
 
+/** @param {Row} row */
 function makeRow(row) {
   const node = make('tr', 'row')
   const name = make('th')
@@ -137,8 +149,12 @@ function makeRow(row) {
   const stateCell = make('td')
   stateCell.append(state)
   const plain = () => make('td', 'n')
-  const [inFlight, tokens, cached] = [plain(), plain(), plain()]
-  const [requests, errors, first] = [figureCell(true), figureCell(false), figureCell(true)]
+  const inFlight = plain()
+  const tokens = plain()
+  const cached = plain()
+  const requests = figureCell(true)
+  const errors = figureCell(false)
+  const first = figureCell(true)
   const room = make('div', 'room')
   const roomNone = make('span', 'note', NOTHING)
   const roomRequests = roomRow('left_requests')
@@ -147,23 +163,44 @@ function makeRow(row) {
   const roomCell = make('td')
   roomCell.append(room, roomNone)
   const acts = make('div', 'acts')
+  /** @param {'eject' | 'restore'} action */
   const button = action => {
     const made = make('button', '', say(action))
     made.type = 'button'
-    made.setAttribute('aria-label', say(action + '_named', { backend: row.backend, model: row.model }))
+    made.setAttribute('aria-label', say(`${action}_named`, { backend: row.backend, model: row.model }))
     made.addEventListener('click', () => {
       if (made.getAttribute('aria-disabled') !== 'true') askSteer(action, row.model, row.backend)
     })
     acts.append(made)
     return made
   }
-  const [eject, restore] = [button('eject'), button('restore')]
+  const eject = button('eject')
+  const restore = button('restore')
   const actsCell = make('td')
   actsCell.append(acts)
   node.append(name, stateCell, inFlight, requests.cell, errors.cell, first.cell, tokens, cached, roomCell, actsCell)
-  return { node, place, mark, word, why, inFlight, requests, errors, first, tokens, cached, room, roomNone, roomRequests, roomTokens, eject, restore }
+  return {
+    node,
+    place,
+    mark,
+    word,
+    why,
+    inFlight,
+    requests,
+    errors,
+    first,
+    tokens,
+    cached,
+    room,
+    roomNone,
+    roomRequests,
+    roomTokens,
+    eject,
+    restore,
+  }
 }
 
+/** @param {Row} row */
 function whyText(row) {
   if (row.state === 'healthy') return ''
   if (row.state === 'trial') return say('trial_help')
@@ -172,11 +209,16 @@ function whyText(row) {
   if (row.until_ms === null) parts.push(say('until_restored'))
   else {
     const left = row.until_ms - now()
-    parts.push(say('until', { time: moment(row.until_ms) }) + ' \u00b7 ' + (left > 0 ? say('left', { wait: span(left) }) : say('due')))
+    parts.push(
+      say('until', { time: moment(row.until_ms) }) +
+        ' · ' +
+        (left > 0 ? say('left', { wait: span(left) }) : say('due')),
+    )
   }
   return parts.join('\n')
 }
 
+/** @param {ReturnType<typeof makeRow>} refs @param {Row} row */
 function drawRow(refs, row) {
   const state = shownState(row)
   setAttr(refs.node, 'data-state', state)
@@ -187,13 +229,14 @@ function drawRow(refs, row) {
   setText(refs.inFlight, count(row.in_flight))
   const history = view.histories.get(nameOf(row))
   setText(refs.requests.main, rate(row.requests_per_s))
-  spark(refs.requests.chart, history.requests, history.errors, perSecond)
+  if (history !== undefined && refs.requests.chart !== null)
+    spark(refs.requests.chart, history.requests, history.errors, perSecond)
   setText(refs.errors.main, share(row.error_share))
   refs.errors.cell.classList.toggle('hot', row.error_share !== null && row.error_share >= 0.05)
   setText(refs.errors.small, row.throttled_share ? say('throttled_share', { share: share(row.throttled_share) }) : '')
   setText(refs.first.main, millis(row.ttfb_p50_ms))
   setText(refs.first.small, row.ttfb_p95_ms === null ? '' : millis(row.ttfb_p95_ms))
-  spark(refs.first.chart, history.ttfb_p50_ms, null, atMost)
+  if (history !== undefined && refs.first.chart !== null) spark(refs.first.chart, history.ttfb_p50_ms, null, atMost)
   setText(refs.tokens, count(row.tokens_per_min))
   setText(refs.cached, share(row.cached_share))
   const room = row.headroom
@@ -205,9 +248,14 @@ function drawRow(refs, row) {
 }
 
 let drawnShape = ''
+/** @type {Map<string, { total: HTMLElement, out: HTMLElement, slow: HTMLElement }>} */
 const models = new Map()
+/** @type {Map<string, ReturnType<typeof makeRow>>} */
 const rows = new Map()
+/** @param {View} view */
+
 function drawBackends({ backends }) {
+  /** @type {Map<string, Row[]>} */
   const byModel = new Map()
   for (const row of backends) byModel.set(row.model, [...(byModel.get(row.model) ?? []), row])
   // A reload may add and remove: then the table is made anew, otherwise its nodes stay.
@@ -223,7 +271,9 @@ function drawBackends({ backends }) {
       const title = make('th', 'model', model)
       title.scope = 'rowgroup'
       title.colSpan = 10
-      const [total, out, slow] = [make('span'), make('span', 'out'), make('span', 'slow')]
+      const total = make('span')
+      const out = make('span', 'out')
+      const slow = make('span', 'slow')
       title.append(total, out, slow)
       head.append(title)
       body.append(head)
@@ -237,13 +287,17 @@ function drawBackends({ backends }) {
     }
   }
   for (const [model, members] of byModel) {
-    const { total, out, slow } = models.get(model)
+    const drawn = models.get(model)
+    if (drawn === undefined) continue
+    const { total, out, slow } = drawn
     const outs = members.filter(isOut).length
     const slows = members.filter(row => row.state === 'throttled').length
     setText(total, say(members.length === 1 ? 'model_one' : 'model_count', { total: members.length }))
     setText(out, outs === 0 ? '' : say('model_out', { count: outs }))
     setText(slow, slows === 0 ? '' : say('model_throttled', { count: slows }))
-    for (const row of members) drawRow(rows.get(nameOf(row)), row)
+    for (const row of members) {
+      const refs = rows.get(nameOf(row))
+      if (refs !== undefined) drawRow(refs, row)
+    }
   }
 }
-`

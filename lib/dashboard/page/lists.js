@@ -1,17 +1,17 @@
-// The live status page's script, fourth part: the last requests with their filters, the last changes, eject and restore.
+// Fourth part: the last requests with their filters, the last changes, eject and restore.
 
-export const DASHBOARD_SCRIPT_LISTS = String.raw`
+/** @type {Record<string, { node: HTMLSelectElement, of: (entry: RequestRow) => (string | null)[] }>} */
 const filters = {
   model: { node: byId('filter-model'), of: entry => [entry.model] },
   key: { node: byId('filter-key'), of: entry => [entry.key] },
-  status: { node: byId('filter-status'), of: entry => [Math.floor(entry.status / 100) + 'xx', String(entry.status)] },
+  status: { node: byId('filter-status'), of: entry => [`${Math.floor(entry.status / 100)}xx`, String(entry.status)] },
 }
 for (const filter of Object.values(filters)) {
   filter.node.append(new Option(say('all'), ''))
   filter.node.addEventListener('change', drawRequests)
 }
 
-/** Whether a list is open under somebody's hand; a browser that cannot tell is taken to have it closed. */
+/** Whether a list is open in a reader's hand; a browser that cannot say counts as closed. @param {Element} node */
 function isOpen(node) {
   try {
     return node.matches(':open')
@@ -20,9 +20,11 @@ function isOpen(node) {
   }
 }
 
-/** Offers what is there to be filtered for; what is chosen stays, also when the last such request is gone. */
+/** Offers the values there are; a chosen one stays, also when its last request is gone. @param {typeof filters[string]} filter */
 function drawFilter({ node, of }) {
-  const values = new Set(view.requests.flatMap(of).filter(value => value !== null))
+  /** @type {Set<string>} */
+  const values = new Set()
+  for (const value of view.requests.flatMap(of)) if (value !== null) values.add(value)
   const chosen = node.value
   if (chosen !== '') values.add(chosen)
   const sorted = [...values].sort()
@@ -32,10 +34,14 @@ function drawFilter({ node, of }) {
   node.value = chosen
 }
 
-const requestKey = entry => entry.source + ' ' + entry.seq
+/** @param {RequestRow} entry */
+const requestKey = entry => `${entry.source} ${entry.seq}`
+/** @type {Map<string, HTMLElement>} */
 const requestRows = new Map()
+/** @param {RequestRow} entry */
 function requestRow(entry) {
   const row = make('tr')
+  /** @param {string} text @param {string} className */
   const cell = (text, className) => {
     const made = make('td', className, text)
     row.append(made)
@@ -48,6 +54,7 @@ function requestRow(entry) {
   const code = make('span', 'code', entry.status === 0 ? NOTHING : String(entry.status))
   code.dataset.class = String(Math.floor(entry.status / 100))
   cell('', '').append(code)
+  /** @param {string | null} text */
   const wide = text => {
     const made = cell(text ?? NOTHING, 'wide')
     made.title = text ?? ''
@@ -57,11 +64,12 @@ function requestRow(entry) {
   const backend = wide(entry.backend)
   if (entry.attempts > 1) backend.append(' ', make('span', 'mark', say('tries', { count: entry.attempts })))
   wide(entry.key)
-  cell(entry.path + (entry.stream ? ' \u00b7 ' + say('stream') : ''), 'wide').title = entry.method + ' ' + entry.path + '\n' + entry.id
-  cell(millis(entry.ttfb_ms) + ' / ' + millis(entry.duration_ms), 'n')
+  cell(entry.path + (entry.stream ? ` · ${say('stream')}` : ''), 'wide').title =
+    `${entry.method} ${entry.path}\n${entry.id}`
+  cell(`${millis(entry.ttfb_ms)} / ${millis(entry.duration_ms)}`, 'n')
   const { prompt_tokens, completion_tokens } = entry
   const counted = prompt_tokens !== null || completion_tokens !== null
-  cell(counted ? count(prompt_tokens) + ' / ' + count(completion_tokens) : NOTHING, 'n')
+  cell(counted ? `${count(prompt_tokens)} / ${count(completion_tokens)}` : NOTHING, 'n')
   cell(count(entry.cached_tokens), 'n')
   cell(entry.error ?? '', 'err')
   return row
@@ -69,8 +77,10 @@ function requestRow(entry) {
 
 function drawRequests() {
   for (const filter of Object.values(filters)) drawFilter(filter)
-  const wanted = Object.values(filters).map(({ node, of }) => [node.value, of])
-  const shown = view.requests.filter(entry => wanted.every(([value, of]) => value === '' || of(entry).includes(value)))
+  const wanted = Object.values(filters).map(({ node, of }) => ({ value: node.value, of }))
+  const shown = view.requests.filter(entry =>
+    wanted.every(({ value, of }) => value === '' || of(entry).includes(value)),
+  )
   const kept = new Set(shown.map(requestKey))
   for (const [key, row] of requestRows) {
     if (!kept.has(key)) {
@@ -94,7 +104,7 @@ function drawRequests() {
   const notes = []
   if (shown.length < total) notes.push(say('shown_of', { shown: shown.length, count: total }))
   if (view.skipped > 0) notes.push(say('skipped', { count: count(view.skipped) }))
-  setText(byId('requests-note'), notes.join(' \u00b7 '))
+  setText(byId('requests-note'), notes.join(' · '))
   const { paused, waiting } = view
   setText(byId('pause'), paused ? say('paused', { count: waiting.length }) : say('pause'))
   setAttr(byId('pause'), 'aria-pressed', String(paused))
@@ -106,22 +116,26 @@ byId('pause').addEventListener('click', () => {
   drawRequests()
 })
 
+/** @param {ChangeRow} change */
 function changeWords(change) {
   if (change.kind === 'ejected') {
     const { reason, detail } = change
     return reason === 'by_hand' ? because(reason, detail) : say('change_ejected', { reason: because(reason, detail) })
   }
   if (change.kind === 'throttled') return say('change_throttled')
-  const by = words['change_by_' + change.by]
-  return by === undefined ? say('change_restored') : say('change_restored') + (zh ? '\uff08' + by + '\uff09' : ' (' + by + ')')
+  const by = sayIfKnown(`change_by_${change.by}`)
+  return by === undefined ? say('change_restored') : say('change_restored') + (zh ? `（${by}）` : ` (${by})`)
 }
+/** @param {ChangeRow} change */
 function untilWords(change) {
   if (change.kind === 'restored') return ''
   return change.until_ms === null ? say('until_restored') : say('until', { time: moment(change.until_ms) })
 }
+/** @param {ChangeRow} change */
 function changeText(change) {
-  return [change.backend + ' (' + change.model + ') ' + changeWords(change), untilWords(change)].filter(Boolean).join(', ')
+  return [`${change.backend} (${change.model}) ${changeWords(change)}`, untilWords(change)].filter(Boolean).join(', ')
 }
+/** @type {readonly ChangeRow[] | null} */
 let drawnChanges = null
 function drawChanges() {
   if (drawnChanges === view.changes) return
@@ -131,14 +145,18 @@ function drawChanges() {
     ...view.changes.map(change => {
       const line = make('li')
       const state =
-        change.kind === 'restored' ? 'healthy' : change.kind === 'ejected' && change.reason === 'by_hand' ? 'hand' : change.kind
+        change.kind === 'restored'
+          ? 'healthy'
+          : change.kind === 'ejected' && change.reason === 'by_hand'
+            ? 'hand'
+            : change.kind
       line.dataset.state = state
       const at = make('time', '', moment(change.time_ms))
       at.dateTime = new Date(change.time_ms).toISOString()
       const mark = iconNode()
       icon(mark, state)
       const text = make('p')
-      text.append(make('b', '', change.backend), ' (' + change.model + ') ' + changeWords(change))
+      text.append(make('b', '', change.backend), ` (${change.model}) ${changeWords(change)}`)
       const until = untilWords(change)
       if (until !== '') text.append(make('span', 'sub', until))
       line.append(at, mark, text)
@@ -147,11 +165,13 @@ function drawChanges() {
   )
 }
 
-const steer = { action: '', model: '', backend: '', busy: false }
+/** @type {{ action: 'eject' | 'restore', model: string, backend: string, busy: boolean }} */
+const steer = { action: 'eject', model: '', backend: '', busy: false }
+/** @param {'eject' | 'restore'} action @param {string} model @param {string} backend */
 function askSteer(action, model, backend) {
   Object.assign(steer, { action, model, backend, busy: false })
-  setText(byId('confirm-title'), say(action + '_title', { backend }))
-  setText(byId('confirm-text'), say(action + '_text', { backend, model }))
+  setText(byId('confirm-title'), say(`${action}_title`, { backend }))
+  setText(byId('confirm-text'), say(`${action}_text`, { backend, model }))
   byId('confirm-problem').hidden = true
   const yes = byId('confirm-yes')
   setText(yes, say(action))
@@ -160,6 +180,7 @@ function askSteer(action, model, backend) {
   byId('confirm').showModal()
   byId('confirm-no').focus()
 }
+/** @param {string} reason */
 function steerFailed(reason) {
   setText(byId('confirm-problem'), say('steer_failed', { reason }))
   byId('confirm-problem').hidden = false
@@ -169,11 +190,14 @@ async function doSteer() {
   steer.busy = true
   setAttr(byId('confirm-yes'), 'aria-disabled', 'true')
   try {
-    const response = await fetch(base + '/backends/' + steer.action, {
+    const response = await fetch(`${base}/backends/${steer.action}`, {
       method: 'POST',
       headers: { ...credentials(readKey()), 'content-type': 'application/json' },
       body: JSON.stringify({ model: steer.model, backend: steer.backend }),
-      cache: 'no-store', credentials: 'omit', redirect: 'error', signal: AbortSignal.timeout(10_000),
+      cache: 'no-store',
+      credentials: 'omit',
+      redirect: 'error',
+      signal: AbortSignal.timeout(10_000),
     })
     if (response.ok) byId('confirm').close()
     else if (response.status === 401) steerFailed(say('key_wrong'))
@@ -197,4 +221,3 @@ function draw() {
   drawChanges()
 }
 connect()
-`
