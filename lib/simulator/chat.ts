@@ -1,7 +1,8 @@
 // Chat completions as Azure answers them: compact JSON in alphabetical order, filter results everywhere, and the stream of the
 // wire reference's section 5.2.
-import { type Answer, modelError } from './errors.ts'
+import type { Answer } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
+import { type Output, outputOf, piecesOf } from './structured.ts'
 import { countTokens, digest, numbers, pieces } from './text.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -30,49 +31,6 @@ export interface ChatOptions {
   readonly cutByFilter: boolean
 }
 
-const KNOWN = new Set([
-  'audio',
-  'data_sources',
-  'frequency_penalty',
-  'function_call',
-  'functions',
-  'logit_bias',
-  'logprobs',
-  'max_completion_tokens',
-  'max_tokens',
-  'messages',
-  'metadata',
-  'modalities',
-  'model',
-  'n',
-  'parallel_tool_calls',
-  'prediction',
-  'presence_penalty',
-  'prompt_cache_key',
-  'prompt_cache_retention',
-  'reasoning_effort',
-  'response_format',
-  'safety_identifier',
-  'seed',
-  'service_tier',
-  'stop',
-  'store',
-  'stream',
-  'stream_options',
-  'temperature',
-  'tool_choice',
-  'tools',
-  'top_logprobs',
-  'top_p',
-  'user',
-  'user_security_context',
-  'verbosity',
-  'web_search_options',
-])
-
-const MAX_MESSAGES = 2_048
-const MAX_TOOLS = 128
-
 const SAFE = { filtered: false, severity: 'safe' } as const
 const OUTPUT_FILTER = {
   hate: SAFE,
@@ -93,64 +51,6 @@ const PROMPT_FILTER = [
     },
   },
 ] as const
-
-/** Why Azure refuses the request, if it does. */
-export function checkChat(body: Json, apiVersion: string): Answer | undefined {
-  for (const name of Object.keys(body)) {
-    if (!KNOWN.has(name)) return modelError(400, `Unrecognized request argument supplied: ${name}`)
-  }
-  const { messages, tools, stream, stream_options: streamOptions } = body
-  if (messages === undefined)
-    return modelError(400, "Missing required parameter: 'messages'.", {
-      param: 'messages',
-      code: 'missing_required_parameter',
-    })
-  if (!Array.isArray(messages))
-    return modelError(400, "Invalid type for 'messages': expected an array of objects.", {
-      param: 'messages',
-      code: 'invalid_type',
-    })
-  if (messages.length === 0) {
-    return modelError(
-      400,
-      "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.",
-      {
-        param: 'messages',
-        code: 'empty_array',
-      },
-    )
-  }
-  if (messages.length > MAX_MESSAGES)
-    return modelError(400, "Invalid 'messages': array too long.", { param: 'messages', code: 'array_above_max_length' })
-  for (const [i, message] of messages.entries()) {
-    if (typeof message !== 'object' || message === null || typeof Reflect.get(message, 'role') !== 'string') {
-      return modelError(400, `Missing required parameter: 'messages[${i}].role'.`, {
-        param: `messages[${i}].role`,
-        code: 'missing_required_parameter',
-      })
-    }
-  }
-  if (Array.isArray(tools) && tools.length > MAX_TOOLS)
-    return modelError(400, "Invalid 'tools': array too long.", { param: 'tools', code: 'array_above_max_length' })
-  if (streamOptions !== undefined && streamOptions !== null) {
-    // Older versions do not know the option, and it needs a stream (wire reference, 1.2).
-    if (/^20(22|23)-|^2024-0[1-8]/.test(apiVersion))
-      return modelError(400, 'Unrecognized request argument supplied: stream_options')
-    if (stream !== true) {
-      return modelError(400, "The 'stream_options' parameter is only allowed when 'stream' is enabled.", {
-        param: 'stream_options',
-      })
-    }
-    if (body.data_sources !== undefined)
-      return modelError(400, 'Validation error: stream_options is not supported with data_sources.', {
-        param: 'stream_options',
-      })
-  }
-  if (stream !== undefined && stream !== null && typeof stream !== 'boolean') {
-    return modelError(400, "Invalid type for 'stream': expected a boolean.", { param: 'stream', code: 'invalid_type' })
-  }
-  return undefined
-}
 
 /** The prompt as one text: what is counted and cached. Tools come first, as in Azure's cache. */
 export function promptText(body: Json): string {
@@ -174,6 +74,42 @@ function usageOf(promptTokens: number, completionTokens: number, cachedTokens: n
 
 const event = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`
 
+/** The deltas of an answer in order, and what they add up to as a message. */
+interface Said {
+  readonly deltas: readonly Json[]
+  readonly message: Json
+  readonly finish: string
+}
+
+function said(output: Output, words: readonly string[], seed: string, finish: string): Said {
+  if (output.kind !== 'call') {
+    const deltas = output.kind === 'json' ? piecesOf(output.text) : words
+    return { deltas: deltas.map(content => ({ content })), message: { content: deltas.join('') }, finish }
+  }
+  const { name, arguments: whole, legacy, named } = output
+  const parts = piecesOf(whole)
+  if (legacy) {
+    return {
+      deltas: [
+        { function_call: { name, arguments: '' } },
+        ...parts.map(part => ({ function_call: { arguments: part } })),
+      ],
+      message: { content: null, function_call: { name, arguments: whole } },
+      finish: 'stop',
+    }
+  }
+  const id = `call_${digest(seed)}`
+  return {
+    deltas: [
+      { tool_calls: [{ index: 0, id, type: 'function', function: { name, arguments: '' } }] },
+      ...parts.map(part => ({ tool_calls: [{ index: 0, function: { arguments: part } }] })),
+    ],
+    message: { content: null, tool_calls: [{ id, type: 'function', function: { name, arguments: whole } }] },
+    // A call that the request names ends with `stop`, as OpenAI's does.
+    finish: named ? 'stop' : 'tool_calls',
+  }
+}
+
 /** Answers a request that checkChat let through. */
 export function chat(body: Json, options: ChatOptions): Reply {
   const { model, createdS, deltas, filter, cache, cutByFilter } = options
@@ -183,45 +119,69 @@ export function chat(body: Json, options: ChatOptions): Reply {
   const asked = body.max_completion_tokens ?? body.max_tokens
   const count = typeof asked === 'number' && asked > 0 ? Math.min(deltas, Math.floor(asked)) : deltas
   const words = pieces(prompt, count)
-  const completionTokens = words.length
   const id = `chatcmpl-${digest(prompt)}`
-  const finish = cutByFilter ? 'content_filter' : count < deltas ? 'length' : 'stop'
-  const usage = usageOf(promptTokens, completionTokens, cachedTokens)
-  const fingerprint = `fp_${digest(model, 10)}`
-  const filtered = filter === 'off' ? {} : { content_filter_results: OUTPUT_FILTER }
-
-  if (body.stream !== true) {
-    const answer = {
-      choices: [
-        {
-          ...filtered,
-          finish_reason: finish,
-          index: 0,
-          logprobs: null,
-          message: { annotations: [], content: words.join(''), refusal: null, role: 'assistant' },
-        },
-      ],
-      created: createdS,
-      id,
-      model,
-      object: 'chat.completion',
-      ...(filter === 'off' ? {} : { prompt_filter_results: PROMPT_FILTER }),
-      system_fingerprint: fingerprint,
-      usage,
-    }
-    return {
-      kind: 'answer',
-      answer: { status: 200, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(answer)}\n` },
-    }
+  const output = outputOf(body, Array.isArray(body.messages) ? body.messages : [])
+  const answer = said(output, words, id, cutByFilter ? 'content_filter' : count < deltas ? 'length' : 'stop')
+  const usage = usageOf(promptTokens, answer.deltas.length, cachedTokens)
+  const common: Common = {
+    id,
+    created: createdS,
+    model,
+    filter,
+    fingerprint: `fp_${digest(model, 10)}`,
+    usage,
   }
+  return body.stream === true ? streamed(body, prompt, answer, common) : whole(answer, common)
+}
 
+interface Common {
+  readonly id: string
+  readonly created: number
+  readonly model: string
+  readonly filter: ChatOptions['filter']
+  readonly fingerprint: string
+  readonly usage: Json
+}
+
+function whole({ message, finish }: Said, { id, created, model, filter, fingerprint, usage }: Common): Reply {
+  const filtered = filter === 'off' ? {} : { content_filter_results: OUTPUT_FILTER }
+  const answer = {
+    choices: [
+      {
+        ...filtered,
+        finish_reason: finish,
+        index: 0,
+        logprobs: null,
+        message: { annotations: [], refusal: null, role: 'assistant', ...message },
+      },
+    ],
+    created,
+    id,
+    model,
+    object: 'chat.completion',
+    ...(filter === 'off' ? {} : { prompt_filter_results: PROMPT_FILTER }),
+    system_fingerprint: fingerprint,
+    usage,
+  }
+  return {
+    kind: 'answer',
+    answer: { status: 200, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(answer)}\n` },
+  }
+}
+
+function streamed(
+  body: Json,
+  prompt: string,
+  { deltas, message, finish }: Said,
+  { id, created, model, filter, fingerprint, usage }: Common,
+): Reply {
   const streamOptions = body.stream_options
   const wantsUsage =
     typeof streamOptions === 'object' && streamOptions !== null && Reflect.get(streamOptions, 'include_usage') === true
   const next = numbers(`obfuscation ${prompt}`)
   const padding = (): string => digest(String(next()), 1 + (next() >>> 28))
   const nullUsage = wantsUsage ? { usage: null } : {}
-  const base = { created: createdS, id, model }
+  const base = { created, id, model }
   const tail = { object: 'chat.completion.chunk', system_fingerprint: fingerprint, ...nullUsage }
   const chunk = (results: Json, delta: Json, reason: string | null): string =>
     event({
@@ -243,13 +203,15 @@ export function chat(body: Json, options: ChatOptions): Reply {
   if (filter !== 'off') {
     events.push(event({ choices: [], created: 0, id: '', model: '', object: '', prompt_filter_results: PROMPT_FILTER }))
   }
-  events.push(chunk({}, { content: '', refusal: null, role: 'assistant' }, null))
+  const opening = typeof message.content === 'string' ? '' : null
+  events.push(chunk({}, { content: opening, refusal: null, role: 'assistant' }, null))
   const startUp = events.length
-  for (const word of words)
-    events.push(chunk({ hate: SAFE, self_harm: SAFE, sexual: SAFE, violence: SAFE }, { content: word }, null))
+  for (const delta of deltas)
+    events.push(chunk({ hate: SAFE, self_harm: SAFE, sexual: SAFE, violence: SAFE }, delta, null))
   events.push(chunk({}, {}, finish))
   if (filter === 'async') {
-    const offsets = { check_offset: 0, start_offset: 0, end_offset: words.join('').length }
+    const length = typeof message.content === 'string' ? message.content.length : 0
+    const offsets = { check_offset: 0, start_offset: 0, end_offset: length }
     events.push(
       event({
         choices: [

@@ -1,8 +1,12 @@
 // A resource's deployments: what each can do, how its limits count, and which answer an admitted request gets.
+import type { IncomingHttpHeaders } from 'node:http'
 import type { Clock } from '../clock.ts'
 import { checkSpeech, checkTranscription, speech, transcription } from './audio.ts'
-import { chat, checkChat, promptText, type Reply } from './chat.ts'
+import { chat, promptText, type Reply } from './chat.ts'
+import { checkChat } from './chat-checks.ts'
+import { checkClaude, claude, countClaude, notSupported } from './claude.ts'
 import { checkCompletion, completion } from './completions.ts'
+import { checkDecision, decide } from './decisions.ts'
 import { checkEmbeddings, embeddings } from './embeddings.ts'
 import { type Answer, frontError, modelError, unparsableJson } from './errors.ts'
 import { checkImages, images } from './images.ts'
@@ -13,7 +17,16 @@ import type { ResponseStore } from './responses.ts'
 import type { Asked } from './surface.ts'
 import { countTokens, digest } from './text.ts'
 
-export type DeploymentKind = 'chat' | 'embeddings' | 'completion' | 'image' | 'speech' | 'transcription' | 'realtime'
+export type DeploymentKind =
+  | 'chat'
+  | 'embeddings'
+  | 'completion'
+  | 'image'
+  | 'speech'
+  | 'transcription'
+  | 'realtime'
+  | 'decision'
+  | 'claude'
 
 export interface SimulatedDeployment extends Partial<RateLimitOptions> {
   readonly name: string
@@ -38,6 +51,8 @@ const DEFAULT_MODEL: Readonly<Record<DeploymentKind, string>> = {
   speech: 'gpt-4o-mini-tts',
   transcription: 'gpt-4o-transcribe',
   realtime: 'gpt-realtime-2025-08-28',
+  decision: 'gpt-6-luna',
+  claude: 'claude-sonnet-5',
 }
 
 /** Which kind of model an operation works with, and what Azure calls it when it does not. */
@@ -56,6 +71,9 @@ const OPERATIONS: ReadonlyMap<string, { readonly kind: DeploymentKind; readonly 
   ['realtime/client_secrets', { kind: 'realtime', called: 'realtime' }],
   ['realtime/calls', { kind: 'realtime', called: 'realtime' }],
   ['realtime', { kind: 'realtime', called: 'realtime' }],
+  ['decisions', { kind: 'decision', called: 'decisions' }],
+  ['v1/messages', { kind: 'claude', called: 'messages' }],
+  ['v1/messages/count_tokens', { kind: 'claude', called: 'messages' }],
 ])
 
 /** What the output is estimated at when a request does not bound it. */
@@ -139,13 +157,24 @@ export function namedDeployment(operation: string, { fields }: AskedBody, query:
 export function checkKind(operation: string, { kind, model }: Deployment): Answer | undefined {
   const known = OPERATIONS.get(operation)
   if (known === undefined || known.kind === kind) return undefined
+  if (kind === 'claude' || known.kind === 'claude') return notSupported()
   const message = `The ${known.called} operation does not work with the specified model, ${model}. Please choose different model and try again.`
   return frontError(400, 'OperationNotSupported', message)
 }
 
 /** Why Azure refuses the body, if it does. */
-export function checkAsked(asked: Asked, { fields, parts }: AskedBody, store: ResponseStore): Answer | undefined {
+export function checkAsked(
+  asked: Asked,
+  { fields, parts }: AskedBody,
+  headers: IncomingHttpHeaders,
+  store: ResponseStore,
+): Answer | undefined {
   switch (asked.operation) {
+    case 'decisions':
+      return checkDecision(fields)
+    case 'v1/messages':
+    case 'v1/messages/count_tokens':
+      return checkClaude(fields, headers, asked.operation !== 'v1/messages')
     case 'embeddings':
       return checkEmbeddings(fields)
     case 'responses':
@@ -197,6 +226,12 @@ export function replyTo(asked: Asked, body: AskedBody, deployment: Deployment, o
   const { fields, parts } = body
   const { model, cache } = deployment
   switch (asked.operation) {
+    case 'decisions':
+      return decide(fields, model)
+    case 'v1/messages':
+      return claude(fields, { model, deltas, cache })
+    case 'v1/messages/count_tokens':
+      return countClaude(fields)
     case 'embeddings':
       return embeddings(fields, model)
     case 'responses':
@@ -210,7 +245,7 @@ export function replyTo(asked: Asked, body: AskedBody, deployment: Deployment, o
         id: `resp_${id}`,
         object: 'response.compaction',
         created_at: createdS,
-        output: [{ id: `cmp_${id}`, type: 'compaction', encrypted_content: digest(`compacted ${id}`, 64) }],
+        output: [{ id: `cmp_${id}`, type: 'compaction', encrypted_content: store.seal(`compacted ${id}`) }],
         usage: { input_tokens: tokens, output_tokens: 1, total_tokens: tokens + 1 },
       })
     }

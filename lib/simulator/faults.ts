@@ -1,4 +1,4 @@
-// The faults of the wire reference's checklist (section 12, items 6 and 7) as words: plain data, made here, carried out elsewhere.
+// The faults of a simulated resource (azure/README.md 12) as words: plain data, made here, carried out elsewhere.
 
 /** What a simulated resource does with one request instead of, or on top of, answering it. */
 export type Fault =
@@ -40,6 +40,21 @@ export type Fault =
   | { readonly kind: 'filtered_output' }
   /** So much later than usual. */
   | { readonly kind: 'delay'; readonly ms: number }
+  /** The resource denies the item that a request names, though it holds it: seen at random on Azure. */
+  | { readonly kind: 'denies_item' }
+
+/** What one turn of Responses over WebSocket meets. */
+export type TurnFault =
+  | {
+      readonly kind: 'error_frame'
+      /** Left out, Codex ignores the frame and waits. */
+      readonly status: number | undefined
+      readonly error: { readonly type: string; readonly code: string | null; readonly message: string }
+      readonly headers?: Readonly<Record<string, string>>
+    }
+  /** After so many events: a close frame, or the bare end of the connection. */
+  | { readonly kind: 'close'; readonly after: number; readonly code: number }
+  | { readonly kind: 'cut'; readonly after: number }
 
 /** How a 429 names its wait. */
 export type Waits =
@@ -51,7 +66,7 @@ export type Waits =
   | { readonly kind: 'reset_requests'; readonly ms: number }
   | { readonly kind: 'provisioned'; readonly ms: number }
 
-export type ErrorFamily = 'model' | 'front' | 'gateway' | 'html' | 'empty'
+export type ErrorFamily = 'model' | 'front' | 'gateway' | 'html' | 'empty' | 'claude'
 
 export type NamedError =
   | 'wrong_key'
@@ -62,8 +77,15 @@ export type NamedError =
   | 'version'
   | 'timeout'
 
-/** Errors inside a stream (wire reference, 5.4): Azure's nested and OpenAI's flat form, `response.failed` alone, chat's. */
-export type StreamErrorKind = 'nested_throttle' | 'flat' | 'failed_alone' | 'nested_missing_deployment' | 'chat'
+/** Errors inside a stream (azure/README.md 5.4): Azure's nested and OpenAI's flat form, `response.failed` alone, chat's, Claude's. */
+export type StreamErrorKind =
+  | 'nested_throttle'
+  | 'flat'
+  | 'failed_alone'
+  | 'nested_missing_deployment'
+  | 'chat'
+  | 'claude'
+  | 'claude_throttle'
 
 export const throttle = (seconds: number): Fault => ({ kind: 'throttle', waits: { kind: 'retry_after', seconds } })
 export const throttleBy = (waits: Waits): Fault => ({ kind: 'throttle', waits })
@@ -91,6 +113,19 @@ export const wrongLength = (by: number): Fault => ({ kind: 'wrong_length', by })
 export const garbage = (): Fault => ({ kind: 'garbage' })
 export const staleSocket = (): Fault => ({ kind: 'stale_socket' })
 export const filteredOutput = (): Fault => ({ kind: 'filtered_output' })
+export const denyItem = (): Fault => ({ kind: 'denies_item' })
+export const turnError = (
+  status: number | undefined,
+  code: string,
+  headers?: Readonly<Record<string, string>>,
+): TurnFault => ({
+  kind: 'error_frame',
+  status,
+  error: { type: 'server_error', code, message: `The turn failed: ${code}.` },
+  ...(headers === undefined ? {} : { headers }),
+})
+export const closeTurn = (code: number, after = 0): TurnFault => ({ kind: 'close', code, after })
+export const cutTurn = (after = 0): TurnFault => ({ kind: 'cut', after })
 export const delay = (ms: number): Fault => ({ kind: 'delay', ms })
 /** @param after whole events before it: 0 the very first, 1 behind the first start-up event, and so on */
 export const errorEvent = (

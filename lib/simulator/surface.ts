@@ -1,5 +1,6 @@
-// Which URL means what on Azure's two surfaces, and what a request must bring to be let in (wire reference, sections 1 and 2).
+// Which URL means what on Azure's surfaces, and what a request must bring to be let in (azure/README.md 1 and 2).
 import type { IncomingMessage } from 'node:http'
+import { notSupported } from './claude.ts'
 import {
   type Answer,
   frontError,
@@ -9,6 +10,7 @@ import {
   versionNotSupported,
   wrongKey,
 } from './errors.ts'
+import { isObjectOperation } from './objects.ts'
 
 /** The dated API versions that exist. */
 const VERSIONS = new Set([
@@ -38,7 +40,7 @@ const RESPONSES_SINCE = '2025-03-01-preview'
 
 /** What is asked for, by whichever surface. */
 export interface Asked {
-  readonly surface: 'classic' | 'v1'
+  readonly surface: 'classic' | 'v1' | 'anthropic'
   /** `chat/completions`, `responses`, `responses/{id}/cancel` … */
   readonly operation: string
   /** The deployment in the path; undefined where the body's `model` names it. */
@@ -72,28 +74,45 @@ function isResourceOperation(operation: string): boolean {
 }
 
 /** What only the v1 surface has. */
-const V1_ONLY = new Set(['realtime/client_secrets', 'realtime/calls'])
+const V1_ONLY = new Set(['realtime/client_secrets', 'realtime/calls', 'decisions'])
+
+function isConversation(operation: string): boolean {
+  return /^conversations(\/[^/]+(\/items(\/[^/]+)?)?)?$/.test(operation)
+}
+
+const CLAUDE = new Set(['v1/messages', 'v1/messages/count_tokens'])
 
 function hasOperation(operation: string, apiVersion: string): boolean {
   if (PREVIEW_ONLY.has(operation) && !apiVersion.endsWith('-preview')) return false
   return apiVersion >= (SINCE[operation] ?? '')
 }
 
+function readV1(method: string, operation: string, query: URLSearchParams): Asked | Answer {
+  const apiVersion = query.get('api-version')
+  const isKnown =
+    PER_DEPLOYMENT.has(operation) ||
+    isResourceOperation(operation) ||
+    V1_ONLY.has(operation) ||
+    isConversation(operation) ||
+    isObjectOperation(method, operation)
+  if (!isKnown) return resourceNotFound()
+  if (apiVersion !== null && apiVersion !== 'v1' && apiVersion !== 'preview') return versionNotSupported()
+  return { surface: 'v1', operation, deployment: undefined, apiVersion: apiVersion ?? 'v1', query }
+}
+
 /** Reads a request's target, or refuses it as Azure does. */
-export function readSurface(target: string): Asked | Answer {
+export function readSurface(method: string, target: string): Asked | Answer {
   const url = new URL(target, 'http://simulated')
   const segments = url.pathname.split('/').slice(1)
   const query = url.searchParams
   const apiVersion = query.get('api-version')
-  if (segments[0] !== 'openai') return resourceNotFound()
-  if (segments[1] === 'v1') {
-    const operation = segments.slice(2).join('/')
-    if (!PER_DEPLOYMENT.has(operation) && !isResourceOperation(operation) && !V1_ONLY.has(operation)) {
-      return resourceNotFound()
-    }
-    if (apiVersion !== null && apiVersion !== 'v1' && apiVersion !== 'preview') return versionNotSupported()
-    return { surface: 'v1', operation, deployment: undefined, apiVersion: apiVersion ?? 'v1', query }
+  if (segments[0] === 'anthropic') {
+    const operation = segments.slice(1).join('/')
+    if (!CLAUDE.has(operation)) return notSupported()
+    return { surface: 'anthropic', operation, deployment: undefined, apiVersion: 'v1', query }
   }
+  if (segments[0] !== 'openai') return resourceNotFound()
+  if (segments[1] === 'v1') return readV1(method, segments.slice(2).join('/'), query)
   if (apiVersion === null || !VERSIONS.has(apiVersion)) return resourceNotFound()
   if (segments[1] === 'deployments') {
     const operation = segments.slice(3).join('/')
@@ -101,7 +120,7 @@ export function readSurface(target: string): Asked | Answer {
     return { surface: 'classic', operation, deployment: decodeURIComponent(segments[2] ?? ''), apiVersion, query }
   }
   const operation = segments.slice(1).join('/')
-  if (!isResourceOperation(operation)) return resourceNotFound()
+  if (!isResourceOperation(operation) && !isObjectOperation(method, operation)) return resourceNotFound()
   if (operation.startsWith('responses') && apiVersion < RESPONSES_SINCE) {
     return frontError(
       400,
@@ -115,6 +134,21 @@ export function readSurface(target: string): Asked | Answer {
   return { surface: 'classic', operation, deployment: undefined, apiVersion, query }
 }
 
+/** Sub-routes of responses that are asked of a model, not of a stored response. */
+const CREATES = new Set(['responses/compact', 'responses/input_tokens'])
+
+/** Whether a request makes something of a model, and is not token-free. */
+export function creates(method: string, { operation }: Asked): boolean {
+  return (
+    method === 'POST' &&
+    (!operation.includes('responses/') || CREATES.has(operation)) &&
+    !operation.startsWith('models') &&
+    !operation.startsWith('conversations') &&
+    !isObjectOperation(method, operation)
+  )
+}
+
+/** Tells a refusal from what is asked. */
 export function isAnswer(value: object): value is Answer {
   return 'status' in value
 }
@@ -130,7 +164,7 @@ function single(value: string | string[] | undefined): string | undefined {
 }
 
 /**
- * Checks the credential: a key as `api-key`, on v1 as Bearer too, or a token (wire reference, 2.1).
+ * Checks the credential: a key as `api-key`, for Claude as `x-api-key`, on v1 as Bearer too, or a token (azure/README.md 2.1, 13.3).
  * @param ephemeral whether a token is one that this resource issued for a realtime session
  */
 export function checkAccess(
@@ -139,13 +173,14 @@ export function checkAccess(
   access: Access,
   ephemeral: (token: string) => boolean = () => false,
 ): Answer | undefined {
-  const key = single(request.headers['api-key'])
+  const own = surface === 'anthropic' ? single(request.headers['x-api-key']) : undefined
+  const key = own ?? single(request.headers['api-key'])
   if (key !== undefined) return access.keys.includes(key) ? undefined : wrongKey()
   const bearer = /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1]
   if (bearer !== undefined && ephemeral(bearer)) return undefined
   if (bearer === undefined) return noCredential()
   if (access.acceptsToken?.(bearer) === true) return undefined
-  return surface === 'v1' && access.keys.includes(bearer) ? undefined : noCredential()
+  return surface !== 'classic' && access.keys.includes(bearer) ? undefined : noCredential()
 }
 
 const STANDARD = new Set([
@@ -183,6 +218,8 @@ const STANDARD = new Set([
 ])
 const HOP_BY_HOP = new Set(['keep-alive', 'proxy-connection', 'proxy-authorization', 'te', 'trailer', 'upgrade'])
 const MAX_CUSTOM = 10
+/** Routes on which agents send more to Azure directly, as Microsoft documents: the limit is not enforced there. */
+const UNCOUNTED = /^\/(anthropic\/|openai\/v1\/responses($|\?))/
 
 /** What is wrong with the request's head: refused as Azure does, or only noted where Azure would let it pass. */
 export interface HeadCheck {
@@ -210,7 +247,7 @@ export function checkHead(request: IncomingMessage, host: string, forbidden: rea
   if (forbidden.some(secret => (request.url ?? '').includes(secret))) violations.push("a client's key in the URL")
   if (request.headers.host !== host) violations.push(`host ${request.headers.host ?? 'missing'}`)
   if (contentTypes > 1) violations.push('content-type twice')
-  if (custom > MAX_CUSTOM) {
+  if (custom > MAX_CUSTOM && !UNCOUNTED.test(request.url ?? '')) {
     violations.push(`${custom} custom headers`)
     return { refusal: gatewayError(431, 'Request Header Fields Too Large'), violations }
   }
