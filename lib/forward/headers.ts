@@ -1,5 +1,5 @@
 // Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
-import type { HeaderValues } from '../azure/waits.ts'
+import { type HeaderValues, namedWaitMs } from '../azure/waits.ts'
 import type { BackendType } from '../config/types.ts'
 import { createNameMemory, type NameMemory } from '../http1/header-names.ts'
 import type { ResponseHead } from '../http1/response-head.ts'
@@ -39,6 +39,12 @@ const STAYS = names(
 
 /** Headers that hold a key. Never to a client either: a gateway in between may echo what it was sent. */
 const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
+/**
+ * Speak of the upstream's host or to its own front, and would act on the proxy's: other hosts or protocols for its clients
+ * (RFC 7838), HTTPS for a whole domain (RFC 6797), pins of another's keys (RFC 7469), commands to an nginx in front of it.
+ */
+const HOST_BOUND = names('alt-svc', 'strict-transport-security', 'public-key-pins', 'public-key-pins-report-only')
+const FRONT_PREFIX = 'x-accel-'
 /** Shorter texts are found in harmless headers by chance. */
 const MIN_CREDENTIAL_CHARS = 8
 
@@ -192,6 +198,7 @@ export function upstreamHeaders(
 /** The headers of an answer that mean something to the proxy itself, by lower-case name; of several the first. */
 export interface ResponseValues extends HeaderValues {
   'content-type': string | undefined
+  'content-encoding': string | undefined
   'retry-after': string | undefined
   'retry-after-ms': string | undefined
   'x-ratelimit-limit-requests': string | undefined
@@ -211,6 +218,7 @@ export interface ResponseValues extends HeaderValues {
 function noValues(): ResponseValues {
   return {
     'content-type': undefined,
+    'content-encoding': undefined,
     'retry-after': undefined,
     'retry-after-ms': undefined,
     'x-ratelimit-limit-requests': undefined,
@@ -250,7 +258,8 @@ export function responseHeaders({
   for (let i = 0; i < lowerNames.length; i++) {
     const name = lowerNames[i] ?? ''
     if (HOP_BY_HOP.has(name) || NEVER_BACK.has(name) || dropped?.has(name) === true) continue
-    // Ours are added below the loop's caller; an upstream proxy of the same make must not double them.
+    if (HOST_BOUND.has(name) || name.startsWith(FRONT_PREFIX)) continue
+    // The caller adds the proxy's own; an upstream proxy of the same make must not double them.
     if (name === 'x-proxy-backend' || name === 'x-proxy-attempts') continue
     const value = rawHeaders[2 * i + 1] ?? ''
     if (name === 'content-length') contentLength = Number(value)
@@ -260,17 +269,23 @@ export function responseHeaders({
   return { headers, values, contentLength }
 }
 
+/** Whether a body is encoded in spite of `accept-encoding: identity`: it passes untouched, and nobody reads it. */
+export function isEncoded({ 'content-encoding': coding }: Pick<ResponseValues, 'content-encoding'>): boolean {
+  return coding !== undefined && coding !== '' && !/^\s*identity\s*$/i.test(coding)
+}
+
 /**
- * The longest wait a client may be told, applied to an upstream's own answer: `retry-after` and `retry-after-ms` above
- * `maxMs` are cut to it, in place.
+ * Cuts, in place, the waits of an upstream's own answer to the longest that a client may be given: `retry-after` (seconds or a
+ * date) and `retry-after-ms` above `maxMs`. What is within it, or says no time at all, stays as it is.
+ * @param epochMs the wall clock, for dates
  */
-export function capWaits(headers: string[], maxMs: number): void {
+export function capWaits(headers: string[], maxMs: number, epochMs: number): void {
   for (let i = 0; i < headers.length; i += 2) {
     const name = headers[i]?.toLowerCase()
     if (name !== 'retry-after' && name !== 'retry-after-ms') continue
-    const limit = name === 'retry-after' ? maxMs / 1000 : maxMs
-    const value = Number(headers[i + 1])
-    // A date, too, can only be read as "later than that" once it is no number.
-    if (!(value <= limit)) headers[i + 1] = String(limit)
+    const value = headers[i + 1] ?? ''
+    const perUnitMs = name === 'retry-after' ? 1000 : 1
+    const waitMs = namedWaitMs({ [name]: value }, epochMs) ?? Number.parseFloat(value) * perUnitMs
+    if (waitMs > maxMs) headers[i + 1] = String(maxMs / perUnitMs)
   }
 }

@@ -6,7 +6,7 @@ import { ProtocolError } from '../http1/connection.ts'
 import type { ResponseBody } from '../http1/response-body.ts'
 import type { ResponseHead } from '../http1/response-head.ts'
 import type { Cancellation } from '../request-context.ts'
-import { type ResponseHeaders, responseHeaders } from './headers.ts'
+import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
 import { classifyResponse, classifyStreamError, type Outcome, transportFailure } from './outcome.ts'
 import { watchEventStream } from './sse-watcher.ts'
 import type { AttemptPlan, AttemptResult, HeldPiece, UpstreamBody, UpstreamResponse } from './upstream.ts'
@@ -21,11 +21,11 @@ type Done = (result: AttemptResult) => void
 
 /** A short answer of known length is read whole and passed on in one write (and can still fail over while it is read). */
 const JOIN_MAX_BYTES = 64 * 1024
-/** Error bodies are read whole to tell what they mean; one that is longer is no API's. */
+/** Error bodies are read whole, for what they mean; a longer one repeats its request, and is judged by its status alone. */
 const ERROR_BODY_MAX_BYTES = 256 * 1024
 /** An error's body that does not come within this is judged by its status alone. */
 const ERROR_BODY_MS = 5_000
-/** Limits on start-up events held back (contract, section 5). */
+/** Limits on start-up events held back (lib/README.md, outcomes). */
 const HOLD_MAX_EVENTS = 64
 const HOLD_MAX_BYTES = 4 * 1024 * 1024
 
@@ -33,10 +33,12 @@ const SERVED: Outcome = { kind: 'served' }
 const SILENT = transportFailure('idle_timeout', 'silence')
 const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
+/** Whether an answer's events can be read. An encoded one passes as any other body. */
 function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: boolean): boolean {
+  if (isEncoded(values)) return false
   const type = values['content-type']
   if (type !== undefined) return type.startsWith('text/event-stream') || /^text\/event-stream/i.test(type)
-  // Some gateways lose the content type of streams (wire reference, 5.1).
+  // Some gateways lose the content type of streams (azure/README.md 5.1).
   return wantsStream && contentLength === undefined
 }
 
@@ -87,8 +89,10 @@ interface Reading {
 interface Reader {
   /** Lets go of the reply; whoever stops reading pauses or destroys it. */
   stop(): void
-  /** Puts an end to the reading whatever comes. @param outcome what it means then */
-  limit(dueMs: number, outcome: Outcome): void
+  /** Calls `act` at that time, in monotonic ms, whatever comes. */
+  limit(dueMs: number, act: () => void): void
+  /** Loses the reply: what it means goes to `onLost`. */
+  lose(outcome: Outcome): void
 }
 
 /** Reads a reply until `stop`; every way to lose it ends in `onLost`, once. */
@@ -99,7 +103,7 @@ function read(
   reading: Reading,
 ): Reader {
   let capMs = Number.POSITIVE_INFINITY
-  let capped = SILENT
+  let atCap = (): void => undefined
   let stopped = false
   const stop = (): void => {
     stopped = true
@@ -112,7 +116,7 @@ function read(
     source.destroy()
     reading.onLost(outcome)
   }
-  const deadline = deadlines.add(clock.nowMs() + idleMs, () => lose(clock.nowMs() >= capMs ? capped : SILENT))
+  const deadline = deadlines.add(clock.nowMs() + idleMs, () => (clock.nowMs() >= capMs ? atCap() : lose(SILENT)))
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => lose({ kind: 'cancelled', reason })))
   source.attach({
     data(chunk) {
@@ -129,31 +133,40 @@ function read(
   })
   return {
     stop,
-    limit(dueMs, outcome) {
+    lose,
+    limit(dueMs, act) {
       capMs = dueMs
-      capped = outcome
+      atCap = act
       deadline.dueMs = Math.min(deadline.dueMs, dueMs)
     },
   }
 }
 
+/** These say enough by themselves; what any other 4xx means stands in its body. */
+const PLAIN_STATUSES: ReadonlySet<number> = new Set([401, 402, 403, 407, 408, 421, 424, 429])
+
 function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
   const { values } = headers
   const chunks: Buffer[] = []
   let bytes = 0
-  const judge = (): Outcome =>
-    classifyResponse(status, values, readErrorBody(Buffer.concat(chunks)), {
+  const judge = (body: Buffer): Outcome =>
+    classifyResponse(status, values, readErrorBody(body), {
       creates: plan.isCreate,
       epochMs: deps.clock.epochMs(),
     })
-  const unreadable = (outcome: Outcome): void => {
-    if (outcome.kind === 'cancelled') {
-      done({ kind: 'no_response', outcome })
-      return
+  /** By the status alone. A 4xx that cannot be judged so is the client's answer: nobody's fault, and passed on. */
+  const judgeUnread = (): Outcome => (status >= 500 || PLAIN_STATUSES.has(status) ? judge(Buffer.alloc(0)) : SERVED)
+  /** No more of it is waited for. */
+  const stopReading = (): void => {
+    reader.stop()
+    const outcome = judgeUnread()
+    if (outcome.kind === 'served') {
+      source.pause()
+      done(served({ status, source, headers, body: { kind: 'flowing', held: chunks } }))
+    } else {
+      source.destroy()
+      done({ kind: 'no_response', outcome, values })
     }
-    const judged = judge()
-    // What would have been the client's answer never came whole: the connection is the fault then.
-    done({ kind: 'no_response', outcome: judged.kind === 'served' ? outcome : judged, values })
   }
   const reader = read(
     source,
@@ -163,22 +176,28 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
       onData(chunk) {
         bytes += chunk.length
         chunks.push(chunk)
-        if (bytes <= ERROR_BODY_MAX_BYTES) return
-        reader.stop()
-        source.destroy()
-        unreadable(transportFailure('protocol_error', 'oversized error'))
+        if (bytes > ERROR_BODY_MAX_BYTES) stopReading()
       },
       onEnd: () =>
         done({
           kind: 'response',
-          outcome: judge(),
+          outcome: isEncoded(values) ? judgeUnread() : judge(Buffer.concat(chunks)),
           response: { status, source, headers, body: { kind: 'whole', chunks, bytes } },
         }),
-      onLost: unreadable,
+      onLost(outcome) {
+        const judged = judgeUnread()
+        // What would have been the client's answer never came whole: the connection is the fault then.
+        const meant = outcome.kind === 'cancelled' || judged.kind === 'served' ? outcome : judged
+        done(
+          meant.kind === 'cancelled'
+            ? { kind: 'no_response', outcome }
+            : { kind: 'no_response', outcome: meant, values },
+        )
+      },
     },
   )
   // For all of it: one that drips would hold the client up for as long as it likes.
-  reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, SILENT)
+  reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, stopReading)
 }
 
 function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
@@ -226,14 +245,25 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, s
   const held: HeldPiece[] = []
   let heldBytes = 0
   let holdOver = false
+  let complete = false
+  let over = false
 
-  const accept = (complete: boolean): void => {
+  const accept = (): void => {
+    over = true
     reader.stop()
     deadlines.remove(holdDeadline)
     if (!complete) source.pause()
-    done(served({ status, source, headers, body: { kind: 'events', held, watcher, complete, firstOutputDueMs } }))
+    done(
+      served({
+        status,
+        source,
+        headers,
+        body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead: !plan.isCreate },
+      }),
+    )
   }
   const refuse = (outcome: Outcome): void => {
+    over = true
     reader.stop()
     deadlines.remove(holdDeadline)
     source.destroy()
@@ -243,12 +273,12 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, s
     const phase = watcher.phase()
     if (phase.kind === 'error') {
       const outcome = classifyStreamError(phase.error, values, clock.epochMs())
-      if (outcome.kind === 'served') accept(false)
+      if (outcome.kind === 'served') accept()
       else refuse(outcome)
-    } else if (phase.kind === 'output' || watcher.ended()) accept(false)
-    else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) accept(false)
-    // The hold is on start-up events: as long as none has come, nothing is kept from anyone.
-    else if (holdOver && watcher.events() > 0) accept(false)
+    } else if (phase.kind === 'output' || watcher.ended()) accept()
+    else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) accept()
+    // The hold is on start-up events and on the comments of a server that thinks: without any, nothing is kept from anyone.
+    else if (holdOver && watcher.blocks() > 0) accept()
   }
   const holdDeadline = deadlines.add(beganMs + plan.timeouts.streamHoldMs, () => {
     holdOver = true
@@ -265,8 +295,12 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, s
         decide()
       },
       onEnd() {
-        deadlines.remove(holdDeadline)
-        if (plan.dialect === 'opaque') accept(true)
+        complete = true
+        watcher.finish()
+        decide()
+        if (over) return
+        // A resumed stream may have nothing left to bring.
+        if (plan.dialect === 'opaque' || (!plan.isCreate && watcher.events() === 0)) accept()
         else refuse(transportFailure('connection_lost', 'stream ended before any output'))
       },
       onLost(outcome) {
@@ -275,5 +309,5 @@ function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, s
       },
     },
   )
-  reader.limit(firstOutputDueMs, NO_OUTPUT)
+  reader.limit(firstOutputDueMs, () => reader.lose(NO_OUTPUT))
 }

@@ -1,9 +1,10 @@
-// Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second chance: a
-// part is never made to look like the whole.
+// Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second chance: a part
+// never looks like the whole.
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/response-body.ts'
 import type { Exchange } from '../request-context.ts'
+import { type BodyPlan, declareLength } from './client-framing.ts'
 import { capWaits } from './headers.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
@@ -12,6 +13,9 @@ import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from '.
 
 /** Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write. */
 const ONE_WRITE_MAX_BYTES = 16 * 1024
+
+const UNCHANGED: BodyPlan = { kind: 'unchanged' }
+const EDITED: BodyPlan = { kind: 'edited' }
 
 /** A header value may hold only visible ASCII here; a backend's name may hold anything. */
 function headerSafe(text: string): string {
@@ -22,13 +26,16 @@ function writeHead(
   exchange: Exchange,
   upstreamResponse: UpstreamResponse,
   options: RelayOptions,
-  knownBytes?: number,
+  body: BodyPlan,
+  epochMs: number,
 ): void {
   const { response, record } = exchange
   const { headers: list, values, contentLength } = upstreamResponse.headers
-  if (upstreamResponse.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS)
+  if (upstreamResponse.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS, epochMs)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
-  if (knownBytes !== undefined && contentLength === undefined) list.push('content-length', String(knownBytes))
+  declareLength(list, contentLength, upstreamResponse.status, body)
+  // nginx in front would gather events into buffers of its own (its module ngx_http_proxy_module, `X-Accel-Buffering`).
+  if (body.kind === 'edited') list.push('x-accel-buffering', 'no')
   list.push('x-proxy-backend', headerSafe(options.backendName), 'x-proxy-attempts', String(record.attempts))
   record.status = upstreamResponse.status
   response.writeHead(upstreamResponse.status, list)
@@ -39,6 +46,7 @@ function relayWhole(
   upstreamResponse: UpstreamResponse,
   body: UpstreamBody & { kind: 'whole' },
   options: RelayOptions,
+  { clock }: RelayDeps,
 ): RelayResult {
   const { response, record, cancellation } = exchange
   const bodiless =
@@ -46,7 +54,8 @@ function relayWhole(
   const first = body.chunks[0]
   const bytes = body.chunks.length === 1 && first !== undefined ? first : Buffer.concat(body.chunks)
   if (upstreamResponse.status < 300) record.usage = readUsage(bytes)
-  writeHead(exchange, upstreamResponse, options, bodiless ? undefined : bytes.length)
+  const plan: BodyPlan = bodiless ? { kind: 'none' } : { kind: 'whole', bytes: bytes.length }
+  writeHead(exchange, upstreamResponse, options, plan, clock.epochMs())
   // As a string, head and body leave in one write; latin1 gives each byte back as it was.
   if (bytes.length <= ONE_WRITE_MAX_BYTES) response.end(bytes.toString('latin1'), 'latin1')
   else response.end(bytes)
@@ -79,7 +88,7 @@ async function relayFlowing(
   })
   const stopWatching = cancellation.onCancel(() => upstream.destroy())
   try {
-    writeHead(exchange, upstreamResponse, options)
+    writeHead(exchange, upstreamResponse, options, UNCHANGED, clock.epochMs())
     for (const chunk of body.held) response.write(pass(chunk))
     await pipeline(upstream, response)
     record.usage = readUsage(tail.bytes())
@@ -97,7 +106,10 @@ async function relayFlowing(
   }
 }
 
-/** Sends an answer's head and body. Tells how it ended when the last byte is handed over, or the answer has been cut. */
+/**
+ * Sends an answer's head and body.
+ * @returns how it ended, once the last byte is handed over or the answer has been cut
+ */
 export function relay(
   exchange: Exchange,
   upstreamResponse: UpstreamResponse,
@@ -108,19 +120,17 @@ export function relay(
   exchange.record.ttfbMs = deps.clock.nowMs() - exchange.beganMs
   switch (body.kind) {
     case 'whole':
-      return relayWhole(exchange, upstreamResponse, body, options)
+      return relayWhole(exchange, upstreamResponse, body, options, deps)
     case 'flowing':
       return relayFlowing(exchange, upstreamResponse, body, options, deps)
     case 'events':
-      writeHead(exchange, upstreamResponse, options)
+      writeHead(exchange, upstreamResponse, options, EDITED, deps.clock.epochMs())
       return relayEvents(exchange, upstreamResponse.source, body, options, deps)
   }
 }
 
 // Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of silence. Its head
 // has gone out already.
-
-const EVENT_END = Buffer.from('\n\n')
 
 const COMPLETE: RelayResult = { kind: 'complete' }
 
@@ -133,6 +143,8 @@ interface Passing {
   readonly sink: EventSink
   /** Monotonic time by which output must have begun. */
   readonly firstOutputDueMs: number
+  /** Of a stored response. */
+  readonly isRead: boolean
 }
 
 /** How upstream's bytes ended. */
@@ -155,7 +167,7 @@ async function passRest(
     if (keepaliveMs > 0) keepalive.dueMs = lastByteMs + keepaliveMs
     return outgoing
   }
-  // Where upstream breaks off, the client gets what came until then, and is told.
+  // Where upstream breaks off, the client gets what came until then, and an error event.
   const upstream = source.stream(pass, 'end')
   const patience = deadlines.add(Math.min(lastByteMs + idleMs, firstOutputDueMs), () => {
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
@@ -182,17 +194,18 @@ async function passRest(
 }
 
 /** Ends the client's stream as upstream's protocol ended, or says that it did not. */
-function endStream({ exchange, options, watcher, tail, sink }: Passing, transport: UpstreamEnd): RelayResult {
+function endStream({ exchange, options, watcher, tail, sink, isRead }: Passing, transport: UpstreamEnd): RelayResult {
   const { response, record } = exchange
   const whole = transport === 'whole'
-  // A last line without its blank line is an end all the same.
-  if (whole && !watcher.ended()) watcher.push(EVENT_END)
+  if (whole) watcher.finish()
   const { reason } = exchange.cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') {
     response.destroy()
     return { kind: 'cancelled', reason }
   }
-  if (watcher.ended() || (whole && options.dialect === 'opaque')) {
+  // A resumed stream may have nothing left to bring.
+  const hasOwnEnd = options.dialect !== 'opaque' && !(isRead && watcher.events() === 0)
+  if (watcher.ended() || (whole && !hasOwnEnd)) {
     sink.end()
     record.usage = readUsage(tail.bytes())
     if (watcher.lastError() !== undefined) record.error = 'upstream_stream_error'
@@ -218,7 +231,7 @@ export function relayEvents(
   options: RelayOptions,
   deps: RelayDeps,
 ): RelayResult | Promise<RelayResult> {
-  const { watcher, firstOutputDueMs } = body
+  const { watcher, firstOutputDueMs, isRead } = body
   const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
   const sink = createEventSink(exchange, tail, options)
   exchange.record.stream = true
@@ -226,7 +239,7 @@ export function relayEvents(
     const outgoing = sink.take(chunk, wholeBytes)
     if (outgoing !== undefined) exchange.response.write(outgoing)
   }
-  const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs }
+  const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs, isRead }
   return body.complete || source.isWhole()
     ? endStream(passing, 'whole')
     : passRest(passing, source, deps).then(transport => endStream(passing, transport))

@@ -1,8 +1,8 @@
-// The client's side of an event stream: whole events out, comments in the silence, and how it must end.
-
-import type { ServerResponse } from 'node:http'
+// The client's side of an event stream: whole events out, comments in the silence, and the end that upstream's end asks for.
 import type { Exchange } from '../request-context.ts'
+import { takeOverFraming } from './client-framing.ts'
 import { type StreamTrouble, streamErrorEvent } from './sse-error.ts'
+import { createEventSplitter, readEvent } from './sse-reader.ts'
 import type { RelayOptions } from './upstream.ts'
 import type { Tail } from './usage.ts'
 
@@ -12,9 +12,12 @@ const PARTIAL_EVENT_MAX_BYTES = 64 * 1024
 const KEEPALIVE = Buffer.from(': keep-alive\n\n')
 const EVENT_END = Buffer.from('\n\n')
 
-/** Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (wire reference, 5.2). */
+/** `choices` as the usage event has it, however it is spelt: looked for before anything is parsed. */
+const NO_CHOICES = /"choices"\s*:\s*\[\s*\]/
+
+/** Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (azure/README.md 5.2). */
 function isUsageEvent(event: string): boolean {
-  const data = /^data: ?(\{.*\})\s*$/s.exec(event)?.[1]
+  const { data } = readEvent(event)
   if (data === undefined || !data.includes('"usage"')) return false
   try {
     const value: unknown = JSON.parse(data)
@@ -27,14 +30,17 @@ function isUsageEvent(event: string): boolean {
   }
 }
 
-/** Whole events without the usage event; the same buffer where there is none. */
+/** Whole events without the usage event, its comments and its other lines; the same buffer where there is none. */
 function withoutUsageEvent(bytes: Buffer): Buffer {
-  if (!bytes.includes('"usage"') || !/"choices": ?\[\]/.test(bytes.toString('latin1'))) return bytes
-  const kept = bytes
-    .toString('utf8')
-    .split(/(?<=\r?\n\r?\n)/)
-    .filter(event => !isUsageEvent(event))
-  return Buffer.from(kept.join(''))
+  if (!NO_CHOICES.test(bytes.toString('latin1')) || !bytes.includes('"usage"')) return bytes
+  const kept: Buffer[] = []
+  const splitter = createEventSplitter(({ pieces }) => {
+    const event = Buffer.concat(pieces)
+    if (!isUsageEvent(event.toString('utf8'))) kept.push(event)
+  })
+  splitter.push(bytes)
+  splitter.flush()
+  return Buffer.concat(kept)
 }
 
 export interface EventSink {
@@ -118,45 +124,4 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
       response.end(framing.end)
     },
   }
-}
-
-// A body of unknown length on its way to a client, a chunk for each piece (RFC 9112 section 7.1). node:http would send a chunk's
-// size, line end, data and line end as four writes that it then gathers; one buffer costs 4 to 7 µs less an event of an open stream.
-
-/** Of an answer whose head has been written. */
-export interface ChunkFraming {
-  /** A piece as it goes over the wire; to be written as it is. */
-  framed(bytes: Buffer): Buffer
-  /** What ends the body. */
-  readonly end: Buffer
-}
-
-const LINE_END = Buffer.from('\r\n')
-const LAST_CHUNK: ChunkFraming['end'] = Buffer.from('0\r\n\r\n')
-
-/** An HTTP/1.0 client gets the bare bytes, and the end of the connection as theirs. */
-const BARE: ChunkFraming = { framed: bytes => bytes, end: Buffer.alloc(0) }
-
-const CHUNKED: ChunkFraming = {
-  framed(bytes) {
-    // An empty chunk would be the end.
-    if (bytes.length === 0) return bytes
-    const size = `${bytes.length.toString(16)}\r\n`
-    const chunk = Buffer.allocUnsafe(size.length + bytes.length + LINE_END.length)
-    chunk.write(size, 0, 'latin1')
-    chunk.set(bytes, size.length)
-    chunk.set(LINE_END, size.length + bytes.length)
-    return chunk
-  },
-  end: LAST_CHUNK,
-}
-
-/**
- * Takes the framing over from node:http.
- * @param response its head is written; nothing of its body has been
- */
-export function takeOverFraming(response: ServerResponse): ChunkFraming {
-  if (!response.chunkedEncoding) return BARE
-  response.chunkedEncoding = false
-  return CHUNKED
 }

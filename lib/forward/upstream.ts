@@ -94,6 +94,8 @@ export type UpstreamBody =
       readonly complete: boolean
       /** Monotonic time by which output must have begun. */
       readonly firstOutputDueMs: number
+      /** It reads a stored response, of which nothing may be left to bring. */
+      readonly isRead: boolean
     }
 
 export interface UpstreamResponse {

@@ -190,9 +190,15 @@ export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObjec
   const member = lastMember(scan.members, STREAM_OPTIONS)
   if (member === undefined || member.kind === 'null') return '{"include_usage":true}'
   if (member.kind !== 'object' || member.end - member.start > MAX_OPTIONS_BYTES) return undefined
-  const own: unknown = JSON.parse(sliceBytes(chunks, member.start, member.end, MAX_OPTIONS_BYTES).toString('utf8'))
-  if (typeof own !== 'object' || own === null || Reflect.get(own, 'include_usage') === true) return undefined
-  return JSON.stringify({ ...own, include_usage: true })
+  const text = sliceBytes(chunks, member.start, member.end, MAX_OPTIONS_BYTES).toString('utf8')
+  try {
+    const own: unknown = JSON.parse(text)
+    if (typeof own !== 'object' || own === null || Reflect.get(own, 'include_usage') === true) return undefined
+    return JSON.stringify({ ...own, include_usage: true })
+  } catch {
+    // The scan skips what a value holds: an invalid escape in it is the upstream's to refuse.
+    return undefined
+  }
 }
 
 /** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */

@@ -68,7 +68,7 @@ t.test('chat: only [DONE] is its end', t => {
   whole.push(Buffer.from(DONE))
   t.equal(whole.ended(), true)
   t.equal(whole.lastError(), undefined)
-  t.equal(whole.events(), 5)
+  t.equal(whole.events(), 3, 'up to the first output')
   t.equal(watch('chat', 'data:[DONE]\n\n').ended(), true, 'without the blank too')
   t.equal(watch('chat', delta({ content: 'data: [DONE]\n\n' })).ended(), false, 'not where the model says it')
   t.equal(watch('chat', 'data: [DONE]').ended(), false, 'nor a line that is not whole')
@@ -153,7 +153,142 @@ t.test('a stream of unknown protocol has output at once and never claims its end
   const watcher = watch('opaque', `data: x\n\n${DONE}`)
   t.equal(watcher.phase().kind, 'output')
   t.equal(watcher.ended(), false)
-  t.equal(watcher.events(), 2)
+  t.end()
+})
+
+t.test('a stream is read alike whatever ends its lines, with a byte order mark and with comments between', t => {
+  const chat = FILTER + ROLE + delta({ content: 'H' }) + DONE
+  const responses = typed('response.created') + typed('response.output_text.delta') + typed('response.completed')
+  for (const [dialect, text] of [
+    ['chat', chat],
+    ['responses', responses],
+  ] as const) {
+    for (const end of ['\n', '\r\n', '\r']) {
+      for (const before of ['', '\uFEFF', ': hello\n\n', '\uFEFF: hello\n', '\n\n']) {
+        const watcher = watch(dialect, (before + text).replaceAll('\n', end))
+        t.equal(watcher.phase().kind, 'output', JSON.stringify([dialect, end, before]))
+        t.equal(watcher.ended(), true)
+        t.equal(watcher.lastError(), undefined)
+      }
+    }
+  }
+  t.end()
+})
+
+t.test('[DONE] is the end with blanks before and behind it, as it is for clients', t => {
+  for (const line of [
+    'data:[DONE]',
+    'data:  [DONE]',
+    'data: [DONE] ',
+    'data:[DONE]\t',
+    'id: 1\ndata: [DONE]\nevent: x',
+  ]) {
+    t.equal(watch('chat', `${delta({ content: 'H' })}${line}\n\n`).ended(), true, line)
+  }
+  t.end()
+})
+
+t.test('responses: the type counts wherever it stands, in any order of lines, with `event: message` written out', t => {
+  const response = { id: 'resp_1', status: 'completed', output: [{ type: 'message', error: null }] }
+  const json = JSON.stringify({ response, type: 'response.completed' })
+  for (const event of [
+    `data: ${json}\n\n`,
+    `event: message\ndata: ${json}\n\n`,
+    `data: ${json}\nevent: message\n\n`,
+    `data: ${json}\nevent: response.completed\nid: 4\n\n`,
+    `event: response.completed\ndata: ${JSON.stringify({ response })}\n\n`,
+    `data: {"response": {"id": "resp_1"},\ndata: "type" : "response.completed"}\n\n`,
+    `event: response.output_text.delta\ndata: {"type":"response.completed"}\n\n`,
+  ]) {
+    for (const start of ['', typed('response.created'), typed('response.output_text.delta', { delta: 'H' })]) {
+      const watcher = watch('responses', start + event)
+      t.equal(watcher.ended(), true, event)
+      t.equal(watcher.lastError(), undefined)
+    }
+  }
+  t.equal(phaseOf('responses', `data: {"response":{},"type":"response.created"}\n\n`), 'starting')
+  t.end()
+})
+
+const PINGS = [
+  'event: ping\ndata: {}\n\n',
+  'event: ping\ndata: {"type": "ping"}\n\n',
+  'data: {"type":"ping"}\n\n',
+  'event: keepalive\ndata: {"a":1}\n\n',
+  'event: heartbeat\ndata: now\n\n',
+  'data: {}\n\n',
+]
+
+const ERROR_FORMS = [
+  'event: error\ndata: {"message":"overloaded","code":"x"}\n\n',
+  'data: {"message":"overloaded"}\nevent: error\n\n',
+  'event: error\ndata: overloaded\n\n',
+  'event: error\ndata: "overloaded"\n\n',
+  'data: {"error":{"message":"overloaded","type":"server_error"}}\n\n',
+  'data: {"id":"x","object":"chat.completion.chunk","error":{"message":"overloaded"}}\n\n',
+  'data: {\ndata:  "error": {"message": "overloaded"}\ndata: }\n\n',
+  'data: {"error":"overloaded"}\n\n',
+  'data: {"error":"overloaded","error_type":"overloaded"}\n\n',
+  'data: {"error":true,"message":"overloaded"}\n\n',
+  'data: {"type":"error","message":"overloaded"}\n\n',
+  'data: {"type":"error","error":{"message":"overloaded"}}\n\n',
+  'data: {"object":"error","message":"overloaded","code":50001}\n\n',
+  'data: {"statusCode":500,"message":"overloaded"}\n\n',
+  'data: {"code":"server_error","message":"overloaded"}\n\n',
+  'error: {"code":500,"message":"overloaded"}\n\n',
+]
+
+for (const dialect of ['chat', 'responses', 'opaque'] as const) {
+  t.test(`${dialect}: a named ping is no output, and an error behind it is still an early one`, t => {
+    for (const ping of PINGS) {
+      t.equal(phaseOf(dialect, ping), 'starting', ping)
+      t.equal(phaseOf(dialect, `${ping}data: {"error":{"message":"m"}}\n\n`), 'error', ping)
+    }
+    t.end()
+  })
+
+  t.test(`${dialect}: an error is one in all common forms before output`, t => {
+    for (const form of ERROR_FORMS) {
+      const { phase, ended, lastError } = watch(dialect, form)
+      t.match(phase(), { kind: 'error', error: { message: 'overloaded' } }, form)
+      t.equal(ended(), true)
+      t.match(lastError(), { message: 'overloaded' })
+    }
+    for (const form of ['data: {"error":null,"choices":[]}\n\n', 'data: {"error":"","choices":[]}\n\n']) {
+      t.not(phaseOf(dialect, form), 'error', form)
+    }
+    t.end()
+  })
+}
+
+t.test('behind output an error in these forms is an end, wherever it is cut', t => {
+  const output = { chat: delta({ content: 'H' }), responses: typed('response.output_text.delta', { delta: 'H' }) }
+  for (const dialect of ['chat', 'responses'] as const) {
+    for (const form of ERROR_FORMS.filter(form => form.includes('error'))) {
+      for (let cut = 0; cut < form.length; cut++) {
+        const watcher = watch(dialect, output[dialect] + form.slice(0, cut))
+        watcher.push(Buffer.from(form.slice(cut)))
+        if (!watcher.ended() || watcher.lastError()?.message !== 'overloaded') t.fail(`${dialect} ${cut} ${form}`)
+      }
+    }
+    const talk = output[dialect] + data({ delta: 'error [DONE] response.completed', choices: [] })
+    t.equal(watch(dialect, talk).ended(), false, 'not where the model says such words')
+  }
+  t.end()
+})
+
+t.test('the end of the bytes makes a whole event of a last one without its blank line, and of a part nothing', t => {
+  const finished = (dialect: Dialect, text: string): EventStreamWatcher => {
+    const watcher = watch(dialect, text)
+    watcher.finish()
+    return watcher
+  }
+  t.equal(finished('chat', `${delta({ content: 'H' })}data: [DONE]`).ended(), true)
+  t.equal(finished('chat', delta({ content: 'H' }).trimEnd()).phase().kind, 'output')
+  t.equal(finished('chat', delta({ content: 'H' }).slice(0, -9)).phase().kind, 'starting')
+  t.equal(finished('responses', 'event: response.completed\ndata: {"type":"response.comp').ended(), false)
+  t.equal(finished('responses', 'event: error\ndata: {"mess').ended(), false)
+  t.equal(finished('chat', 'event: error').phase().kind, 'starting')
   t.end()
 })
 
@@ -164,7 +299,6 @@ t.test('it is said how many bytes belong to whole events', t => {
   t.equal(watcher.push(Buffer.from('}\n\ndata: {}\n\nda')), 3 + 'data: {}\n\n'.length)
   t.equal(watcher.push(Buffer.from('ta: {}\r\n\r\n')), 'ta: {}\r\n\r\n'.length)
   t.equal(watcher.push(Buffer.alloc(0)), 0)
-  t.equal(watcher.events(), 4)
   t.end()
 })
 

@@ -4,6 +4,7 @@ import type { BackendType } from '../../lib/config/types.ts'
 import {
   capWaits,
   createRequestNames,
+  isEncoded,
   MAX_CUSTOM_HEADERS,
   type ResponseHeaders,
   responseHeaders,
@@ -121,17 +122,62 @@ t.test("an answer keeps everything else, cookies twice too; this proxy's own hea
   t.end()
 })
 
-t.test("a longer wait than a client may be told is cut in an upstream's own answer", t => {
+t.test("a longer wait than a client may be told is cut in an upstream's own answer; any other stays as it is", t => {
+  const nowMs = Date.parse('Fri, 31 Dec 2027 23:59:00 GMT')
   const capped = (name: string, value: string): string | undefined => {
     const headers = [name, value]
-    capWaits(headers, 60_000)
+    capWaits(headers, 60_000, nowMs)
     return headers[1]
   }
   t.equal(capped('Retry-After', '60'), '60')
   t.equal(capped('Retry-After', '61'), '60')
+  t.equal(capped('retry-after', '86400000000000'), '60')
   t.equal(capped('Retry-After', 'Fri, 31 Dec 2999 23:59:59 GMT'), '60')
   t.equal(capped('retry-after-ms', '60000'), '60000')
   t.equal(capped('retry-after-ms', '86400000'), '60000')
+  t.equal(capped('retry-after', '90 seconds'), '60', 'clients that read only the number')
   t.equal(capped('x-other', '99999999'), '99999999')
+  for (const date of [
+    'Fri, 31 Dec 2027 23:59:05 GMT',
+    'Fri, 31 Dec 2027 23:00:00 GMT',
+    'Friday, 31-Dec-27 23:59:05 GMT',
+    'Fri Dec 31 23:59:05 2027',
+  ]) {
+    t.equal(capped('Retry-After', date), date)
+  }
+  t.equal(capped('Retry-After', 'soon'), 'soon')
+  t.equal(capped('Retry-After', ''), '')
+  t.end()
+})
+
+t.test("what speaks of the upstream's host, or to its front, does not reach a client", t => {
+  const raw = [
+    'Alt-Svc',
+    'h3=":443"',
+    'Strict-Transport-Security',
+    'max-age=1; includeSubDomains',
+    'Public-Key-Pins',
+    'a',
+  ]
+  const more = [
+    'Public-Key-Pins-Report-Only',
+    'b',
+    'X-Accel-Redirect',
+    '/x',
+    'x-accel-buffering',
+    'yes',
+    'x-accelerate',
+    'c',
+  ]
+  t.same(toClient([...raw, ...more]).headers, ['x-accelerate', 'c'])
+  t.end()
+})
+
+t.test('an answer is encoded when it says so, and identity is no encoding', t => {
+  for (const coding of ['gzip', 'br', 'GZIP', 'identity, gzip', 'aws-chunked']) {
+    t.equal(isEncoded({ 'content-encoding': coding }), true, coding)
+  }
+  for (const coding of [undefined, '', 'identity', ' Identity '])
+    t.equal(isEncoded({ 'content-encoding': coding }), false)
   t.end()
 })

@@ -1,0 +1,148 @@
+// The event stream format as bytes: where its events end, and what one of them says. Changes nothing, knows no API and no socket.
+// Format: WHATWG HTML, "Server-sent events", sections 9.2.5 and 9.2.6.
+
+const LF = 0x0a
+const CR = 0x0d
+const BOM = '\uFEFF'
+
+/** A longer event is content, whatever it says; the longest start-up events are bounded by the hold anyway. */
+export const MAX_READ_EVENT_BYTES = 4 * 1024 * 1024
+
+/** An event's bytes, up to MAX_READ_EVENT_BYTES of them. */
+export interface EventBytes {
+  readonly pieces: readonly Buffer[]
+  /** The stream ended before its blank line came. */
+  readonly unfinished: boolean
+}
+
+export interface EventSplitter {
+  /** Looks at the next piece; returns how many bytes of it belong to whole events (the rest begins an unfinished one). */
+  push(chunk: Buffer): number
+  /** The stream has ended: clients take a last event for whole even without its blank line. */
+  flush(): void
+  /** Between two events: what comes next begins one. */
+  atBoundary(): boolean
+}
+
+/** Whether these bytes, seen by themselves, end with a blank line. */
+export function endsWithBlankLine(chunk: Buffer): boolean {
+  const { length } = chunk
+  if (length < 2 || chunk[length - 1] !== LF) return false
+  return chunk[length - 2] === LF || (length >= 4 && chunk[length - 2] === CR && chunk[length - 3] === LF)
+}
+
+/**
+ * Splits a stream's bytes into events at blank lines; lines end with LF, CR or CRLF.
+ * @param onEvent is shown each whole event, its blank line included; its pieces lie in the chunks that were pushed
+ */
+export function createEventSplitter(onEvent: (event: EventBytes) => void): EventSplitter {
+  // The event that is being read: its earlier pieces (references) and their length.
+  let pieces: Buffer[] = []
+  let bytes = 0
+  let lineIsEmpty = true
+  let afterCr = false
+  let endsCrlf = false
+  let awaitsLf = false
+
+  const keep = (piece: Buffer): void => {
+    if (piece.length === 0) return
+    if (bytes < MAX_READ_EVENT_BYTES) pieces.push(piece)
+    bytes += piece.length
+  }
+  const endEvent = (last: Buffer, unfinished = false): void => {
+    keep(last)
+    const event = { pieces, unfinished }
+    pieces = []
+    bytes = 0
+    onEvent(event)
+  }
+
+  /** Where every line ends with LF: a search instead of a look at each byte. */
+  const pushLines = (chunk: Buffer): number => {
+    let start = 0
+    let at = 0
+    for (let end = chunk.indexOf(LF); end !== -1; end = chunk.indexOf(LF, at)) {
+      if (end === at && lineIsEmpty) {
+        endEvent(chunk.subarray(start, end + 1))
+        start = end + 1
+      }
+      lineIsEmpty = true
+      at = end + 1
+    }
+    if (at < chunk.length) lineIsEmpty = false
+    return start
+  }
+
+  const pushBytes = (chunk: Buffer): number => {
+    let start = 0
+    const cut = (end: number): void => {
+      endEvent(chunk.subarray(start, end))
+      start = end
+    }
+    for (let at = 0; at < chunk.length; at++) {
+      const byte = chunk[at]
+      if (afterCr && byte === LF) {
+        // One end of a line, not two.
+        afterCr = false
+        endsCrlf = true
+        if (awaitsLf) cut(at + 1)
+        else if (start === at && bytes === 0) start = at + 1
+        awaitsLf = false
+        continue
+      }
+      if (awaitsLf) cut(at)
+      awaitsLf = false
+      if (byte !== LF && byte !== CR) lineIsEmpty = afterCr = false
+      else {
+        // In a stream whose lines end with CRLF the LF of a blank line belongs to it, though it may come with the next piece.
+        if (lineIsEmpty && byte === CR && endsCrlf) awaitsLf = true
+        else if (lineIsEmpty) cut(at + 1)
+        lineIsEmpty = true
+        afterCr = byte === CR
+        endsCrlf = false
+      }
+    }
+    return start
+  }
+
+  return {
+    push(chunk) {
+      const whole = afterCr || chunk.includes(CR) ? pushBytes(chunk) : pushLines(chunk)
+      keep(chunk.subarray(whole))
+      return whole
+    },
+    flush() {
+      if (bytes > 0) endEvent(Buffer.alloc(0), true)
+      lineIsEmpty = true
+      afterCr = awaitsLf = false
+    },
+    atBoundary: () => bytes === 0 && lineIsEmpty && !afterCr,
+  }
+}
+
+/** What an event says to a client. */
+export interface StreamEvent {
+  /** Of its last `event` line; undefined where there is none or it is empty. */
+  readonly name: string | undefined
+  /** Its `data` lines, joined by LF; undefined without one (such a block dispatches nothing). */
+  readonly data: string | undefined
+  /** llama.cpp sends an error as a field of its own: `error: {…}`. */
+  readonly errorField: string | undefined
+}
+
+/** Reads the text of one event, whatever the order of its lines. */
+export function readEvent(text: string): StreamEvent {
+  let name: string | undefined
+  let data: string | undefined
+  let errorField: string | undefined
+  for (const line of (text.startsWith(BOM) ? text.slice(1) : text).split(/\r\n|\n|\r/)) {
+    const colon = line.indexOf(':')
+    const field = colon === -1 ? line : line.slice(0, colon)
+    if (field === '') continue
+    const from = colon === -1 ? line.length : line[colon + 1] === ' ' ? colon + 2 : colon + 1
+    if (field === 'data') data = data === undefined ? line.slice(from) : `${data}\n${line.slice(from)}`
+    else if (field === 'event') name = line.slice(from)
+    else if (field === 'error') errorField = line.slice(from)
+  }
+  return { name: name === '' ? undefined : name, data, errorField }
+}
