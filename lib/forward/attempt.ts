@@ -3,8 +3,9 @@
 import type { Clock, Deadlines } from '../clock.ts'
 import { ProtocolError, type ResponseHandler } from '../http1/connection.ts'
 import type { Transport } from '../http1/pool.ts'
+import { errorCode } from './body-reading.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
-import { errorCode, readResponse } from './read-response.ts'
+import { readResponse } from './read-response.ts'
 import type { AttemptPlan, AttemptResult, Upgraded } from './upstream.ts'
 
 export interface AttemptDeps {

@@ -1,23 +1,13 @@
 // Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its end,
 // anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
 import { readErrorBody } from '../azure/errors.ts'
-import type { Clock, Deadlines } from '../clock.ts'
-import { ProtocolError } from '../http1/connection.ts'
 import type { ResponseBody } from '../http1/response-body.ts'
 import type { ResponseHead } from '../http1/response-head.ts'
-import type { Cancellation } from '../request-context.ts'
+import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
 import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
-import { classifyResponse, classifyStreamError, type Outcome, transportFailure } from './outcome.ts'
-import { watchEventStream } from './sse-watcher.ts'
-import type { AttemptPlan, AttemptResult, HeldPiece, UpstreamBody, UpstreamResponse } from './upstream.ts'
-
-/** What reading needs: time. */
-export interface ReadDeps {
-  readonly deadlines: Deadlines
-  readonly clock: Clock
-}
-
-type Done = (result: AttemptResult) => void
+import { classifyResponse, type Outcome } from './outcome.ts'
+import { readStreamStart } from './stream-start.ts'
+import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
 /** A short answer of known length is read whole and passed on in one write (and can still fail over while it is read). */
 const JOIN_MAX_BYTES = 64 * 1024
@@ -25,13 +15,7 @@ const JOIN_MAX_BYTES = 64 * 1024
 const ERROR_BODY_MAX_BYTES = 256 * 1024
 /** An error's body that does not come within this is judged by its status alone. */
 const ERROR_BODY_MS = 5_000
-/** Limits on start-up events held back (lib/README.md, outcomes). */
-const HOLD_MAX_EVENTS = 64
-const HOLD_MAX_BYTES = 4 * 1024 * 1024
-
 const SERVED: Outcome = { kind: 'served' }
-const SILENT = transportFailure('idle_timeout', 'silence')
-const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
 /** Whether an answer's events can be read. An encoded one passes as any other body. */
 function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: boolean): boolean {
@@ -46,14 +30,7 @@ function hasNoBody(status: number, method: string): boolean {
   return method === 'HEAD' || status === 204 || status === 304
 }
 
-/** System error codes are safe and useful to show; texts may hold anything. */
-export function errorCode(error: unknown): string {
-  if (typeof error === 'object' && error !== null && 'code' in error && typeof error.code === 'string')
-    return error.code
-  return 'error'
-}
-
-/** Reads on as far as it takes, and tells the result once; it never throws for what comes. */
+/** Reads on as far as it takes, and calls `done` once; it never throws for what comes. */
 export function readResponse(
   plan: AttemptPlan,
   deps: ReadDeps,
@@ -70,76 +47,6 @@ export function readResponse(
   } else if (status >= 400) readError(plan, deps, begun, done)
   else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, begun, done)
   else readPlain(plan, deps, begun, done)
-}
-
-/** An answer whose body is to be read. */
-type Begun = Omit<UpstreamResponse, 'body'>
-
-function served(upstreamResponse: UpstreamResponse): AttemptResult {
-  return { kind: 'response', outcome: SERVED, response: upstreamResponse }
-}
-
-interface Reading {
-  readonly onData: (chunk: Buffer) => void
-  readonly onEnd: () => void
-  /** The connection went, the time ran out, or the client did. */
-  readonly onLost: (outcome: Outcome) => void
-}
-
-interface Reader {
-  /** Lets go of the reply; whoever stops reading pauses or destroys it. */
-  stop(): void
-  /** Calls `act` at that time, in monotonic ms, whatever comes. */
-  limit(dueMs: number, act: () => void): void
-  /** Loses the reply: what it means goes to `onLost`. */
-  lose(outcome: Outcome): void
-}
-
-/** Reads a reply until `stop`; every way to lose it ends in `onLost`, once. */
-function read(
-  source: ResponseBody,
-  { deadlines, clock }: ReadDeps,
-  { cancellation, idleMs }: { readonly cancellation: Cancellation; readonly idleMs: number },
-  reading: Reading,
-): Reader {
-  let capMs = Number.POSITIVE_INFINITY
-  let atCap = (): void => undefined
-  let stopped = false
-  const stop = (): void => {
-    stopped = true
-    deadlines.remove(deadline)
-    stopWatching()
-  }
-  const lose = (outcome: Outcome): void => {
-    if (stopped) return
-    stop()
-    source.destroy()
-    reading.onLost(outcome)
-  }
-  const deadline = deadlines.add(clock.nowMs() + idleMs, () => (clock.nowMs() >= capMs ? atCap() : lose(SILENT)))
-  const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => lose({ kind: 'cancelled', reason })))
-  source.attach({
-    data(chunk) {
-      deadline.dueMs = Math.min(clock.nowMs() + idleMs, capMs)
-      reading.onData(chunk)
-    },
-    end() {
-      if (stopped) return
-      stop()
-      reading.onEnd()
-    },
-    lost: error =>
-      lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', errorCode(error))),
-  })
-  return {
-    stop,
-    lose,
-    limit(dueMs, act) {
-      capMs = dueMs
-      atCap = act
-      deadline.dueMs = Math.min(deadline.dueMs, dueMs)
-    },
-  }
 }
 
 /** These say enough by themselves; what any other 4xx means stands in its body. */
@@ -168,7 +75,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
       done({ kind: 'no_response', outcome, values })
     }
   }
-  const reader = read(
+  const reader = readBody(
     source,
     deps,
     { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
@@ -210,7 +117,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
     over = true
     done(served({ status, source, headers, body }))
   }
-  const reader = read(
+  const reader = readBody(
     source,
     deps,
     { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
@@ -234,80 +141,4 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
       },
     },
   )
-}
-
-function readStreamStart(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
-  const { clock, deadlines } = deps
-  const { values } = headers
-  const watcher = watchEventStream(plan.dialect)
-  const beganMs = clock.nowMs()
-  const firstOutputDueMs = beganMs + plan.timeouts.firstOutputMs
-  const held: HeldPiece[] = []
-  let heldBytes = 0
-  let holdOver = false
-  let complete = false
-  let over = false
-
-  const accept = (): void => {
-    over = true
-    reader.stop()
-    deadlines.remove(holdDeadline)
-    if (!complete) source.pause()
-    done(
-      served({
-        status,
-        source,
-        headers,
-        body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead: !plan.isCreate },
-      }),
-    )
-  }
-  const refuse = (outcome: Outcome): void => {
-    over = true
-    reader.stop()
-    deadlines.remove(holdDeadline)
-    source.destroy()
-    done({ kind: 'no_response', outcome, values })
-  }
-  const decide = (): void => {
-    const phase = watcher.phase()
-    if (phase.kind === 'error') {
-      const outcome = classifyStreamError(phase.error, values, clock.epochMs())
-      if (outcome.kind === 'served') accept()
-      else refuse(outcome)
-    } else if (phase.kind === 'output' || watcher.ended()) accept()
-    else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) accept()
-    // The hold is on start-up events and on the comments of a server that thinks: without any, nothing is kept from anyone.
-    else if (holdOver && watcher.blocks() > 0) accept()
-  }
-  const holdDeadline = deadlines.add(beganMs + plan.timeouts.streamHoldMs, () => {
-    holdOver = true
-    decide()
-  })
-  const reader = read(
-    source,
-    deps,
-    { cancellation: plan.cancellation, idleMs: plan.timeouts.idleMs },
-    {
-      onData(chunk) {
-        held.push({ chunk, wholeBytes: watcher.push(chunk) })
-        heldBytes += chunk.length
-        decide()
-      },
-      onEnd() {
-        complete = true
-        watcher.finish()
-        decide()
-        if (over) return
-        // A resumed stream may have nothing left to bring.
-        if (plan.dialect === 'opaque' || (!plan.isCreate && watcher.events() === 0)) accept()
-        else refuse(transportFailure('connection_lost', 'stream ended before any output'))
-      },
-      onLost(outcome) {
-        deadlines.remove(holdDeadline)
-        done({ kind: 'no_response', outcome, values })
-      },
-    },
-  )
-  reader.limit(firstOutputDueMs, () => reader.lose(NO_OUTPUT))
 }

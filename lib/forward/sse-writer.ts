@@ -12,8 +12,8 @@ const PARTIAL_EVENT_MAX_BYTES = 64 * 1024
 const KEEPALIVE = Buffer.from(': keep-alive\n\n')
 const EVENT_END = Buffer.from('\n\n')
 
-/** `choices` as the usage event has it, however it is spelt: looked for before anything is parsed. */
-const NO_CHOICES = /"choices"\s*:\s*\[\s*\]/
+/** A usage that is more than the null of every other chunk, however it is spelt: looked for before anything is parsed. */
+const SOME_USAGE = /"usage"(?!\s*:\s*null)/
 
 /** Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (azure/README.md 5.2). */
 function isUsageEvent(event: string): boolean {
@@ -32,7 +32,7 @@ function isUsageEvent(event: string): boolean {
 
 /** Whole events without the usage event, its comments and its other lines; the same buffer where there is none. */
 function withoutUsageEvent(bytes: Buffer): Buffer {
-  if (!NO_CHOICES.test(bytes.toString('latin1')) || !bytes.includes('"usage"')) return bytes
+  if (!SOME_USAGE.test(bytes.toString('latin1'))) return bytes
   const kept: Buffer[] = []
   const splitter = createEventSplitter(({ pieces }) => {
     const event = Buffer.concat(pieces)
