@@ -1,7 +1,7 @@
 // One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer
 // does.
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { ClientKey } from './config/types.ts'
+import type { ClientKey, TokenIssuer } from './config/types.ts'
 
 /** Who ended a request before its answer was whole. */
 export type CancelReason = 'client_closed' | 'shutdown' | 'client_stalled'
@@ -127,8 +127,10 @@ export interface Exchange {
    * client can read the answer before the connection closes (RFC 9112 section 9.6, "lingering close").
    */
   lingerAndClose(): void
-  /** The client's key; undefined while not authenticated, and where authentication is off. */
-  clientKey: ClientKey | undefined
+  /** The client's address in plain form, past the trusted proxies; kept, because the socket forgets it when it closes. */
+  readonly client: string | undefined
+  /** The client's key, or its tokens' issuer; undefined while not authenticated, and where authentication is off. */
+  clientKey: ClientKey | TokenIssuer | undefined
   /** Shown instead of a client key. */
   ephemeral: EphemeralKey | undefined
 }

@@ -16,13 +16,16 @@ import type { WaitQueue } from './balancer/wait-queue.ts'
 import type { BodyBudget } from './body/take.ts'
 import type { Clock, Deadlines, Random } from './clock.ts'
 import { knownSecrets } from './config/known-secrets.ts'
-import type { BackendConfig, ClientKey, Config, ModelConfig } from './config/types.ts'
+import type { BackendConfig, ClientKey, Config, ModelConfig, Principal, TokenIssuer } from './config/types.ts'
 import type { AttemptReport } from './forward/attempt-record.ts'
 import type { ForwardDeps } from './forward/forward.ts'
 import type { RequestName } from './forward/headers.ts'
 import { createOwnerFinder, type OwnerFinder } from './forward/resource-query.ts'
 import type { NameMemory } from './http1/header-names.ts'
 import type { Transport } from './http1/pool.ts'
+import type { IssuerKeyCache } from './tokens/issuer-keys.ts'
+import { looksLikeToken } from './tokens/jwt.ts'
+import { createTokenVerifier, type TokenVerifier } from './tokens/verifier.ts'
 
 /** State and sockets that live as long as the process, whatever the config. */
 export interface SharedState {
@@ -38,6 +41,7 @@ export interface SharedState {
   readonly bodyBudget: BodyBudget
   readonly tokenAuthorizer: TokenAuthorizerFactory
   readonly keyLimiter: KeyLimiter
+  readonly issuerKeys: IssuerKeyCache
   onAttempt(report: AttemptReport): void
   onKeyLimited(key: string, limit: LimitName): void
 }
@@ -49,10 +53,11 @@ export interface Runtime {
   /** By public name or alias. */
   pool(name: string): Pool | undefined
   /** Every member of the models a key may use. */
-  membersFor(key: ClientKey | undefined): readonly Member[]
+  membersFor(key: Principal | undefined): readonly Member[]
   readonly forwardDeps: ForwardDeps
   readonly ownerFinder: OwnerFinder
   authorizer(member: Member): Authorizer
+  readonly tokenVerifier: TokenVerifier
   /** Whether a text is a key that nobody may be shown: a client's, a backend's, or an ephemeral one. */
   isSecret(text: string): boolean
 }
@@ -63,8 +68,22 @@ export function deploymentId(backend: BackendConfig): string {
 }
 
 /** Whether a key may use a model; no key means that authentication is off. */
-export function mayUse(key: ClientKey | undefined, model: ModelConfig): boolean {
+export function mayUse(key: Principal | undefined, model: ModelConfig): boolean {
   return key?.models === undefined || key.models.includes(model.name)
+}
+
+/** Identifies a key or an issuer across reloads. It is made of a digest: not for logs. */
+export function principalId(principal: ClientKey | TokenIssuer): string {
+  return 'digest' in principal
+    ? `key ${principal.digest.toString('base64')}`
+    : `tokens ${principal.issuer} ${principal.name}`
+}
+
+/** The key or issuer of the config that has this id and is not over; undefined: it was withdrawn, or has expired. */
+export function principalOf({ auth }: Config, id: string, epochMs: number): ClientKey | TokenIssuer | undefined {
+  const found = [...auth.keys, ...auth.tokens].find(principal => principalId(principal) === id)
+  const isOver = found !== undefined && 'expiresEpochMs' in found && (found.expiresEpochMs ?? Infinity) <= epochMs
+  return isOver ? undefined : found
 }
 
 export function createRuntime(config: Config, shared: SharedState): Runtime {
@@ -95,6 +114,8 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
   }
   healthRegistry.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.health.id))))
 
+  shared.issuerKeys.retain(config.auth.tokens.map(({ keys }) => keys))
+
   // One authorizer a credential: a token is fetched once, however many backends want it.
   const authorizerOf = ({ backend }: Member): Authorizer => {
     const id = `${backend.type} ${credentialId(backend.credential)}`
@@ -114,8 +135,9 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
     pool: name => byName.get(name),
     membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
     authorizer,
+    tokenVerifier: createTokenVerifier({ clock, issuers: config.auth.tokens, keys: shared.issuerKeys }),
     // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
-    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners)),
+    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners) || looksLikeToken(text)),
     forwardDeps: {
       clock,
       transport: shared.transport,

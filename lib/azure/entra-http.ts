@@ -20,8 +20,14 @@ function codeOf(error: unknown): string {
 /**
  * Sends a request and reads its answer whole. Never throws: what goes wrong is said as `lost`.
  * @param signal ends it at once; the caller bounds the whole exchange in time with it
+ * @param maxAnswerBytes a longer answer counts as lost
  */
-export function exchange(request: TokenRequest, clock: Clock, signal: AbortSignal): Promise<Exchanged> {
+export function exchange(
+  request: TokenRequest,
+  clock: Clock,
+  signal: AbortSignal,
+  maxAnswerBytes = MAX_ANSWER_BYTES,
+): Promise<Exchanged> {
   const { url, method, headers, body, connectMs } = request
   const secure = url.protocol === 'https:'
   return new Promise(resolve => {
@@ -54,7 +60,7 @@ export function exchange(request: TokenRequest, clock: Clock, signal: AbortSigna
       let size = 0
       response.on('data', (chunk: Buffer) => {
         size += chunk.length
-        if (size > MAX_ANSWER_BYTES) lost('oversized answer')
+        if (size > maxAnswerBytes) lost('oversized answer')
         else chunks.push(chunk)
       })
       response.on('end', () => {

@@ -5,7 +5,12 @@ import type { FileTexts } from '../workers/supervisor.ts'
 /** Reads a config, and keeps what was read, so that a worker can load the very same. */
 export function loadAndKeep(file: string): { readonly result: LoadResult; readonly texts: FileTexts } {
   const texts = new Map<string, string>()
-  const result = loadConfig({ file, env: process.env, onRead: (path, text) => texts.set(path, text) })
+  const result = loadConfig({
+    file,
+    env: process.env,
+    nowEpochMs: Date.now(),
+    onRead: (path, text) => texts.set(path, text),
+  })
   return { result, texts: [...texts] }
 }
 

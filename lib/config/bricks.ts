@@ -4,7 +4,16 @@
 import type { Node, ScalarNode } from './document.ts'
 import { nearest } from './nearest.ts'
 import { createReport, isShowable, type Report } from './problems.ts'
-import { DURATION_FORM, PERCENT_FORM, parseDurationMs, parsePercent, parseSizeBytes, SIZE_FORM } from './units.ts'
+import {
+  DURATION_FORM,
+  MOMENT_FORM,
+  PERCENT_FORM,
+  parseDurationMs,
+  parseMomentMs,
+  parsePercent,
+  parseSizeBytes,
+  SIZE_FORM,
+} from './units.ts'
 
 /** What stands inside a brick, for whoever lists all options. */
 export type Nested =
@@ -38,6 +47,8 @@ export interface TextOptions {
   /** Completes "must be …". */
   readonly allowed?: string
   readonly pattern?: RegExp
+  /** A rule that no pattern can say. */
+  readonly accepts?: (value: string) => boolean
   /** Never shown, wherever it stands. */
   readonly secret?: boolean
 }
@@ -56,9 +67,36 @@ export function text(options: TextOptions = {}): Reader<string> {
     else if (node.value.length > TEXT_MAX_CHARS)
       wrong(`of at most ${TEXT_MAX_CHARS} characters, not ${node.value.length}`)
     else if (UNUSABLE.test(node.value)) wrong('without line breaks and control characters')
-    else if (options.pattern?.test(node.value) === false) wrong(`not ${describe(node, secret)}`)
+    else if (options.pattern?.test(node.value) === false || options.accepts?.(node.value) === false)
+      wrong(`not ${describe(node, secret)}`)
     else return node.value
     return undefined
+  })
+}
+
+/** One text, or a list of them; never an empty one. */
+export function textOrList(allowed: string): Reader<readonly string[]> {
+  const one = text({ allowed })
+  return {
+    allowed,
+    inside: { kind: 'value' },
+    read(node, report) {
+      if (node.kind !== 'list') {
+        const value = one.read(node, report)
+        return value === undefined ? undefined : [value]
+      }
+      return node.items.flatMap(item => one.read(item, report) ?? [])
+    },
+  }
+}
+
+/** A date (its end, UTC) or a time, as milliseconds of the wall clock. */
+export function moment(): Reader<number> {
+  const allowed = `a date or a time, written as ${MOMENT_FORM}`
+  return valueReader(allowed, (node, report) => {
+    const value = typeof node.value === 'string' ? parseMomentMs(node.value) : undefined
+    if (value === undefined) report.problem(node, `must be ${allowed}, not ${describe(node)}`)
+    return value
   })
 }
 

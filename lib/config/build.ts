@@ -1,27 +1,20 @@
 // From the options as read to the Config: defaults that depend on other options, and the rules that join several of
 // them. Every rule reports and goes on; the Config counts only when nothing was reported.
 
-import { didYouMean } from './bricks.ts'
+import { addressRanges, type BuildSources, buildAuth } from './auth.ts'
 import { type Env, readCredential } from './credential.ts'
 import { isLoopback, parseEndpoint } from './endpoint.ts'
 import { resolvePath } from './interpolate.ts'
-import { nearest } from './nearest.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
-import type { ParsedBackend, ParsedConfig, ParsedKey, ParsedModel } from './schema.ts'
-import { sha256 } from './secret.ts'
+import type { ParsedBackend, ParsedConfig, ParsedModel } from './schema.ts'
 import type { Parsed } from './sections.ts'
-import type { BackendConfig, ClientKey, Config, ModelConfig } from './types.ts'
+import type { BackendConfig, Config, ModelConfig } from './types.ts'
 
 // The contract's floor for a stream's first output, when the config names none.
 const FIRST_OUTPUT_MIN_MS = 120_000
 
 // Names go into a header, log lines and labels.
 const BACKEND_NAME_MAX_CHARS = 128
-
-export interface BuildSources {
-  readonly file: string
-  readonly env: Env
-}
 
 /** Builds the Config, with everything wrong between the options reported. Meaningless once anything was reported. */
 export function buildConfig(options: ParsedConfig, sources: BuildSources, report: Report): Config {
@@ -51,8 +44,10 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
           ? undefined
           : { certFile: absolute(cert.value), keyFile: absolute(key.value) },
       watch: server.value.watch.value,
+      trustedProxies: addressRanges(server.value.trusted_proxies.value),
+      corsOrigins: server.value.cors_origins.value.map(origin => origin.value),
     },
-    auth: { enabled: options.auth.value.enabled.value, keys: buildKeys(options, report) },
+    auth: buildAuth(options, sources, report),
     models,
     retry: {
       maxAttempts: retry.value.max_attempts.value,
@@ -195,67 +190,4 @@ function unusedName(wanted: string, names: Map<string, Place>, place: Place): st
 
 function escapeUtf8(characters: string): string {
   return encodeURIComponent(characters)
-}
-
-function buildKeys(options: ParsedConfig, report: Report): readonly ClientKey[] {
-  const { enabled, keys } = options.auth.value
-  const known = new Map<string, string>()
-  for (const [name, { value: model }] of options.models.value ?? []) {
-    known.set(name, name)
-    for (const alias of model.aliases.value) known.set(alias.value, name)
-  }
-  if (enabled.value && (!keys.given || keys.empty)) {
-    report.problem(keys.place, 'auth.enabled is true and there is no key: add one, or set auth.enabled to false')
-  }
-  const seen = new Map<string, Place>()
-  return keys.value.flatMap(({ value: key, place }) => {
-    const digest = readDigest(key, place, report)
-    const models = readAllowedModels(key, known, report)
-    if (digest === undefined || key.name.value === undefined) return []
-    const first = seen.get(digest.toString('hex'))
-    if (first !== undefined)
-      report.problem(place, `the same key already stands on line ${first.line}: remove one of them`)
-    else seen.set(digest.toString('hex'), place)
-    const { requests_per_minute: requests, tokens_per_minute: tokens, concurrent } = key.limits.value
-    return [
-      {
-        name: key.name.value,
-        digest,
-        models,
-        admin: key.admin.value,
-        limits: { requestsPerMinute: requests.value, tokensPerMinute: tokens.value, concurrent: concurrent.value },
-      },
-    ]
-  })
-}
-
-function readDigest({ key, key_sha256: hash }: ParsedKey, place: Place, report: Report): Buffer | undefined {
-  if (key.given && hash.given) {
-    report.problem(hash.place, 'stands beside key: give one of them')
-    return undefined
-  }
-  if (!key.given && !hash.given) {
-    report.problem({ ...place, path: pathTo(place.path, 'key') }, 'is missing: give key, or key_sha256')
-    return undefined
-  }
-  if (hash.value !== undefined) return Buffer.from(hash.value, 'hex')
-  return key.value === undefined ? undefined : sha256(key.value)
-}
-
-function readAllowedModels(
-  key: ParsedKey,
-  known: ReadonlyMap<string, string>,
-  report: Report,
-): readonly string[] | undefined {
-  if (key.models.value === undefined) return undefined
-  if (key.models.empty) {
-    report.problem(key.models.place, 'is empty: name the models this key may use, or remove it to allow all')
-  }
-  const allowed = new Set<string>()
-  for (const { value: name, place } of key.models.value) {
-    const model = known.get(name)
-    if (model !== undefined) allowed.add(model)
-    else report.problem(place, `there is no such model${didYouMean(nearest(name, known.keys()))}`)
-  }
-  return [...allowed]
 }

@@ -12,7 +12,7 @@ interface Leaf {
 const MAX_LINES = 100
 
 /** Things that come and go as one, the larger first. */
-const WHOLES = [/^models\[.*?\](?=\.)/, /^models\[.*?\]\.backends\[.*?\](?=\.)/, /^auth\.keys\[.*?\](?=\.)/]
+const WHOLES = [/^models\[.*?\](?=\.)/, /^models\[.*?\]\.backends\[.*?\](?=\.)/, /^auth\.(?:keys|tokens)\[.*?\](?=\.)/]
 
 function leaf(value: unknown): Leaf {
   if (value instanceof Secret) return { shown: '', same: value.reveal() }

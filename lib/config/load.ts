@@ -32,6 +32,8 @@ export interface ParseSources {
   readonly env: Env
   /** The text of a mounted secret or a PEM file; throws when it cannot be read. */
   readonly readSecretFile: (path: string) => string
+  /** Wall clock in milliseconds: warns of keys that end soon. */
+  readonly nowEpochMs?: number | undefined
 }
 
 export interface LoadSources {
@@ -40,6 +42,7 @@ export interface LoadSources {
   /** The config's bytes; throws when they cannot be read. Left out: the file system, bounded. */
   readonly readFile?: (path: string) => Uint8Array
   readonly readSecretFile?: (path: string) => string
+  readonly nowEpochMs?: number | undefined
   /** Told of every text as it was read, by the path it was asked for: who keeps them can load the same config again. */
   readonly onRead?: (path: string, text: string) => void
 }
@@ -48,7 +51,8 @@ export interface LoadSources {
 const CONFIG_MAX_BYTES = 3 * CONFIG_MAX_CHARS
 
 /** Reads and checks a config file, synchronously: at start and on reload, bounded in size. Never throws. */
-export function loadConfig({ file, env, readFile, readSecretFile = readSecretText, onRead }: LoadSources): LoadResult {
+export function loadConfig(sources: LoadSources): LoadResult {
+  const { file, env, readFile, readSecretFile = readSecretText, onRead, nowEpochMs } = sources
   const unreadable = (message: string): LoadResult => ({
     kind: 'invalid',
     problems: [{ file, line: 1, column: 1, path: '', message }],
@@ -69,7 +73,7 @@ export function loadConfig({ file, env, readFile, readSecretFile = readSecretTex
     onRead?.(path, secret)
     return secret
   }
-  return parseConfig(text, { file, env, readSecretFile: readAndTell })
+  return parseConfig(text, { file, env, readSecretFile: readAndTell, nowEpochMs })
 }
 
 /**
@@ -97,8 +101,27 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
       checkPem(keyFile, 'PRIVATE KEY-----', tls.value.key.place, sources, report)
     }
   }
+  for (const [index, { keys }] of config.auth.tokens.entries()) {
+    if (keys.kind !== 'file') continue
+    dependsOn.push(keys.path)
+    const place = options.auth.value.tokens.value[index]?.value.jwks.place
+    if (place !== undefined) checkKeySet(keys.path, place, sources, report)
+  }
   if (report.failed()) return invalid()
   return { kind: 'ok', config: freeze(config), warnings: report.warnings(), files: [...new Set(dependsOn)] }
+}
+
+function checkKeySet(path: string, place: Place, sources: ParseSources, report: Report): void {
+  try {
+    if (!/"keys"\s*:\s*\[/.test(sources.readSecretFile(path))) {
+      report.problem(place, 'must name a file that holds a JSON Web Key Set ({"keys": […]}), and this one does not')
+    }
+  } catch (error) {
+    report.problem(
+      place,
+      `names a file that cannot be read (${errorCode(error)}); a relative path starts in the config's folder`,
+    )
+  }
 }
 
 function checkPem(path: string, mark: string, place: Place, sources: ParseSources, report: Report): void {

@@ -1,6 +1,19 @@
 // Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what
 // each option is for, and why its default is what it is, says config.template.yaml.
-import { choice, duration, flag, percent, type Reader, size, text, valueReader, whole } from './bricks.ts'
+import { isAddressRange } from './addresses.ts'
+import {
+  choice,
+  duration,
+  flag,
+  moment,
+  percent,
+  type Reader,
+  size,
+  text,
+  textOrList,
+  valueReader,
+  whole,
+} from './bricks.ts'
 import type { Node } from './document.ts'
 import type { Report } from './problems.ts'
 import { defaulted, group, list, listed, mapOf, optional, required, type Section, section } from './sections.ts'
@@ -11,6 +24,8 @@ const HEADER_TEXT = /^[\x21-\x7e]+$/
 const LABEL = /^[\x20-\x7e]{1,128}$/
 // Tenant and client ids are GUIDs or domain names; the tenant becomes a piece of a URL's path.
 const ENTRA_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
+// Names of claims are URLs at some issuers.
+const CLAIM = /^[\x21-\x7e]{1,256}$/
 const HOST = /^[A-Za-z0-9.:%_-]{1,253}$/
 
 const MAX_WORKERS = 1024
@@ -26,6 +41,15 @@ const headerSecret = text({
 const entraId = text({ allowed: 'an id of letters, digits, dots and hyphens', pattern: ENTRA_ID })
 const modelName = text({ allowed: 'the name of a model' })
 const path = text({ allowed: 'the path of a file' })
+const addressRange = text({
+  allowed: 'an IP address or a range such as 10.0.0.0/8 or 2001:db8::/32',
+  accepts: isAddressRange,
+})
+// As browsers write it in the Origin header (RFC 6454 section 6.2): nothing after the port.
+const origin = text({
+  allowed: '* or an origin such as https://app.example.com, without a path',
+  pattern: /^(?:\*|[a-z][a-z0-9+.-]*:\/\/[^/?#@\s]+)$/,
+})
 
 /** Where a backend's Entra token comes from, when no mapping says more. */
 export type EntraMode = 'managed_identity' | 'workload_identity' | 'client_secret'
@@ -89,17 +113,33 @@ const modelFields = {
   stream_usage: defaulted(flag(), false),
 }
 
+const limitFields = {
+  requests_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
+  tokens_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
+  concurrent: optional(whole(1, MAX_CONCURRENT), 'no limit'),
+}
+
 const keyFields = {
   name: required(label),
   key: optional(headerSecret),
   key_sha256: optional(text({ allowed: 'the 64 hex digits of a SHA-256', pattern: /^[0-9A-Fa-f]{64}$/, secret: true })),
   models: optional(list(modelName), 'all models'),
   admin: defaulted(flag(), false),
-  limits: group({
-    requests_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
-    tokens_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
-    concurrent: optional(whole(1, MAX_CONCURRENT), 'no limit'),
-  }),
+  from: optional(list(addressRange), 'anywhere'),
+  expires: optional(moment(), 'never'),
+  limits: group(limitFields),
+}
+
+const tokenFields = {
+  name: required(label),
+  issuer: required(text({ allowed: 'the issuer as tokens name it in "iss", without blanks', pattern: HEADER_TEXT })),
+  audience: required(textOrList('an audience, or a list of them')),
+  jwks: optional(text({ allowed: 'the URL or the file of a JSON Web Key Set' }), "the issuer's own"),
+  subjects: optional(list(text({ allowed: 'a value of the claim' })), 'every token of that audience'),
+  claim: optional(text({ allowed: 'the name of a claim', pattern: CLAIM }), 'azp, else appid, else sub'),
+  models: optional(list(modelName), 'all models'),
+  admin: defaulted(flag(), false),
+  limits: group(limitFields),
 }
 
 const workers: Reader<number | 'auto'> = valueReader(
@@ -118,10 +158,14 @@ const rootFields = {
     stream_keepalive: defaulted(duration({ min: '10ms', max: '1h', zero: 'off' }), '15s'),
     tls: optional(section({ cert: required(path), key: required(path) }), 'plain HTTP'),
     watch: defaulted(flag(), false),
+    trusted_proxies: listed(addressRange),
+    cors_origins: listed(origin),
   }),
   auth: group({
     enabled: defaulted(flag(), true),
     keys: listed(section(keyFields)),
+    tokens: listed(section(tokenFields)),
+    shared_responses: defaulted(flag(), false),
   }),
   models: required(mapOf(section(modelFields), 'model names')),
   retry: group({
@@ -155,6 +199,7 @@ export type ParsedConfig = Section<typeof rootFields>
 export type ParsedModel = Section<typeof modelFields>
 export type ParsedBackend = Section<typeof backendFields>
 export type ParsedKey = Section<typeof keyFields>
+export type ParsedTokenIssuer = Section<typeof tokenFields>
 
 /** One option as users meet it. */
 export interface ConfigOption {

@@ -1,5 +1,6 @@
 // The config as the rest of the program sees it: read once, checked, defaults filled in, units in the names, frozen.
 import type { LogLevel } from '../log.ts'
+import type { AddressRanges } from './addresses.ts'
 import type { Secret } from './secret.ts'
 
 /** How a model spreads its requests over its backends (README, "Balancing"). */
@@ -77,16 +78,51 @@ export interface ClientKeyLimits {
   readonly concurrent: number | undefined
 }
 
-export interface ClientKey {
-  /** For logs and metrics; two keys may share one while they rotate. */
+/** What a client may do once it has proved itself, by a key or by a token. */
+export interface Principal {
+  /** For logs, metrics and the ownership of stored responses; two keys may share one while they rotate. */
   readonly name: string
-  /** SHA-256 of the key, 32 bytes: the key itself is not kept. */
-  readonly digest: Buffer
-  /** Public model names this key may use; undefined: all. */
+  /** Public model names it may use; undefined: all. */
   readonly models: readonly string[] | undefined
   /** May read the dashboard's data and eject or restore backends. */
   readonly admin: boolean
   readonly limits: ClientKeyLimits
+}
+
+export interface ClientKey extends Principal {
+  /** SHA-256 of the key, 32 bytes: the key itself is not kept. */
+  readonly digest: Buffer
+  /** Addresses it may come from; undefined: anywhere. */
+  readonly from: AddressRanges | undefined
+  /** Wall clock time in milliseconds from which it is refused; undefined: never. */
+  readonly expiresEpochMs: number | undefined
+}
+
+/** Where the keys that verify an issuer's tokens come from. */
+export type KeySource =
+  /** @property url the discovery document (OpenID Connect Discovery 1.0) */
+  | { readonly kind: 'discovery'; readonly url: string; readonly issuer: string }
+  /** @property url the JSON Web Key Set itself */
+  | { readonly kind: 'url'; readonly url: string }
+  | { readonly kind: 'file'; readonly path: string }
+
+/** Clients that show a signed token of this issuer, for one of these audiences. */
+export interface TokenIssuer extends Principal {
+  readonly issuer: string
+  readonly audiences: readonly string[]
+  readonly keys: KeySource
+  /** Allowed values of the claim; undefined: every token of that audience. */
+  readonly subjects: readonly string[] | undefined
+  /** undefined: the first that is there of azp, appid and sub. */
+  readonly claim: string | undefined
+}
+
+export interface AuthConfig {
+  readonly enabled: boolean
+  readonly keys: readonly ClientKey[]
+  readonly tokens: readonly TokenIssuer[]
+  /** Stored responses may be used by every key that knows their id. */
+  readonly sharedResponses: boolean
 }
 
 export interface ServerConfig {
@@ -100,6 +136,10 @@ export interface ServerConfig {
   readonly streamKeepaliveMs: number
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined
   readonly watch: boolean
+  /** Peers whose X-Forwarded-For is believed. */
+  readonly trustedProxies: AddressRanges | undefined
+  /** Origins of browser apps, `*` for all; empty: no browser app of another origin may read answers. */
+  readonly corsOrigins: readonly string[]
 }
 
 export interface RetryConfig {
@@ -128,7 +168,7 @@ export interface LoggingConfig {
 
 export interface Config {
   readonly server: ServerConfig
-  readonly auth: { readonly enabled: boolean; readonly keys: readonly ClientKey[] }
+  readonly auth: AuthConfig
   readonly models: readonly ModelConfig[]
   readonly retry: RetryConfig
   readonly healthCheck: HealthCheckConfig

@@ -2,13 +2,13 @@
 import { randomUUID } from 'node:crypto'
 import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
-import type { ClientKey } from '../config/types.ts'
+import type { ClientKey, TokenIssuer } from '../config/types.ts'
 import { refuse } from '../errors.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import type { Log } from '../log.ts'
 import type { Exchange, FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
-import { namesOf } from '../runtime.ts'
+import { namesOf, principalId, principalOf } from '../runtime.ts'
 import { backendRows, changeEntry } from './backend-rows.ts'
 import { mergeSnapshots } from './merge.ts'
 import { createDashboardRoutes, dashboardRoute, type SteerOrder } from './routes.ts'
@@ -68,12 +68,11 @@ export function createDashboard({ clock, log, health: healthRegistry, runtime, s
     restore: order => steer('restore', order),
   })
 
-  /** Whether a key is an admin's in the config of now; with authentication off everyone is. */
-  const isAdmin = (key: ClientKey | undefined): boolean => {
-    const { auth } = runtime().config
-    return (
-      !auth.enabled || (key !== undefined && auth.keys.some(({ admin, digest }) => admin && digest.equals(key.digest)))
-    )
+  /** Whether a key, or an issuer's token, is an admin's in the config of now; with authentication off everyone is. */
+  const isAdmin = (key: ClientKey | TokenIssuer | undefined): boolean => {
+    const { config } = runtime()
+    if (!config.auth.enabled) return true
+    return key !== undefined && principalOf(config, principalId(key), clock.epochMs())?.admin === true
   }
 
   return {

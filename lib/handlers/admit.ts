@@ -1,14 +1,14 @@
 // A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and settled at its end.
 
 import type { Admission } from '../balancer/key-limits.ts'
-import type { ClientKey } from '../config/types.ts'
+import type { Principal } from '../config/types.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import type { SharedState } from '../runtime.ts'
 
 const UNLIMITED = (): void => undefined
 
-function hasLimits({ limits }: ClientKey): boolean {
+function hasLimits({ limits }: Principal): boolean {
   return (
     limits.requestsPerMinute !== undefined || limits.tokensPerMinute !== undefined || limits.concurrent !== undefined
   )
@@ -23,7 +23,7 @@ export function resetText(waitMs: number): string {
   return `${Math.floor(seconds / 60)}m${seconds % 60}s`
 }
 
-function refusalFor(key: ClientKey, { limit, max, remaining, waitMs }: Admission & { kind: 'limited' }): Refusal {
+function refusalFor(key: Principal, { limit, max, remaining, waitMs }: Admission & { kind: 'limited' }): Refusal {
   const what =
     limit === 'concurrent' ? `${max} requests at once` : `${max} ${limit === 'tokens' ? 'tokens' : 'requests'} a minute`
   const headers =

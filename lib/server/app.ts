@@ -8,6 +8,7 @@ import { refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
+import { clientAddress } from './client-address.ts'
 import { createDispatch, type DispatchDeps } from './dispatch.ts'
 import { redactedPath } from './redacted-path.ts'
 import { route } from './router.ts'
@@ -73,7 +74,7 @@ export function createApp(deps: AppDeps): App {
       id: exchange.id,
       method: request.method ?? '',
       path: redactedPath(request.url ?? '', runtime().isSecret),
-      client: request.socket.remoteAddress,
+      client: exchange.client,
       traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
       durationMs: clock.nowMs() - exchange.beganMs,
       record,
@@ -141,6 +142,7 @@ export function createApp(deps: AppDeps): App {
       cancellation: createCancellation(),
       record: createRecord(),
       beganMs: clock.nowMs(),
+      client: clientAddress(request, runtime().config.server.trustedProxies),
       lingerAndClose() {
         const timer = clock.after(LINGER_MS, () => response.end())
         const end = (): void => {

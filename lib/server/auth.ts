@@ -1,51 +1,174 @@
-// Which client key a request carries. Keys are compared as digests, all of them, in constant time.
+// Proves who a request comes from: by a client key, or by a token of an issuer that the config names.
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingHttpHeaders } from 'node:http'
-import type { ClientKey } from '../config/types.ts'
+import type { Clock } from '../clock.ts'
+import type { AuthConfig, ClientKey, TokenIssuer } from '../config/types.ts'
+import type { Refusal } from '../errors.ts'
 import { protocolKey } from '../handlers/ephemeral-keys.ts'
+import type { TokenFault } from '../tokens/claims.ts'
+import { looksLikeToken, MAX_TOKEN_CHARS } from '../tokens/jwt.ts'
+import type { TokenVerdict, TokenVerifier } from '../tokens/verifier.ts'
 
-/** A presented key longer than this is none of ours; hashing megabytes for a stranger is not our business. */
-const MAX_KEY_CHARS = 4096
+export type AuthResult =
+  | { readonly kind: 'known'; readonly principal: ClientKey | TokenIssuer }
+  /** @property given whether anything was shown that could be a key */
+  | { readonly kind: 'refused'; readonly refusal: Refusal; readonly given: boolean }
+
+/** What a request shows of itself. */
+export interface Presented {
+  readonly headers: IncomingHttpHeaders
+  /** The request line's target: a WebSocket handshake may carry the key in its query. */
+  readonly target: string
+  /** undefined: not known any more. */
+  readonly client: string | undefined
+  readonly webSocket: boolean
+}
+
+export interface Authenticator {
+  /** At once, unless a token's issuer has to be asked for its keys first. */
+  authenticate(presented: Presented): AuthResult | Promise<AuthResult>
+}
 
 function single(value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value[0] : value
 }
 
-/** The texts a request may mean as its key: `Authorization: Bearer`, `api-key`, `x-api-key`; some clients send two of them. */
-function presented(headers: IncomingHttpHeaders): string[] {
-  const found: string[] = []
-  const bearer = headers.authorization
-  if (bearer !== undefined && /^bearer /i.test(bearer)) found.push(bearer.slice(7).trim())
-  const apiKey = single(headers['api-key'])
-  if (apiKey !== undefined) found.push(apiKey.trim())
-  const xApiKey = single(headers['x-api-key'])
-  if (xApiKey !== undefined) found.push(xApiKey.trim())
-  return found.filter(text => text !== '' && text.length <= MAX_KEY_CHARS)
+/** Azure's form for browsers, which cannot set headers on a WebSocket: `?api-key=KEY`. */
+function queryKeys(target: string): readonly string[] {
+  const mark = target.indexOf('?')
+  if (mark === -1) return []
+  const query = new URLSearchParams(target.slice(mark + 1))
+  return [...query].filter(([name]) => name.toLowerCase() === 'api-key').map(([, value]) => value)
 }
 
-/** The config's key with this text, or undefined. Every key is compared, whether or not one has matched already. */
-export function keyOf(text: string, keys: readonly ClientKey[]): ClientKey | undefined {
-  const digest = hash('sha256', text, 'buffer')
+/** Headers in which clients send a key, besides `Authorization`; the last is API Management's. */
+const KEY_HEADERS = ['api-key', 'x-api-key', 'ocp-apim-subscription-key'] as const
+
+/** The texts a request may mean as its key, in the order in which they are tried; some clients send two. */
+function presentedKeys({ headers, target, webSocket }: Presented): readonly string[] {
+  const found: string[] = []
+  const add = (text: string | undefined): void => {
+    const key = text?.trim()
+    if (key !== undefined && key !== '' && !found.includes(key)) found.push(key)
+  }
+  const bearer = headers.authorization
+  if (bearer !== undefined && /^bearer /i.test(bearer)) add(bearer.slice(7))
+  for (const name of KEY_HEADERS) add(single(headers[name]))
+  if (webSocket) {
+    add(protocolKey(headers))
+    for (const key of queryKeys(target)) add(key)
+  }
+  return found
+}
+
+/** The config's key with this digest, or undefined. Every key is compared, whether or not one has matched already. */
+export function keyOf(digest: Buffer, keys: readonly ClientKey[]): ClientKey | undefined {
   let match: ClientKey | undefined
   for (const key of keys) if (timingSafeEqual(key.digest, digest)) match = key
   return match
 }
 
-/**
- * The key a request is authenticated by, or undefined: none given, or none that is known.
- * @param webSocket whether it may stand among the sub-protocols, where browsers have to put it
- */
-export function authenticate(
-  headers: IncomingHttpHeaders,
-  keys: readonly ClientKey[],
-  webSocket: boolean,
-): ClientKey | undefined {
-  const inProtocol = webSocket ? protocolKey(headers) : undefined
-  const texts = presented(headers)
-  if (inProtocol !== undefined && inProtocol.length <= MAX_KEY_CHARS) texts.push(inProtocol)
-  for (const text of texts) {
-    const key = keyOf(text, keys)
-    if (key !== undefined) return key
+function unauthorized(message: string): Refusal {
+  return { status: 401, code: 'invalid_api_key', message, headers: ['www-authenticate', 'Bearer'] }
+}
+
+const NO_KEY = unauthorized(
+  'No API key was given: send it as "Authorization: Bearer KEY", or as "api-key", "x-api-key" or "Ocp-Apim-Subscription-Key".',
+)
+const WRONG_KEY = unauthorized('This API key is not known here: it is mistyped, or it was withdrawn.')
+const EXPIRED_KEY = unauthorized("This API key has expired: ask the proxy's operator for another one.")
+
+/** Said of a token that does not verify; nothing of the token is repeated. */
+const TOKEN_FAULTS: Readonly<Record<TokenFault, string>> = {
+  malformed: 'The token is no well-formed JWT access token.',
+  algorithm: 'The token is signed with an algorithm that is not accepted here: it must be RS256, PS256 or ES256.',
+  issuer: 'The token was issued by an issuer that is not accepted here.',
+  audience: 'The token is for another audience: ask for one with the scope of this proxy.',
+  no_expiry: 'The token has no expiry time ("exp"), which it must have.',
+  not_yet_valid: "The token is not valid yet: compare the clock of the token's issuer with that of this proxy.",
+  expired: 'The token has expired: get a new one.',
+  unknown_key: 'The token is signed with a key that its issuer does not list: its signature cannot be verified.',
+  signature: "The token's signature is wrong.",
+  subject: 'The token is valid, but its subject is not among those that may call this proxy.',
+}
+
+/** A missing set of keys is nobody's fault but ours: the client may come back. */
+function unavailable(waitMs: number): Refusal {
+  return {
+    status: 503,
+    code: 'no_backend',
+    message: "The keys of the token's issuer cannot be fetched at the moment, so the token cannot be verified.",
+    retryAfterMs: waitMs,
   }
-  return undefined
+}
+
+function addressRefusal(client: string | undefined): Refusal {
+  return {
+    status: 403,
+    code: 'address_not_allowed',
+    message: `This key may not be used from the address ${client ?? 'of this client'}.`,
+  }
+}
+
+/** How much a refusal tells, so that of several credentials the one that was nearly right is spoken of. */
+function weight(refusal: Refusal): number {
+  if (refusal.status === 503) return 4
+  if (refusal.status === 403) return 3
+  return refusal === NO_KEY ? 0 : refusal === WRONG_KEY ? 1 : 2
+}
+
+function heavier(a: Refusal, b: Refusal): Refusal {
+  return weight(b) > weight(a) ? b : a
+}
+
+function ofVerdict(verdict: TokenVerdict): AuthResult {
+  if (verdict.kind === 'valid') return { kind: 'known', principal: verdict.issuer }
+  const refusal =
+    verdict.kind === 'refused' ? unauthorized(TOKEN_FAULTS[verdict.fault]) : unavailable(verdict.waitMs)
+  return { kind: 'refused', refusal, given: true }
+}
+
+/**
+ * Authenticates for one config. Of several credentials the first that is valid counts; when none is, the answer speaks of the
+ * one that came closest.
+ */
+export function createAuthenticator({ keys, tokens }: AuthConfig, verifier: TokenVerifier, clock: Clock): Authenticator {
+  const refused = (refusal: Refusal): AuthResult => ({ kind: 'refused', refusal, given: true })
+
+  const judgeKey = (key: ClientKey, client: string | undefined): AuthResult => {
+    if (key.expiresEpochMs !== undefined && clock.epochMs() >= key.expiresEpochMs) return refused(EXPIRED_KEY)
+    if (key.from !== undefined && (client === undefined || !key.from.contains(client))) {
+      return refused(addressRefusal(client))
+    }
+    return { kind: 'known', principal: key }
+  }
+
+  const judge = (text: string, client: string | undefined): AuthResult | Promise<AuthResult> => {
+    // Hashing megabytes for a stranger is not our business.
+    if (text.length > MAX_TOKEN_CHARS) return refused(WRONG_KEY)
+    const digest = hash('sha256', text, 'buffer')
+    const key = keyOf(digest, keys)
+    if (key !== undefined) return judgeKey(key, client)
+    if (tokens.length === 0 || !looksLikeToken(text)) return refused(WRONG_KEY)
+    const verdict = verifier.verify(text, digest.toString('base64'))
+    return verdict instanceof Promise ? verdict.then(ofVerdict) : ofVerdict(verdict)
+  }
+
+  const tryFrom = (
+    texts: readonly string[],
+    at: number,
+    worst: Refusal,
+    client: string | undefined,
+  ): AuthResult | Promise<AuthResult> => {
+    const text = texts[at]
+    if (text === undefined) return { kind: 'refused', refusal: worst, given: texts.length > 0 }
+    const goOn = (result: AuthResult): AuthResult | Promise<AuthResult> =>
+      result.kind === 'known' ? result : tryFrom(texts, at + 1, heavier(worst, result.refusal), client)
+    const result = judge(text, client)
+    return result instanceof Promise ? result.then(goOn) : goOn(result)
+  }
+
+  return {
+    authenticate: presented => tryFrom(presentedKeys(presented), 0, NO_KEY, presented.client),
+  }
 }

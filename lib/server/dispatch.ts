@@ -12,7 +12,7 @@ import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
-import { authenticate } from './auth.ts'
+import { type Authenticator, type AuthResult, createAuthenticator } from './auth.ts'
 import { redactedPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
 
@@ -40,17 +40,13 @@ function takesEphemeral(target: Route): boolean {
   return target.kind === 'realtime' || (target.kind === 'inference' && target.operation.name === 'realtime/calls')
 }
 
-/** Browsers put the key of a WebSocket among its sub-protocols. */
-function isSocket({ kind }: Route): boolean {
-  return kind === 'realtime' || kind === 'responses_socket'
-}
-
 /** Serves a request by its route. What is done at once returns at once: a promise costs, and most routes need none. */
 export type Dispatch = (exchange: Exchange, target: Route, client: ClientSocket | undefined) => void | Promise<void>
 
 export function createDispatch(deps: DispatchDeps): Dispatch {
   const { clock, version, runtime, metricsText, dashboard, isDraining } = deps
   const startedMs = clock.nowMs()
+  const authenticatorFor = authenticators(clock)
   return (exchange, target, client) => {
     const current = runtime()
     const { auth } = current.config
@@ -76,54 +72,83 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
       })
     }
     const isPage = target.kind === 'dashboard' && target.path === ''
-    if (auth.enabled && !isPage && !OPEN_ROUTES.has(target.kind)) {
-      exchange.clientKey = authenticate(exchange.request.headers, auth.keys, isSocket(target))
-      if (exchange.clientKey === undefined && takesEphemeral(target)) {
-        exchange.ephemeral = ephemeralKey(exchange.request.headers, current.shared.owners)
-      }
-      if (exchange.clientKey === undefined && exchange.ephemeral === undefined) {
-        return refuse(exchange, {
-          status: 401,
-          code: 'invalid_api_key',
-          message:
-            'No valid API key was given: send it as "Authorization: Bearer KEY", or as "api-key" or "x-api-key".',
-          headers: ['www-authenticate', 'Bearer'],
-        })
-      }
+    if (!auth.enabled || isPage || OPEN_ROUTES.has(target.kind)) {
+      return serveRoute(exchange, target, client, current, dashboard)
+    }
+    const { request } = exchange
+    const proceed = (result: AuthResult): void | Promise<void> => {
+      // The issuer of a token may have been asked meanwhile.
+      if (exchange.cancellation.reason !== undefined) return undefined
+      if (result.kind === 'known') exchange.clientKey = result.principal
+      else if (!takesEphemeral(target) || !useEphemeral(exchange, current)) return refuse(exchange, result.refusal)
       exchange.record.key = exchange.clientKey?.name
+      return serveRoute(exchange, target, client, current, dashboard)
     }
-    switch (target.kind) {
-      case 'inference':
-        return handleInference(exchange, target, current)
-      case 'stored_response':
-        // A key in an id's place would go upstream.
-        if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
-        break
-      case 'dashboard':
-        return dashboard(exchange, target.path)
-      case 'realtime':
-        return handleRealtime(exchange, target, client, current)
-      case 'responses_socket':
-        return handleResponsesSocket(exchange, client)
-      case 'models':
-        return handleModels(exchange, current)
-      case 'model':
-        return handleModel(exchange, target.id, current)
-      case 'method_not_allowed':
-        return refuse(exchange, {
-          status: 405,
-          code: 'method_not_allowed',
-          message: `This URL takes ${target.allow} only.`,
-          headers: ['allow', target.allow],
-        })
-      default:
-    }
-    const shown = redactedPath(exchange.request.url ?? '', current.isSecret)
-    const hint = 'hint' in target ? target.hint : undefined
-    refuse(exchange, {
-      status: 404,
-      code: 'unknown_url',
-      message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
+    const result = authenticatorFor(current).authenticate({
+      headers: request.headers,
+      target: request.url ?? '',
+      client: exchange.client,
+      webSocket: client !== undefined,
     })
+    return result instanceof Promise ? result.then(proceed) : proceed(result)
   }
+}
+
+/** One authenticator a config: what it prepares is prepared once. */
+function authenticators(clock: Clock): (current: Runtime) => Authenticator {
+  let made: { readonly of: Runtime; readonly authenticator: Authenticator } | undefined
+  return current => {
+    if (made?.of !== current) {
+      made = { of: current, authenticator: createAuthenticator(current.config.auth, current.tokenVerifier, clock) }
+    }
+    return made.authenticator
+  }
+}
+
+/** Takes the ephemeral key that a request shows, if a resource behind this proxy issued it. */
+function useEphemeral(exchange: Exchange, current: Runtime): boolean {
+  exchange.ephemeral = ephemeralKey(exchange.request.headers, current.shared.owners)
+  return exchange.ephemeral !== undefined
+}
+
+function serveRoute(
+  exchange: Exchange,
+  target: Route,
+  client: ClientSocket | undefined,
+  current: Runtime,
+  dashboard: DispatchDeps['dashboard'],
+): void | Promise<void> {
+  switch (target.kind) {
+    case 'inference':
+      return handleInference(exchange, target, current)
+    case 'stored_response':
+      // A key in an id's place would go upstream.
+      if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
+      break
+    case 'dashboard':
+      return dashboard(exchange, target.path)
+    case 'realtime':
+      return handleRealtime(exchange, target, client, current)
+    case 'responses_socket':
+      return handleResponsesSocket(exchange, client)
+    case 'models':
+      return handleModels(exchange, current)
+    case 'model':
+      return handleModel(exchange, target.id, current)
+    case 'method_not_allowed':
+      return refuse(exchange, {
+        status: 405,
+        code: 'method_not_allowed',
+        message: `This URL takes ${target.allow} only.`,
+        headers: ['allow', target.allow],
+      })
+    default:
+  }
+  const shown = redactedPath(exchange.request.url ?? '', current.isSecret)
+  const hint = 'hint' in target ? target.hint : undefined
+  refuse(exchange, {
+    status: 404,
+    code: 'unknown_url',
+    message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
+  })
 }

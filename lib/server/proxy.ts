@@ -19,6 +19,8 @@ import { createTransport, type SocketFactory } from '../http1/pool.ts'
 import type { Log } from '../log.ts'
 import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
+import { createKeyFetcher } from '../tokens/fetch-keys.ts'
+import { createIssuerKeyCache, type KeyFetcher } from '../tokens/issuer-keys.ts'
 import type { Peers } from '../workers/peers.ts'
 import { replicateState, type StateUpdate } from '../workers/sharing.ts'
 import { logFinished, logHealthChange } from './access-log.ts'
@@ -33,6 +35,8 @@ export interface ProxyOptions {
   readonly random: Random
   readonly log: Log
   readonly tokenAuthorizer: TokenAuthorizerFactory
+  /** Fetches the keys of `auth.tokens` issuers; left out: from their URLs and files. */
+  readonly fetchKeys?: KeyFetcher
   readonly tls?: TlsFiles
   /** One of several processes: what it learns is sent, and it probes only when told to. */
   readonly shareWith?: (items: readonly StateUpdate[]) => void
@@ -88,6 +92,7 @@ export function createProxy({
   random,
   log,
   tokenAuthorizer,
+  fetchKeys = createKeyFetcher(clock),
   tls,
   shareWith,
   peers,
@@ -113,6 +118,12 @@ export function createProxy({
     bodyBudget: createBodyBudget(() => current().config.server.maxBufferedBytes),
     tokenAuthorizer,
     keyLimiter: peers?.keyLimiter ?? createKeyUsage(clock),
+    issuerKeys: createIssuerKeyCache({
+      clock,
+      random,
+      fetch: fetchKeys,
+      onProblem: (message, state) => log[state === 'failing' ? 'error' : 'info'](message),
+    }),
     onKeyLimited: (key, limit) => measure.keyLimited(key, limit),
     onAttempt(report: AttemptReport) {
       measure.attempted(report)
@@ -221,6 +232,7 @@ export function createProxy({
       await closed
       // The listener is closed a moment before the last requests know of it; their log lines must not be lost.
       await Promise.race([finished, new Promise<void>(resolve => clock.after(CLOSE_FLUSH_MS, resolve))])
+      shared.issuerKeys.close()
       transport.close()
     },
   }

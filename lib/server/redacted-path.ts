@@ -5,6 +5,8 @@ import { allOperations } from '../azure/operations.ts'
 const MAX_SHOWN = 256
 /** A key is no longer than this; what is longer is not looked at. */
 const MAX_SEGMENT = 512
+/** How every JWT begins: `{"` in base64url. */
+const TOKEN_START = 'eyJ'
 /** Characters between which a key may stand in a path. */
 const SEPARATORS = /([/:;,@&=])/
 /** The path's fixed words, which are no keys and need not be looked at. */
@@ -45,7 +47,8 @@ export function redactedPath(target: string, isSecret: (text: string) => boolean
     .split(SEPARATORS)
     .map(part => {
       if (part.length < 2 || WORDS.has(part)) return part
-      return part.length <= MAX_SEGMENT && isSecret(decoded(part)) ? HIDDEN : part
+      if (part.length > MAX_SEGMENT) return part.startsWith(TOKEN_START) ? HIDDEN : part
+      return isSecret(decoded(part)) ? HIDDEN : part
     })
     .join('')
   return shown.length > MAX_SHOWN ? `${shown.slice(0, MAX_SHOWN)}…` : shown
