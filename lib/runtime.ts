@@ -137,7 +137,8 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
     authorizer,
     tokenVerifier: createTokenVerifier({ clock, issuers: config.auth.tokens, keys: shared.issuerKeys }),
     // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
-    isSecret: text => !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners) || looksLikeToken(text)),
+    isSecret: text =>
+      !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners) || looksLikeToken(text)),
     forwardDeps: {
       clock,
       transport: shared.transport,

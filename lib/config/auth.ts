@@ -160,7 +160,8 @@ function buildIssuer(
 ): TokenIssuer | undefined {
   const models = readAllowedModels(entry.models, known, report)
   const { name, issuer, audience, subjects, claim } = entry
-  if (subjects.empty) report.problem(subjects.place, 'is empty: name who may call, or remove it to allow all of the audience')
+  if (subjects.empty)
+    report.problem(subjects.place, 'is empty: name who may call, or remove it to allow all of the audience')
   if (audience.empty) report.problem(audience.place, 'is empty: name the audience that tokens for this proxy have')
   if (name.value === undefined || issuer.value === undefined || audience.value === undefined) return undefined
   const keys = readKeySource(entry, issuer.value, file, place, report)
@@ -186,7 +187,10 @@ function checkTenant(issuer: string, place: Place, report: Report): void {
   }
   const tenant = ENTRA_TENANT.exec(issuer)?.[1]
   if (tenant !== undefined && !GUID.test(tenant)) {
-    report.warning(place, "Entra's tokens name the tenant by its id (a GUID): one that is named otherwise fits no token")
+    report.warning(
+      place,
+      "Entra's tokens name the tenant by its id (a GUID): one that is named otherwise fits no token",
+    )
   }
 }
 
@@ -219,6 +223,9 @@ function isFetchable(text: string, place: Place, report: Report): boolean {
     return false
   }
   if (protocol === 'https:' || (protocol === 'http:' && isLoopback(hostname.replace(/^\[(.*)\]$/, '$1')))) return true
-  report.problem(place, 'must be an https URL (plain http only to this machine): else anybody on the way could sign tokens')
+  report.problem(
+    place,
+    'must be an https URL (plain http only to this machine): else anybody on the way could sign tokens',
+  )
   return false
 }

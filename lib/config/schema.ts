@@ -125,8 +125,8 @@ const keyFields = {
   key_sha256: optional(text({ allowed: 'the 64 hex digits of a SHA-256', pattern: /^[0-9A-Fa-f]{64}$/, secret: true })),
   models: optional(list(modelName), 'all models'),
   admin: defaulted(flag(), false),
-  from: optional(list(addressRange), 'anywhere'),
-  expires: optional(moment(), 'never'),
+  from: optional(list(addressRange), 'from anywhere'),
+  expires: optional(moment(), 'it never ends'),
   limits: group(limitFields),
 }
 

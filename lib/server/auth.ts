@@ -123,8 +123,7 @@ function heavier(a: Refusal, b: Refusal): Refusal {
 
 function ofVerdict(verdict: TokenVerdict): AuthResult {
   if (verdict.kind === 'valid') return { kind: 'known', principal: verdict.issuer }
-  const refusal =
-    verdict.kind === 'refused' ? unauthorized(TOKEN_FAULTS[verdict.fault]) : unavailable(verdict.waitMs)
+  const refusal = verdict.kind === 'refused' ? unauthorized(TOKEN_FAULTS[verdict.fault]) : unavailable(verdict.waitMs)
   return { kind: 'refused', refusal, given: true }
 }
 
@@ -132,7 +131,11 @@ function ofVerdict(verdict: TokenVerdict): AuthResult {
  * Authenticates for one config. Of several credentials the first that is valid counts; when none is, the answer speaks of the
  * one that came closest.
  */
-export function createAuthenticator({ keys, tokens }: AuthConfig, verifier: TokenVerifier, clock: Clock): Authenticator {
+export function createAuthenticator(
+  { keys, tokens }: AuthConfig,
+  verifier: TokenVerifier,
+  clock: Clock,
+): Authenticator {
   const refused = (refusal: Refusal): AuthResult => ({ kind: 'refused', refusal, given: true })
 
   const judgeKey = (key: ClientKey, client: string | undefined): AuthResult => {

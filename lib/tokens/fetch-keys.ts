@@ -60,7 +60,10 @@ function keySetUrl(text: string, discovery: URL, issuer: string): URL | Problem 
   if (typeof uri !== 'string' || !URL.canParse(uri)) return { problem: 'the discovery document names no jwks_uri' }
   const url = new URL(uri)
   const plainHere =
-    url.protocol === 'http:' && isLoopback(url.hostname) && discovery.protocol === 'http:' && isLoopback(discovery.hostname)
+    url.protocol === 'http:' &&
+    isLoopback(url.hostname) &&
+    discovery.protocol === 'http:' &&
+    isLoopback(discovery.hostname)
   return url.protocol === 'https:' || plainHere ? url : { problem: 'its jwks_uri is no https URL' }
 }
 

@@ -42,8 +42,7 @@ type Signed = 'yes' | 'no' | 'unknown_key'
 
 function signedBy(token: ParsedToken, keys: readonly VerificationKey[]): Signed {
   const fitting = keys.filter(
-    ({ kid, algorithms }) =>
-      algorithms.includes(token.algorithm) && (token.kid === undefined || kid === token.kid),
+    ({ kid, algorithms }) => algorithms.includes(token.algorithm) && (token.kid === undefined || kid === token.kid),
   )
   if (fitting.length === 0) return 'unknown_key'
   return fitting.slice(0, MAX_TRIED_KEYS).some(key => verifySignature(token, key)) ? 'yes' : 'no'

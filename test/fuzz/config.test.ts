@@ -10,7 +10,7 @@ const DEFAULT_RUNS = 400
 const seed = Number(process.env.FUZZ_SEED ?? Date.now() % 1_000_000_000)
 const runs = Number(process.env.FUZZ_RUNS ?? DEFAULT_RUNS)
 
-const template = readFileSync('config.template.yaml', 'utf8')
+const template = readFileSync('config.template.yaml', 'utf8').replace('change-me', 'a-key-of-my-own')
 // Without its prose, with every option on: a mutation then hits something that is read.
 const everythingOn = template
   .replaceAll(/^( *)#(?=[a-z_0-9]+:|- )/gm, '$1')

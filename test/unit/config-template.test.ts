@@ -5,7 +5,9 @@ import { isMap, isScalar, isSeq, parseDocument } from 'yaml'
 import { configOptions, formatProblem, parseConfig } from '../../lib/config/load.ts'
 
 const TEMPLATE = 'config.template.yaml'
-const text = readFileSync(TEMPLATE, 'utf8')
+const asItStands = readFileSync(TEMPLATE, 'utf8')
+// As it is once its first line is edited.
+const text = asItStands.replace('"change-me"', '"a-key-of-my-own"')
 // "#option" is an option in waiting, "# text" is prose.
 const everythingOn = text.replaceAll(/^( *)#(?=[a-z_0-9]+:|- )/gm, '$1')
 
@@ -35,7 +37,13 @@ function optionsIn(source: string): ReadonlyMap<string, readonly string[]> {
   return found
 }
 
-t.test('the template is a valid config as it stands, with an empty environment', async t => {
+t.test('the template is refused as it stands, for its one key that everybody knows', async t => {
+  const result = parseConfig(asItStands, { file: TEMPLATE, env: {}, readSecretFile: () => pem })
+  t.match(result.kind === 'invalid' && result.problems, [{ path: 'auth.keys[0].key', message: /--new-key/ }])
+  t.equal(result.kind === 'invalid' && result.problems.length, 1)
+})
+
+t.test('the template is a valid config once the key is edited, with an empty environment', async t => {
   const result = parse(text)
   t.equal(result.kind, 'ok')
   t.same(result.kind === 'ok' && result.warnings, [])
@@ -76,7 +84,10 @@ t.test('the switched-on defaults give the same config as leaving them out', asyn
   t.same(full.config.retry, sparse.config.retry)
   t.same(full.config.healthCheck, sparse.config.healthCheck)
   t.same(full.config.metrics, sparse.config.metrics)
-  t.same({ ...full.config.server, tls: undefined, host: undefined }, sparse.config.server)
+  t.same(
+    { ...full.config.server, tls: undefined, host: undefined, trustedProxies: undefined, corsOrigins: [] },
+    sparse.config.server,
+  )
   t.same({ ...full.config.logging, file: undefined }, sparse.config.logging)
   t.match(full.config.models[0], { timeoutMs: 120_000, firstOutputTimeoutMs: 120_000, balance: 'round_robin' })
 })

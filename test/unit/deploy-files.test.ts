@@ -83,8 +83,8 @@ t.test('docker-compose mounts the config where the image looks, and waits for th
   t.ok(Number.parseInt(String(at(proxy, 'stop_grace_period')), 10) > drainSeconds())
 })
 
-t.test('the ConfigMap is a valid config whose secrets are mounted where it looks', async t => {
-  const secret = at(manifest('Secret'), 'stringData')
+t.test('the ConfigMap is a valid config, once its key is edited, whose secrets are mounted where it looks', async t => {
+  const secret = { ...Object(at(manifest('Secret'), 'stringData')), 'client-key': 'a-key-of-my-own' }
   const pod = at(manifest('Deployment'), 'spec', 'template', 'spec')
   const mount = at(pod, 'containers', 0, 'volumeMounts', 0)
   const sources = items(at(pod, 'volumes', 0, 'projected', 'sources'))
