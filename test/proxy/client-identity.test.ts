@@ -228,10 +228,30 @@ t.test(
     t.equal((await ask(running, { 'api-key': 'key-1' })).status, 200)
     t.equal((await ask(running, { 'api-key': 'key-1', authorization: `Bearer ${issuer.token()}` })).status, 200)
     const line = running.lines.find(({ level, msg }) => level === 'error' && /keys of/.test(String(msg)))
-    t.equal(await status({ iss: `https://sts.windows.net/${tenant}/`, aud: 'other' }), 200)
-    t.equal(await status({ iss: `https://sts.windows.net/00000000-0000-0000-0000-000000000000/`, aud: 'proxy' }), 401)
+    t.match(line?.msg, /could not be fetched, there are none yet/)
+    issuer.fail(undefined)
+    clock.advance(1_000)
+    await until(() => running.lines.some(({ msg }) => /fetched again/.test(String(msg))))
+    t.equal((await ask(running, { authorization: `Bearer ${issuer.token()}` })).status, 200)
   },
 )
+
+t.test('a key set by URL, with an issuer of Entra: tokens of version 1 and 2 pass', async t => {
+  const tenant = '72f988bf-86f1-41af-91ab-2d7cd011db47'
+  const issuer = await startIssuer(t)
+  const backend = await startResource(t)
+  const entry = `{name: apps, issuer: "https://login.microsoftonline.com/${tenant}/v2.0", audience: [proxy, "api://other"], jwks: "${issuer.keySetUrl}"}`
+  const running = await runProxy(t, configText(backend.url, `{tokens: [${entry}]}`))
+  const status = async (claims: Record<string, unknown>): Promise<number> =>
+    (await ask(running, { authorization: `Bearer ${issuer.token({ claims })}` })).status
+  t.equal(await status({ iss: `https://login.microsoftonline.com/${tenant}/v2.0`, aud: 'proxy' }), 200)
+  t.equal(
+    await status({ iss: `https://sts.windows.net/${tenant}/`, aud: 'api://proxy', azp: undefined, appid: 'a' }),
+    200,
+  )
+  t.equal(await status({ iss: `https://sts.windows.net/${tenant}/`, aud: 'other' }), 200)
+  t.equal(await status({ iss: `https://sts.windows.net/00000000-0000-0000-0000-000000000000/`, aud: 'proxy' }), 401)
+})
 
 t.test('the key set may be a file, for machines without internet; a new one is read for an unknown key', async t => {
   const { writeFileSync } = await import('node:fs')
