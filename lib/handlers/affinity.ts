@@ -2,6 +2,7 @@
 // remembered. Ids are never changed.
 
 import { createHash } from 'node:crypto'
+import { isObjectId } from '../azure/ids.ts'
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { viewBytes } from '../body/chunk-list.ts'
@@ -31,9 +32,6 @@ interface Learning {
   readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
 }
 
-/** Response ids as Azure gives them; anything else is not looked for, and upstream says what is wrong with it. */
-const RESPONSE_ID = /^[\w-]{1,256}$/
-
 /** Reasoning items looked at in one request or answer: an agent's turn has a handful. */
 const MAX_ITEMS = 64
 /** The beginning of a body in which they are looked for. */
@@ -47,11 +45,6 @@ const ENCRYPTED_MARK = Buffer.from(`"${ENCRYPTED}"`)
 const ASKS_ENCRYPTED = Buffer.from('reasoning.encrypted_content')
 
 const NOTHING: Learning = { onServed: () => undefined, onEvents: undefined }
-
-/** Whether a text has the form of the ids that the Responses API gives out. */
-export function isResponseId(text: string): boolean {
-  return RESPONSE_ID.test(text)
-}
 
 /** The id of the response that an answer's first bytes announce. */
 function announcedId(upstreamResponse: UpstreamResponse): string | undefined {
@@ -133,7 +126,7 @@ export function bindToState(
   }
 
   const previous = lastMember(scan.members, 'previous_response_id')?.text
-  if (previous !== undefined && RESPONSE_ID.test(previous)) {
+  if (previous !== undefined && isObjectId(previous)) {
     return runtime.ownerFinder.find(previous, pool.members).then((found): Binding => {
       if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
       const places = resourcesOf(found)

@@ -1,7 +1,8 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
 
 import { readErrorBody } from '../azure/errors.ts'
-import { type Operation, operationPath, queryValue, readsModelFromBody, replaceParameter } from '../azure/operations.ts'
+import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
+import { queryValue, replaceParameter, withoutParameters } from '../azure/query.ts'
 import { estimateTokens } from '../balancer/key-limits.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { type ChunkList, sliceBytes } from '../body/chunk-list.ts'
@@ -101,9 +102,12 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
   }
 }
 
+const DEPLOYMENT: ReadonlySet<string> = new Set(['deployment'])
+
 /** A call's offer may name its model in the query, where the backend reads its own name for it. */
 function queryFor(operation: Operation, backend: BackendConfig, query: string): string {
-  return operation.body === 'sdp' ? replaceParameter(query, MODEL, backend.deployment) : query
+  if (operation.body !== 'sdp') return query
+  return replaceParameter(withoutParameters(query, DEPLOYMENT), MODEL, backend.deployment)
 }
 
 interface ParsedRequest {

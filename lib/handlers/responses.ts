@@ -1,11 +1,12 @@
 // Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about which.
 import { storedResponsePath } from '../azure/operations.ts'
+import { queryValue } from '../azure/query.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
-import { isResponseId, resourcesOf } from './affinity.ts'
+import { resourcesOf } from './affinity.ts'
 
 export interface StoredResponseRoute {
   readonly id: string
@@ -29,7 +30,7 @@ export async function handleStoredResponse(
   const { request, record } = exchange
   request.resume()
   const members = runtime.membersFor(exchange.clientKey)
-  const found = isResponseId(id) ? await runtime.ownerFinder.find(id, members) : ({ kind: 'nowhere' } as const)
+  const found = await runtime.ownerFinder.find(id, members)
   const places = resourcesOf(found)
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
   const pool = poolWith(exchange, runtime, places)
@@ -41,7 +42,7 @@ export async function handleStoredResponse(
     })
   }
   const method = request.method ?? 'GET'
-  const wantsStream = method === 'GET' && /(^|&)stream=true(&|$)/.test(query)
+  const wantsStream = method === 'GET' && queryValue(query, 'stream') === 'true'
   record.stream = wantsStream
   const { owners } = runtime.shared
   await forward(

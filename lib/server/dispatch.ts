@@ -33,6 +33,7 @@ const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'metrics',
   'unknown_url',
   'method_not_allowed',
+  'malformed',
 ])
 
 /** What an ephemeral key of a realtime session is good for. */
@@ -135,6 +136,18 @@ function serveRoute(
       return handleModels(exchange, current)
     case 'model':
       return handleModel(exchange, target.id, current)
+    case 'no_object_id':
+      return refuse(exchange, {
+        status: 404,
+        code: 'response_not_found',
+        message: 'No stored object has such an id: ids are made of letters, digits, "_" and "-".',
+      })
+    case 'malformed':
+      return refuse(exchange, {
+        status: 400,
+        code: 'invalid_request',
+        message: 'The path holds a percent escape that cannot be decoded.',
+      })
     case 'method_not_allowed':
       return refuse(exchange, {
         status: 405,
@@ -146,9 +159,10 @@ function serveRoute(
   }
   const shown = redactedPath(exchange.request.url ?? '', current.isSecret)
   const hint = 'hint' in target ? target.hint : undefined
+  const near = 'near' in target ? `: did you mean ${target.near}?` : '.'
   refuse(exchange, {
     status: 404,
     code: 'unknown_url',
-    message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}.`,
+    message: hint ?? `There is nothing at ${exchange.request.method ?? ''} ${shown}${near}`,
   })
 }

@@ -1,5 +1,8 @@
 // From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
-import { allOperations, type Operation, operationNamed, queryValue, withoutParameter } from '../azure/operations.ts'
+import { isObjectId } from '../azure/ids.ts'
+import { allOperations, type Operation, operationNamed } from '../azure/operations.ts'
+import { queryValue, withoutParameters } from '../azure/query.ts'
+import { nearestUrl } from './nearest-url.ts'
 
 export type Route =
   | {
@@ -24,7 +27,11 @@ export type Route =
   | { readonly kind: 'metrics' }
   | { readonly kind: 'dashboard'; readonly path: string; readonly query: string }
   | { readonly kind: 'method_not_allowed'; readonly allow: string }
-  | { readonly kind: 'unknown_url'; readonly hint: string | undefined }
+  | { readonly kind: 'unknown_url'; readonly hint: string | undefined; readonly near?: string }
+  /** What stands in an id's place cannot be one. */
+  | { readonly kind: 'no_object_id' }
+  /** A percent escape in the path is broken: nobody could say what it names. */
+  | { readonly kind: 'malformed' }
 
 /** Ids and model names in a path are at most this long, in characters; longer ones name nothing. */
 const MAX_SEGMENT = 512
@@ -45,27 +52,33 @@ const RESOURCE_BOUND = new Set([
 
 const UNKNOWN: Route = { kind: 'unknown_url', hint: undefined }
 
-function decoded(segment: string): string | undefined {
-  if (segment.length > MAX_SEGMENT) return undefined
+const MALFORMED: Route = { kind: 'malformed' }
+
+/** A path segment's text; a route where it has none. */
+function decoded(segment: string): string | Route {
+  if (segment.length > MAX_SEGMENT) return UNKNOWN
   if (!segment.includes('%')) return segment
   try {
     return decodeURIComponent(segment)
   } catch {
-    return undefined
+    return MALFORMED
   }
 }
 
+/** An object's id in a path, or the route that refuses it. */
+function objectId(segment: string): string | Route {
+  const id = decoded(segment)
+  return typeof id !== 'string' || isObjectId(id) ? id : { kind: 'no_object_id' }
+}
+
 /** Query parameters that stay here: the api-version is the backend's, and credentials never go upstream. */
-const OWN_PARAMETERS = new Set(['api-version', 'api-key', 'subscription-key'])
+const OWN_PARAMETERS: ReadonlySet<string> = new Set(['api-version', 'api-key', 'subscription-key'])
+/** A realtime session's model goes upstream as the backend's own name for it, and under one name. */
+const MODEL_PARAMETERS: ReadonlySet<string> = new Set(['model', 'deployment'])
 
 /** The client's query as it goes upstream: its own order and spelling, less what stays here. */
-export function upstreamQuery(query: string): string {
-  if (query === '') return ''
-  const kept = query.split('&').filter(part => {
-    const name = decoded(part.split('=', 1)[0] ?? '')?.toLowerCase()
-    return part !== '' && name !== undefined && !OWN_PARAMETERS.has(name)
-  })
-  return kept.join('&')
+function upstreamQuery(query: string): string {
+  return withoutParameters(query, OWN_PARAMETERS)
 }
 
 function get(method: string, route: Route): Route {
@@ -77,9 +90,8 @@ function post(method: string, route: Route): Route {
 }
 
 function storedResponse(method: string, rest: readonly string[], query: string): Route {
-  const id = decoded(rest[0] ?? '')
-  // As path segments the dots would climb out of the responses, however they are escaped (RFC 3986 section 5.2.4).
-  if (id === undefined || id === '' || id === '.' || id === '..') return UNKNOWN
+  const id = objectId(rest[0] ?? '')
+  if (typeof id !== 'string') return id
   const action = rest[1]
   if (action === undefined) {
     if (method !== 'GET' && method !== 'DELETE') return { kind: 'method_not_allowed', allow: 'GET, DELETE' }
@@ -102,15 +114,11 @@ function api(method: string, segments: readonly string[], query: string): Route 
     if (second === undefined) return get(method, { kind: 'models' })
     // Names with slashes ("org/model") are allowed in the path as they are.
     const id = decoded(segments.slice(1).join('/'))
-    return id === undefined ? UNKNOWN : get(method, { kind: 'model', id })
+    return typeof id === 'string' ? get(method, { kind: 'model', id }) : id
   }
   if (family === 'realtime' && second === undefined) {
     const model = queryValue(query, 'model') ?? queryValue(query, 'deployment')
-    return get(method, {
-      kind: 'realtime',
-      model,
-      query: withoutParameter(withoutParameter(query, 'model'), 'deployment'),
-    })
+    return get(method, { kind: 'realtime', model, query: withoutParameters(query, MODEL_PARAMETERS) })
   }
   if (family !== undefined && RESOURCE_BOUND.has(family)) {
     return {
@@ -123,7 +131,8 @@ function api(method: string, segments: readonly string[], query: string): Route 
 
 function deployment(method: string, segments: readonly string[], query: string): Route {
   const model = decoded(segments[0] ?? '')
-  if (model === undefined || model === '') return UNKNOWN
+  if (typeof model !== 'string') return model
+  if (model === '') return UNKNOWN
   const route = api(method, segments.slice(1), query)
   if (route.kind === 'inference') return { ...route, model }
   if (route.kind === 'realtime' || route.kind === 'responses_socket') return { ...route, model }
@@ -161,6 +170,12 @@ const PLAIN: ReadonlyMap<string, Route> = new Map(
   ]),
 )
 
+function withHint(found: Route, path: string): Route {
+  if (found.kind !== 'unknown_url' || found.hint !== undefined) return found
+  const near = nearestUrl(path)
+  return near === undefined ? found : { kind: 'unknown_url', hint: undefined, near }
+}
+
 /**
  * What a request asks for.
  * @param target the request line's target: a path with a query, or an absolute URL, which counts by its path
@@ -177,6 +192,7 @@ export function route(method: string, target: string): Route {
   const fragment = path.indexOf('#')
   if (fragment !== -1) path = path.slice(0, fragment)
   const mark = path.indexOf('?')
-  if (mark === -1) return byPath(method, path, '')
-  return byPath(method, path.slice(0, mark), upstreamQuery(path.slice(mark + 1)))
+  const bare = mark === -1 ? path : path.slice(0, mark)
+  const query = mark === -1 ? '' : upstreamQuery(path.slice(mark + 1))
+  return withHint(byPath(method, bare, query), bare)
 }

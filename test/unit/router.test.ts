@@ -50,13 +50,31 @@ t.test('stored responses and their parts are found, with the methods that they t
   t.end()
 })
 
-t.test('an id that would climb out of its place names nothing', t => {
-  const hostile = ['.', '..', '%2e', '%2E%2e', '.%2e', '%', '%zz', '%ff', 'x'.repeat(513)]
-  for (const id of hostile) {
+t.test('what is no id goes nowhere, and a broken escape is malformed', t => {
+  const hostile = [
+    '.',
+    '..',
+    '%2e',
+    '%2E%2e',
+    '.%2e',
+    '..%2Ffiles',
+    '..%5Cfiles',
+    'resp_1%00',
+    'resp%201',
+    'ü',
+    '%C3%BC',
+    'a.b',
+  ]
+  for (const id of [...hostile, 'x'.repeat(257)]) {
     for (const tail of ['', '/cancel', '/input_items']) {
-      t.equal(route('POST', `/v1/responses/${id}${tail}`).kind, 'unknown_url', `${id.slice(0, 20)}${tail}`)
+      t.equal(route('POST', `/v1/responses/${id}${tail}`).kind, 'no_object_id', `${id.slice(0, 20)}${tail}`)
     }
   }
+  for (const path of ['responses/%', 'responses/%zz/cancel', 'responses/%ff', 'models/%f', 'models/%c3%28']) {
+    t.equal(route('GET', `/v1/${path}`).kind, 'malformed', path)
+  }
+  t.equal(route('POST', '/openai/deployments/%zz/chat/completions').kind, 'malformed')
+  t.match(route('GET', '/v1/responses/resp%5F1'), { kind: 'stored_response', id: 'resp_1' })
   t.end()
 })
 
@@ -68,14 +86,25 @@ t.test('models are listed and named, with slashes in their names too', t => {
   t.end()
 })
 
-t.test('a realtime session names its model in the query or in the path', t => {
-  t.same(route('GET', '/v1/realtime?model=gpt-rt&x=1'), { kind: 'realtime', model: 'gpt-rt', query: 'x=1' })
-  t.same(route('GET', '/openai/realtime?api-version=x&deployment=gpt%20rt'), {
-    kind: 'realtime',
-    model: 'gpt rt',
-    query: '',
-  })
-  t.same(route('GET', '/v1/realtime'), { kind: 'realtime', model: undefined, query: '' })
+t.test('a realtime session names its model in the query or in the path, and one name of it goes no further', t => {
+  const queries: readonly (readonly [string, string | undefined, string])[] = [
+    ['model=gpt-rt&x=1', 'gpt-rt', 'x=1'],
+    ['api-version=x&deployment=gpt%20rt', 'gpt rt', ''],
+    ['', undefined, ''],
+    ['model=m&%6dodel=other', 'm', ''],
+    ['%6Dodel=m&a=%6d', 'm', 'a=%6d'],
+    ['%256dodel=m', 'm', ''],
+    ['model[]=m&model[0]=n&model%5B%5D=o&include[]=x', 'm', 'include[]=x'],
+    ['MODEL=m&Deployment=n&d%65ployment=o', 'm', ''],
+    ['a=1;model=m;b=2&c', 'm', 'a=1;b=2&c'],
+    ['mod+el=m&model%00x=n&%20model=o', 'm', ''],
+    ['model=%zz', undefined, ''],
+    ['model=m&%zz=1', 'm', ''],
+    ['models=x&model_id=y', undefined, 'models=x&model_id=y'],
+  ]
+  for (const [query, model, rest] of queries) {
+    t.same(route('GET', `/v1/realtime?${query}`), { kind: 'realtime', model, query: rest }, query)
+  }
   t.end()
 })
 
@@ -85,7 +114,7 @@ t.test("the proxy's own pages stand at the root alone, for GET and HEAD", t => {
     t.same(route('HEAD', `/${kind}?x`), { kind })
     t.same(route('POST', `/${kind}`), { kind: 'method_not_allowed', allow: 'GET, HEAD' })
     t.equal(route('GET', `/${kind}/x`).kind, 'unknown_url')
-    t.equal(route('GET', `/v1/${kind}`).kind, 'unknown_url')
+    t.match(route('GET', `/v1/${kind}`), { kind: 'unknown_url', near: `/${kind}` })
   }
   t.match(route('GET', '/dashboard/data'), { kind: 'dashboard', path: 'data' })
   t.end()
@@ -97,14 +126,12 @@ t.test('everything else is an unknown URL, and what belongs to one resource is t
     '/',
     '*',
     '/v1',
-    '/v2/chat/completions',
-    '/V1/chat/completions',
     '/openai/deployments',
     '/openai/deployments/x',
     'ftp://x/v1/models',
     'example.com:443',
-    '/v1/chat/../models',
-    '/v1/chat%2Fcompletions',
+    '/wp-login.php',
+    `/${'chat/completions/'.repeat(9)}`,
   ]) {
     t.same(route('POST', target), { kind: 'unknown_url', hint: undefined }, target)
   }
@@ -113,6 +140,36 @@ t.test('everything else is an unknown URL, and what belongs to one resource is t
     t.match(found, { kind: 'unknown_url', hint: /live in one Azure OpenAI resource/ }, family)
   }
   t.same(route('GET', '/v1/chat/completions'), { kind: 'method_not_allowed', allow: 'POST' })
+  t.end()
+})
+
+t.test('a mistaken URL is answered with the one that was meant', t => {
+  const meant: Readonly<Record<string, readonly string[]>> = {
+    '/v1/chat/completions': [
+      '/chat/completions',
+      '/chat/completions?api-version=1',
+      '/v1/v1/chat/completions',
+      '/v1/openai/chat/completions',
+      '/openai/v1/v1/chat/completions',
+      '/models/chat/completions',
+      '/v2/chat/completions',
+      '/V1/Chat/Completions',
+      '/api/openai/v1/chat/completions',
+      '/v1/chat/completion',
+      '/v1/chat/completions/chat/completions',
+      '/v1/chat%2Fcompletions',
+      'http://proxy.example.com/chat/completions',
+    ],
+    '/v1/responses': ['/responses', '/v1/response', '/v1/v1/responses'],
+    '/v1/responses/{id}': ['/responses/resp_1', '/v1/v1/responses/resp_1'],
+    '/v1/embeddings': ['/embeddings', '/v1/embedding', '/models/embeddings'],
+    '/v1/models': ['/models', '/v1/model', '/v1/chat/../models'],
+    '/health': ['/healthz', '/v1/health', '/helth'],
+    '/metrics': ['/v1/metrics', '/metric'],
+  }
+  for (const [url, mistakes] of Object.entries(meant)) {
+    for (const mistake of mistakes) t.match(route('POST', mistake), { kind: 'unknown_url', near: url }, mistake)
+  }
   t.end()
 })
 
