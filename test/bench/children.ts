@@ -4,16 +4,24 @@ import { fileURLToPath } from 'node:url'
 import type { FromLoad, Job, Result } from './load.ts'
 import type { FromUpstream, ToUpstream } from './upstream.ts'
 
-/** Starts a program with `prefix` in front of its command line, such as taskset's. */
+/**
+ * Starts a program with `prefix` in front of its command line, such as taskset's.
+ * @param stdio `ipc`: with a channel for messages; `silent`: its standard error is its log, and thrown away
+ */
 export function start(
   prefix: readonly string[],
   command: readonly string[],
-  stdio: 'ignore' | 'ipc',
+  stdio: 'ignore' | 'ipc' | 'silent',
   cwd?: string,
 ): ChildProcess {
   const [program = '', ...args] = [...prefix, ...command]
   return spawn(program, args, {
-    stdio: ['ignore', 'ignore', 'inherit', ...(stdio === 'ipc' ? (['ipc'] as const) : [])],
+    stdio: [
+      'ignore',
+      'ignore',
+      stdio === 'silent' ? 'ignore' : 'inherit',
+      ...(stdio === 'ipc' ? (['ipc'] as const) : []),
+    ],
     ...(cwd === undefined ? {} : { cwd }),
   })
 }
@@ -51,6 +59,9 @@ export function startHere(prefix: readonly string[], file: string): ChildProcess
 export interface Upstream {
   readonly port: number
   readonly secondPort: number
+  /** The first port's answers over TLS, and the PEM of its certificate. */
+  readonly tlsPort: number
+  readonly certificate: string
   /** Whether the second port answers 500. */
   fail(on: boolean): void
   /** What it has seen since it was last asked. */
@@ -63,10 +74,12 @@ export async function startUpstream(prefix: readonly string[]): Promise<Upstream
   const tell = (message: ToUpstream): void => {
     child.send(message)
   }
-  const { port, secondPort } = await heard<FromUpstream, 'listening'>(child, 'listening')
+  const { port, secondPort, tlsPort, certificate } = await heard<FromUpstream, 'listening'>(child, 'listening')
   return {
     port,
     secondPort,
+    tlsPort,
+    certificate,
     fail: on => tell({ kind: 'fail', on }),
     count() {
       const answer = heard<FromUpstream, 'counted'>(child, 'counted')

@@ -7,15 +7,17 @@ export interface GatewayOptions {
   /** Ports of the backends; the second one may be failing. */
   readonly backends: readonly number[]
   readonly workers: number
+  /** The backends speak TLS, signed by this certificate (a PEM file); undefined: plain HTTP. */
+  readonly backendCa?: string | undefined
 }
 
 /** This proxy, with so many workers. */
-export function proxyConfig({ port, backends, workers }: GatewayOptions): string {
+export function proxyConfig({ port, backends, workers, backendCa }: GatewayOptions): string {
   const list = (deployment: string): string =>
     backends
       .map(
         (backend, i) =>
-          `      - {name: ${deployment}-${i + 1}, endpoint: "http://127.0.0.1:${backend}", api_key: ${AZURE_KEY}, api_version: "${API_VERSION}"}`,
+          `      - {name: ${deployment}-${i + 1}, endpoint: "${backendCa === undefined ? 'http' : 'https'}://127.0.0.1:${backend}", api_key: ${AZURE_KEY}, api_version: "${API_VERSION}"}`,
       )
       .join('\n')
   return `auth: {keys: [{name: bench, key: ${CLIENT_KEY}}]}
@@ -33,10 +35,10 @@ metrics: {enabled: true}
 }
 
 /** @param folder its own, for its pid and its temporary files */
-export function nginxConfig(folder: string, { port, backends, workers }: GatewayOptions): string {
+export function nginxConfig(folder: string, { port, backends, workers, backendCa }: GatewayOptions): string {
   const forward = (deployment: string, operation: string): string => `
       if ($http_authorization != "Bearer ${CLIENT_KEY}") { return 401; }
-      proxy_pass http://azure/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION};
+      proxy_pass ${backendCa === undefined ? 'http' : 'https'}://azure/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION};
       proxy_set_header api-key ${AZURE_KEY};
       proxy_set_header Authorization "";
       proxy_set_header Accept-Encoding "";
@@ -59,7 +61,15 @@ http {
   uwsgi_temp_path ${folder}/uwsgi;
   scgi_temp_path ${folder}/scgi;
   proxy_http_version 1.1;
-  proxy_read_timeout 300s;
+${
+  backendCa === undefined
+    ? ''
+    : `  proxy_ssl_trusted_certificate ${backendCa};
+  proxy_ssl_verify on;
+  proxy_ssl_name 127.0.0.1;
+  proxy_ssl_protocols TLSv1.3;
+`
+}  proxy_read_timeout 300s;
   keepalive_requests 1000000000;
   tcp_nodelay on;
   proxy_next_upstream error timeout http_500 http_502 http_503 http_504 http_429 non_idempotent;
@@ -120,5 +130,116 @@ ${forward('embeddings', EMBEDDINGS_MODEL)}
 backend azure
   http-reuse always
 ${backends.map((backend, i) => `  server azure-${i + 1} 127.0.0.1:${backend}`).join('\n')}
+`
+}
+
+/** Envoy: one route for each operation, the client's key compared in the route's match. */
+export function envoyConfig({ port, backends, backendCa }: GatewayOptions): string {
+  const route = (operation: string, deployment: string): string => `
+                        - match: {path: /v1/${operation}, headers: [{name: authorization, string_match: {exact: "Bearer ${CLIENT_KEY}"}}]}
+                          route: {cluster: azure, timeout: 0s, prefix_rewrite: "/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION}"}`
+  const tls =
+    backendCa === undefined
+      ? ''
+      : `
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+          common_tls_context:
+            tls_params: {tls_maximum_protocol_version: TLSv1_3}
+            validation_context: {trusted_ca: {filename: ${backendCa}}}`
+  return `static_resources:
+  listeners:
+    - name: openai
+      address: {socket_address: {address: 127.0.0.1, port_value: ${port}}}
+      tcp_backlog_size: 4096
+      filter_chains:
+        - filters:
+            - name: envoy.filters.network.http_connection_manager
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+                stat_prefix: openai
+                codec_type: HTTP1
+                stream_idle_timeout: 600s
+                http_filters:
+                  - name: envoy.filters.http.router
+                    typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+                route_config:
+                  virtual_hosts:
+                    - name: all
+                      domains: ["*"]
+                      request_headers_to_add:
+                        - {header: {key: api-key, value: "${AZURE_KEY}"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
+                      request_headers_to_remove: [authorization, accept-encoding]
+                      routes:${route('chat/completions', MODEL)}${route('embeddings', EMBEDDINGS_MODEL)}
+                        - match: {prefix: /}
+                          direct_response: {status: 401}
+  clusters:
+    - name: azure
+      type: STATIC
+      connect_timeout: 5s
+      circuit_breakers: {thresholds: [{max_connections: 8192, max_pending_requests: 8192, max_requests: 8192}]}${tls}
+      load_assignment:
+        cluster_name: azure
+        endpoints:
+          - lb_endpoints:
+${backends.map(backend => `              - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: ${backend}}}}`).join('\n')}
+`
+}
+
+/** Caddy, in one core. */
+export function caddyConfig({ port, backends, backendCa }: GatewayOptions): string {
+  const rewrite = (operation: string, deployment: string): string =>
+    `    rewrite /v1/${operation} /openai/deployments/${deployment}/${operation}?api-version=${API_VERSION}`
+  return `{
+  admin off
+  auto_https off
+  persist_config off
+  log {
+    level ERROR
+  }
+}
+http://127.0.0.1:${port} {
+  bind 127.0.0.1
+  @known header Authorization "Bearer ${CLIENT_KEY}"
+  handle @known {
+${rewrite('chat/completions', MODEL)}
+${rewrite('embeddings', EMBEDDINGS_MODEL)}
+    reverse_proxy ${backends.map(backend => `127.0.0.1:${backend}`).join(' ')} {
+      flush_interval -1
+      header_up api-key "${AZURE_KEY}"
+      header_up -Authorization
+      transport http {
+        compression off
+        keepalive 300s
+        keepalive_idle_conns_per_host 2048
+${backendCa === undefined ? '' : `        tls_trust_pool file ${backendCa}\n        tls_server_name 127.0.0.1\n`}      }
+    }
+  }
+  respond 401
+}
+`
+}
+
+/** The Go proxy with the original's features; the CA comes by SSL_CERT_FILE. */
+export function goOriginalConfig({ port, backends, backendCa }: GatewayOptions): string {
+  const scheme = backendCa === undefined ? 'http' : 'https'
+  const model = (name: string): string => `  ${name}:
+    backends:
+${backends
+  .map(
+    backend =>
+      `      - {endpoint: "${scheme}://127.0.0.1:${backend}", api_key: "${AZURE_KEY}", deployment: ${name}, api_version: "${API_VERSION}"}`,
+  )
+  .join('\n')}`
+  return `server: {host: 127.0.0.1, port: ${port}}
+auth:
+  enabled: true
+  keys: [{name: bench, key: "${CLIENT_KEY}"}]
+models:
+${model(MODEL)}
+${model(EMBEDDINGS_MODEL)}
+retry: {max_attempts: 3, timeout: 30s}
 `
 }

@@ -28,7 +28,13 @@ export type Job = Aim &
         readonly seconds: number
         readonly perSecond: number
       }
-    | { readonly kind: 'slow'; readonly streams: number; readonly seconds: number }
+    | {
+        readonly kind: 'slow'
+        readonly streams: number
+        readonly seconds: number
+        /** They begin one after the other, evenly over so many milliseconds; left out: as fast as a backlog allows. */
+        readonly beginOverMs?: number
+      }
   )
 
 export interface Result {
@@ -41,6 +47,8 @@ export interface Result {
   /** Of requests; for slow streams of events, from sending to arrival. In µs. */
   readonly p50Us: number
   readonly p99Us: number
+  /** Of slow streams: how long each one's first event was under way, median, in µs. */
+  readonly firstEventP50Us: number
   readonly sentBodyBytes: number
   readonly events: number
 }
@@ -56,6 +64,7 @@ const OPENING_EVERY_MS = 20
 
 interface Tally {
   readonly latencies: Histogram
+  readonly firstEvents: Histogram
   requests: number
   errors: number
   problem: string | undefined
@@ -63,7 +72,14 @@ interface Tally {
 }
 
 function createTally(): Tally {
-  return { latencies: createHistogram(), requests: 0, errors: 0, problem: undefined, events: 0 }
+  return {
+    latencies: createHistogram(),
+    firstEvents: createHistogram(),
+    requests: 0,
+    errors: 0,
+    problem: undefined,
+    events: 0,
+  }
 }
 
 function note(tally: Tally, problem: string | undefined, sinceUs: number): void {
@@ -175,11 +191,14 @@ function slowStreams(job: Job & { kind: 'slow' }, request: Buffer, tally: Tally,
   let heads = 0
   return new Promise(resolve => {
     const open = (): void => {
+      let isFirst = true
       const client = createClient({
         port: job.port,
         request,
         check: stampedEvents(job.seconds * SLOW_EVENTS_PER_S, delayUs => {
           tally.events++
+          if (isFirst) tally.firstEvents.add(delayUs)
+          isFirst = false
           tally.latencies.add(delayUs)
         }),
         onHead() {
@@ -197,10 +216,19 @@ function slowStreams(job: Job & { kind: 'slow' }, request: Buffer, tally: Tally,
       })
       client.send()
     }
-    const opening = setInterval(() => {
-      for (let i = 0; i < OPENED_AT_ONCE && begun < job.streams; i++, begun++) open()
-      if (begun === job.streams) clearInterval(opening)
-    }, OPENING_EVERY_MS)
+    const { beginOverMs } = job
+    const beganUs = nowUs()
+    const dueNow = (): number =>
+      beginOverMs === undefined
+        ? Math.min(begun + OPENED_AT_ONCE, job.streams)
+        : Math.min(job.streams, Math.ceil(((nowUs() - beganUs) / 1_000 / beginOverMs) * job.streams))
+    const opening = setInterval(
+      () => {
+        for (const due = dueNow(); begun < due; begun++) open()
+        if (begun === job.streams) clearInterval(opening)
+      },
+      beginOverMs === undefined ? OPENING_EVERY_MS : 1,
+    )
   })
 }
 
@@ -220,6 +248,7 @@ async function perform(job: Job, tell: (message: FromLoad) => void): Promise<voi
     elapsedS: (nowUs() - beganUs) / 1e6,
     p50Us: tally.latencies.quantile(0.5),
     p99Us: tally.latencies.quantile(0.99),
+    firstEventP50Us: tally.firstEvents.quantile(0.5),
     sentBodyBytes: tally.requests * bodyBytes,
     events: tally.events,
   })

@@ -84,16 +84,28 @@ function createCrews(): { of(cores: number): Promise<Crew>; stop(): Promise<void
   }
 }
 
-function versionOf(file: string): string {
-  const said = execFileSync('/bin/sh', ['-c', '"$0" -v 2>&1', file], { encoding: 'utf8' })
-  return said.split('\n', 1)[0] ?? ''
+/** How each yardstick is asked for its version; the Go original has none. */
+const VERSION_ARGS: Readonly<Record<(typeof YARDSTICK_PROGRAMS)[number], string | undefined>> = {
+  nginx: '-v',
+  haproxy: '-v',
+  envoy: '--version',
+  caddy: 'version',
+  'go-original': undefined,
+}
+
+function versionOf(name: (typeof YARDSTICK_PROGRAMS)[number], file: string): string {
+  const argument = VERSION_ARGS[name]
+  if (argument === undefined) return 'built here'
+  const said = execFileSync('/bin/sh', ['-c', '"$0" "$1" 2>&1', file, argument], { encoding: 'utf8' })
+  return said.trim().split('\n', 1)[0] ?? ''
 }
 
 /** What must be known to read the figures of these scenarios rightly. */
 function notesOn(scenarios: readonly Scenario[], env: NodeJS.ProcessEnv): readonly string[] {
   const notes: string[] = []
   for (const name of YARDSTICK_PROGRAMS) {
-    if (findProgram(name) === undefined) notes.push(`no ${name} on the PATH: the table lacks this yardstick`)
+    if (findProgram(name) === undefined)
+      notes.push(`no ${name} here (make bench-yardsticks): the table lacks this yardstick`)
   }
   if (!pins(1).apart) notes.push('no taskset, or one core only: processes are not kept apart')
   for (const { id } of scenarios.filter(({ cores = 1 }) => cores > 1 && !pins(cores).apart)) {
@@ -117,11 +129,15 @@ async function runAll(scenarios: readonly Scenario[], scale: Scale, totals: Tota
     for (const scenario of scenarios) {
       const { load, upstream, pins } = await crews.of(scenario.cores ?? 1)
       const bench: Bench = { scale, load, upstream, totals, apart: pins.apart }
-      const backends = scenario.secondBackend ? [upstream.port, upstream.secondPort] : [upstream.port]
+      const backends = scenario.secondBackend
+        ? [upstream.port, upstream.secondPort]
+        : [scenario.tlsBackends ? upstream.tlsPort : upstream.port]
+      const backendCa = scenario.tlsBackends ? join(folder, 'backend-ca.pem') : undefined
+      if (backendCa !== undefined) writeFileSync(backendCa, upstream.certificate)
       const names = scenario.targets.filter(name => !missing.includes(name))
       samples.push(
         ...(await runRounds(bench, scenario, names, {
-          start: (name, workers) => startTarget(name, { pin: pins.measured, folder, backends, workers }),
+          start: (name, workers) => startTarget(name, { pin: pins.measured, folder, backends, workers, backendCa }),
           onRound: round => say(`${scenario.id} ${scenario.title}: round ${round} of ${scale.rounds}`),
         })),
       )
@@ -145,7 +161,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const rows = summarize(samples)
   const versions = YARDSTICK_PROGRAMS.map(name => {
     const file = findProgram(name)
-    return [name, file === undefined ? undefined : versionOf(file)] as const
+    return [name, file === undefined ? undefined : versionOf(name, file)] as const
   })
   const machine = {
     node: process.version,

@@ -21,7 +21,7 @@ export interface Row extends Judged {
   readonly metric: string
 }
 
-const YARDSTICKS: readonly TargetName[] = ['nginx', 'haproxy', 'bare']
+const YARDSTICKS: readonly TargetName[] = ['nginx', 'haproxy', 'envoy', 'caddy', 'go-original', 'bare']
 
 /** What going through a target adds to going direct. */
 const ADDED: ReadonlyMap<string, string> = new Map([
@@ -115,7 +115,7 @@ export function columns(lines: readonly (readonly string[])[]): string {
   return [text(head), `|${widths.map(width => '-'.repeat(width + 2)).join('|')}|`, ...rest.map(text)].join('\n')
 }
 
-/** The table: medians, the ratios to nginx (or a bare server) and to HAProxy, and what was aimed at. */
+/** The table: medians, the ratios to nginx (or a bare server) and to the other yardsticks, and the goals. */
 export function table(rows: readonly Row[]): string {
   const titles = new Map(SCENARIOS.map(({ id, title }) => [id, title]))
   const lines = rows.map(row => {
@@ -128,10 +128,15 @@ export function table(rows: readonly Row[]): string {
       shown(medians.direct),
       shown(medians.nginx),
       shown(medians.haproxy),
+      shown(medians.envoy),
+      shown(medians.caddy),
+      shown(medians['go-original']),
       shown(medians.bare),
       shown(medians.proxy),
       shownRatio(ratios[first], first === 'nginx' ? '' : ` ${first}`),
       shownRatio(ratios.haproxy),
+      shownRatio(ratios.envoy),
+      shownRatio(ratios['go-original']),
       goal === undefined ? '' : inWords(goal, 'goal'),
       goal === undefined ? '' : inWords(goal, 'stretch'),
       goal === undefined ? '' : (verdict(goal, row) ?? ''),
@@ -143,10 +148,15 @@ export function table(rows: readonly Row[]): string {
     'direct',
     'nginx',
     'haproxy',
+    'envoy',
+    'caddy',
+    'go',
     'bare',
     'proxy',
     'proxy / nginx',
     'proxy / haproxy',
+    'proxy / envoy',
+    'proxy / go',
   ]
   return columns([[...head, 'goal', 'stretch', ''], ...lines])
 }

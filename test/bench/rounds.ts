@@ -11,6 +11,8 @@ export interface Scenario {
   readonly process: 'kept' | 'fresh'
   /** Whether the second backend is there, and failing from some point on. */
   readonly secondBackend?: true
+  /** The way to the backends is TLS. */
+  readonly tlsBackends?: true
   /**
    * A process group of each of these numbers of workers, all measured in one go. Default: a single one, of one worker.
    */

@@ -7,11 +7,17 @@ import type { TargetName } from './targets.ts'
 import { closed, type PlainWork, steady, warming } from './tasks.ts'
 import { twoWorkers } from './two-workers.ts'
 
-const ALL: readonly TargetName[] = ['direct', 'nginx', 'haproxy', 'proxy']
+const ALL: readonly TargetName[] = ['direct', 'nginx', 'haproxy', 'envoy', 'caddy', 'go-original', 'proxy']
+/** HAProxy is left out: its limit on connections is set for short requests. */
+const STREAMING: readonly TargetName[] = ['direct', 'nginx', 'envoy', 'caddy', 'go-original', 'proxy']
+/** Over TLS there is no going direct, whose client speaks plain HTTP. */
+const OVER_TLS: readonly TargetName[] = ['nginx', 'envoy', 'caddy', 'go-original', 'proxy']
 /** Long bodies: enough to keep a core busy. */
 const LONG_CONNECTIONS = 4
 /** Of a fresh process: enough for its code to be compiled, not enough to make its heap large. */
 const FRESH_CONNECTIONS = 8
+/** A wave's streams last so long: most of it is their beginning. */
+const WAVE_SECONDS = 5
 /** After a start or a load, until memory has settled. */
 const SETTLE_MS = 500
 
@@ -19,14 +25,16 @@ interface Busy {
   readonly work: PlainWork
   readonly warmUpRequests: number
   readonly connections?: number
+  readonly tlsBackends?: true
 }
 
 /** As fast as it goes, over so many connections. */
-function busy(id: string, title: string, { work, warmUpRequests, connections }: Busy): Scenario {
+function busy(id: string, title: string, { work, warmUpRequests, connections, tlsBackends }: Busy): Scenario {
   return {
     id,
     title,
-    targets: ALL,
+    targets: tlsBackends ? OVER_TLS : ALL,
+    ...(tlsBackends ? { tlsBackends } : {}),
     process: 'kept',
     warmUp: (bench, target) =>
       measure(bench, target, id, warming(bench, work, connections ?? bench.scale.connections, warmUpRequests)),
@@ -61,13 +69,41 @@ const shortChat: Scenario = {
 const openStreams: Scenario = {
   id: 'F',
   title: 'open slow streams',
-  targets: ['direct', 'nginx', 'proxy'],
+  targets: STREAMING,
   process: 'fresh',
   async warmUp(bench, target) {
     await measure(bench, target, 'F', closed(bench, 'chat', FRESH_CONNECTIONS, 1))
     await sleep(SETTLE_MS)
   },
   run: (bench, [target]) => measureOpenStreams(bench, target),
+}
+
+/** A thousand streams that begin within a second: the delays meanwhile and afterwards. @param warm streams before it */
+function wave(id: string, title: string, warm: number): Scenario {
+  return {
+    id,
+    title,
+    targets: STREAMING,
+    process: 'fresh',
+    async warmUp(bench, target) {
+      await measure(bench, target, id, closed(bench, 'chat', FRESH_CONNECTIONS, 1))
+      if (warm > 0)
+        await measure(bench, target, id, { kind: 'slow', streams: Math.min(warm, bench.scale.streams), seconds: 1 })
+      await sleep(SETTLE_MS)
+    },
+    async run(bench, [target]) {
+      const { streams } = bench.scale
+      const task = { kind: 'slow', streams, seconds: WAVE_SECONDS, beginOverMs: 1_000 } as const
+      const { cpuUs, events, p50Us, p99Us, firstEventP50Us, errors } = await measure(bench, target, id, task)
+      return {
+        cpu_us_per_event: cpuUs / events,
+        first_event_p50_us: firstEventP50Us,
+        delay_p50_us: p50Us,
+        delay_p99_us: p99Us,
+        errors,
+      }
+    },
+  }
 }
 
 const startUp: Scenario = {
@@ -121,6 +157,18 @@ export const SCENARIOS: readonly Scenario[] = [
   busy('D', '33 KB embeddings', { work: 'embeddings', warmUpRequests: 20_000 }),
   busy('E', '200-event streams', { work: 'burst', warmUpRequests: 4_000 }),
   openStreams,
+  wave('V', '1,000 streams begin within a second, fresh process', 0),
+  wave('VW', 'the same, after 200 streams', 200),
+  busy('T', '1 KB chat, TLS to the backend, kept connections', {
+    work: 'chat',
+    warmUpRequests: 20_000,
+    tlsBackends: true,
+  }),
+  busy('TE', '200-event streams, TLS to the backend, a record an event', {
+    work: 'burst',
+    warmUpRequests: 4_000,
+    tlsBackends: true,
+  }),
   startUp,
   oneBad,
   twoWorkers,

@@ -69,9 +69,12 @@ export function residentBytes(pid: number): number {
   }, 0)
 }
 
-/** Where a program is on the PATH. */
+/** Programs that `make bench-yardsticks` fetches and builds. */
+const OWN_FOLDER = join('build', 'yardsticks', 'bin')
+
+/** A program of `make bench-yardsticks`, or one on the PATH. */
 export function findProgram(name: string): string | undefined {
-  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
+  for (const folder of [OWN_FOLDER, ...(process.env.PATH ?? '').split(delimiter)]) {
     const file = join(folder, name)
     try {
       accessSync(file, constants.X_OK)

@@ -1,4 +1,4 @@
-// The measured targets: nothing at all (direct), nginx, HAProxy and this proxy, each doing the same; gateway-configs.ts
+// The measured targets: nothing at all (direct), the yardsticks and this proxy, each doing the same; gateway-configs.ts
 // says what.
 import type { ChildProcess } from 'node:child_process'
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
@@ -7,12 +7,20 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { start, stop } from './children.ts'
 import { createClient, sameBytes } from './client.ts'
-import { type GatewayOptions, haproxyConfig, nginxConfig, proxyConfig } from './gateway-configs.ts'
+import {
+  caddyConfig,
+  envoyConfig,
+  type GatewayOptions,
+  goOriginalConfig,
+  haproxyConfig,
+  nginxConfig,
+  proxyConfig,
+} from './gateway-configs.ts'
 import { expectedBody, type Route, requestBytes } from './payloads.ts'
 import { findProgram } from './system.ts'
 
-/** Programs of the system's package manager that are measured beside the proxy, where they are installed. */
-export const YARDSTICK_PROGRAMS = ['nginx', 'haproxy'] as const
+/** Programs measured beside the proxy, where they are installed or `make bench-yardsticks` has fetched them. */
+export const YARDSTICK_PROGRAMS = ['nginx', 'haproxy', 'envoy', 'caddy', 'go-original'] as const
 type ProgramName = (typeof YARDSTICK_PROGRAMS)[number]
 
 /** `bare`: a node:http server that answers by itself, to compare starts and idle memory with. */
@@ -82,11 +90,12 @@ async function started(name: TargetName, port: number, child: ChildProcess, bega
 
 async function startProxy({ pin, folder, ...options }: TargetOptions): Promise<Target> {
   const port = await freePort()
-  const file = join(folder, `proxy-${options.workers}.yaml`)
+  const file = join(folder, `proxy-${options.workers}-${options.backendCa === undefined ? 'plain' : 'tls'}.yaml`)
   writeFileSync(file, proxyConfig({ port, ...options }))
   const beganMs = performance.now()
   // Its log goes to /dev/null: written, but no disk is measured.
-  const child = start(pin, [process.execPath, resolve('bin/proxy.js'), '--config', file], 'ignore')
+  const ca = options.backendCa === undefined ? [] : ['env', `NODE_EXTRA_CA_CERTS=${options.backendCa}`]
+  const child = start(pin, [...ca, process.execPath, resolve('bin/proxy.js'), '--config', file], 'ignore')
   return started('proxy', port, child, beganMs)
 }
 
@@ -98,7 +107,7 @@ function programFile(name: ProgramName): string {
 
 async function startNginx({ pin, folder, ...options }: TargetOptions): Promise<Target> {
   const port = await freePort()
-  const own = join(folder, `nginx-${options.workers}`)
+  const own = join(folder, `nginx-${options.workers}-${options.backendCa === undefined ? 'plain' : 'tls'}`)
   mkdirSync(own, { recursive: true })
   // Started by root it serves as another user, who must get in.
   chmodSync(folder, 0o755)
@@ -119,6 +128,30 @@ async function startHaproxy({ pin, folder, ...options }: TargetOptions): Promise
   return started('haproxy', port, start(pin, command, 'ignore'), beganMs)
 }
 
+/** The yardsticks of one process that take a config file and serve at once. */
+async function startSimple(
+  name: 'envoy' | 'caddy' | 'go-original',
+  { pin, folder, ...options }: TargetOptions,
+): Promise<Target> {
+  const port = await freePort()
+  const file = join(folder, `${name}-${options.backendCa === undefined ? 'plain' : 'tls'}.yaml`)
+  const program = programFile(name)
+  const ca = options.backendCa === undefined ? [] : [`SSL_CERT_FILE=${options.backendCa}`]
+  // GOMAXPROCS: the programs in Go have one core, as everybody has.
+  const env = ['env', 'GOMAXPROCS=1', ...ca]
+  const { config, args } = {
+    envoy: {
+      config: envoyConfig,
+      args: ['-c', file, '--concurrency', '1', '--log-level', 'error', '--disable-hot-restart'],
+    },
+    caddy: { config: caddyConfig, args: ['run', '--adapter', 'caddyfile', '--config', file] },
+    'go-original': { config: goOriginalConfig, args: ['--config', file] },
+  }[name]
+  writeFileSync(file, config({ port, ...options }))
+  const beganMs = performance.now()
+  return started(name, port, start(pin, [...env, program, ...args], 'silent'), beganMs)
+}
+
 async function startBare({ pin }: TargetOptions): Promise<Target> {
   const port = await freePort()
   const beganMs = performance.now()
@@ -133,6 +166,10 @@ export function startTarget(name: TargetName, options: TargetOptions): Promise<T
       return startNginx(options)
     case 'haproxy':
       return startHaproxy(options)
+    case 'envoy':
+    case 'caddy':
+    case 'go-original':
+      return startSimple(name, options)
     case 'proxy':
       return startProxy(options)
     case 'bare':

@@ -1,6 +1,8 @@
 // A fake Azure OpenAI that is not the bottleneck: a raw socket server in a process of its own that answers prepared
 // bytes. What is answered, the request's header chooses (payloads.ts). Its second port can be made to fail.
 import net, { type AddressInfo, type Socket } from 'node:net'
+import tls from 'node:tls'
+import { makeCertificate } from '../fixtures/certificate.ts'
 import { createMessageReader } from './message-reader.ts'
 import {
   ANSWER_HEADER,
@@ -17,7 +19,15 @@ import {
 export type ToUpstream = { readonly kind: 'fail'; readonly on: boolean } | { readonly kind: 'count' }
 
 export type FromUpstream =
-  | { readonly kind: 'listening'; readonly port: number; readonly secondPort: number }
+  | {
+      readonly kind: 'listening'
+      readonly port: number
+      readonly secondPort: number
+      /** The first port's answers over TLS 1.3, each event its own record. */
+      readonly tlsPort: number
+      /** PEM of the certificate, signed by itself. */
+      readonly certificate: string
+    }
   /** Since the last count: what could be answered, its body bytes, and how often the second port was asked. */
   | { readonly kind: 'counted'; readonly requests: number; readonly bodyBytes: number; readonly askedSecond: number }
 
@@ -52,7 +62,8 @@ const STREAM_HEAD = Buffer.from(
 const STREAM_END = Buffer.concat([chunk(DONE), Buffer.from('0\r\n\r\n')])
 const SMALL = whole('200 OK', expectedBody('chat'))
 const VECTORS = whole('200 OK', expectedBody('embeddings'))
-const BURST = Buffer.concat([STREAM_HEAD, ...Array.from({ length: EVENTS_PER_BURST }, () => chunk(EVENT)), STREAM_END])
+const BURST_PIECES = [STREAM_HEAD, ...Array.from({ length: EVENTS_PER_BURST }, () => chunk(EVENT)), STREAM_END]
+const BURST = Buffer.concat(BURST_PIECES)
 const PROBED = whole('200 OK', Buffer.from('{"data":[],"object":"list"}'))
 const FAILED = whole(
   '500 Internal Server Error',
@@ -109,11 +120,19 @@ function createSlowStreams(): (socket: Socket, seconds: number) => void {
   }
 }
 
-function listen(onConnection: (socket: Socket) => void): Promise<number> {
-  const server = net.createServer({ noDelay: true }, socket => {
+function listen(
+  onConnection: (socket: Socket) => void,
+  secured?: { readonly cert: string; readonly key: string },
+): Promise<number> {
+  const take = (socket: Socket): void => {
     socket.on('error', () => socket.destroy())
     onConnection(socket)
-  })
+  }
+  const server =
+    secured === undefined
+      ? net.createServer({ noDelay: true }, take)
+      : tls.createServer({ ...secured, noDelay: true, minVersion: 'TLSv1.3' }, take)
+  server.on('tlsClientError', () => undefined)
   return new Promise(resolve => {
     server.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 }, () => resolve((server.address() as AddressInfo).port))
   })
@@ -140,7 +159,10 @@ async function run(tell: (message: FromUpstream) => void): Promise<void> {
         requests++
         const [, wanted, seconds] = WANTED.exec(head) ?? []
         if (wanted === 'slow') addSlow(socket, Number(seconds))
-        else socket.write(wanted === 'embeddings' ? VECTORS : wanted === 'burst' ? BURST : SMALL)
+        // Over TLS each write is a record of its own.
+        else if (wanted === 'burst' && socket instanceof tls.TLSSocket) {
+          for (const piece of BURST_PIECES) socket.write(piece)
+        } else socket.write(wanted === 'embeddings' ? VECTORS : wanted === 'burst' ? BURST : SMALL)
       }
     }
     const read = createMessageReader({
@@ -163,6 +185,8 @@ async function run(tell: (message: FromUpstream) => void): Promise<void> {
 
   const port = await listen(socket => serve(socket, false))
   const secondPort = await listen(socket => serve(socket, true))
+  const { cert, key } = makeCertificate('127.0.0.1')
+  const tlsPort = await listen(socket => serve(socket, false), { cert, key })
   process.on('message', (message: ToUpstream) => {
     if (message.kind === 'fail') failing = message.on
     else {
@@ -170,7 +194,7 @@ async function run(tell: (message: FromUpstream) => void): Promise<void> {
       requests = bodyBytes = askedSecond = 0
     }
   })
-  tell({ kind: 'listening', port, secondPort })
+  tell({ kind: 'listening', port, secondPort, tlsPort, certificate: cert })
 }
 
 // Whoever started it is gone: so is its reason to be.
