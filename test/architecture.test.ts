@@ -75,6 +75,50 @@ t.test('the simulator knows nothing of the proxy, and only the demo knows the si
   t.end()
 })
 
+t.test('http1/ knows clock, dense-set and the config types alone, and is entered by send.ts', t => {
+  const inside = (file: string): boolean => file.startsWith('lib/http1/')
+  const allowed = ['lib/clock.ts', 'lib/dense-set.ts', 'lib/config/types.ts']
+  const out = imports
+    .filter(({ file }) => inside(file))
+    .flatMap(({ file, to }) =>
+      to
+        .filter(target => target.startsWith('lib/') && !inside(target) && !allowed.includes(target))
+        .map(target => `${file} imports ${target}`),
+    )
+  t.same(out, [])
+  const around = imports
+    .filter(({ file }) => !inside(file))
+    .flatMap(({ file, to }) =>
+      to.filter(target => inside(target) && target !== 'lib/http1/send.ts').map(target => `${file} imports ${target}`),
+    )
+  t.same(around, [])
+  t.end()
+})
+
+t.test('body/ knows no backend', t => {
+  const backends = /^lib\/(azure|balancer|forward|http1|handlers|dashboard|runtime)/
+  // Which operation a body belongs to says how it is read; that is no backend.
+  const known = imports
+    .filter(({ file }) => file.startsWith('lib/body/'))
+    .flatMap(({ file, to }) => to.filter(target => backends.test(target)).map(target => `${file} imports ${target}`))
+  t.same(
+    known.filter(arrow => !arrow.endsWith('imports lib/azure/operations.ts')),
+    [],
+  )
+  t.end()
+})
+
+t.test('dashboard/ decides nothing: no room that serves requests imports it', t => {
+  const deciding = /^lib\/(handlers|forward|body|balancer|azure|http1|config|runtime)/
+  const asked = imports
+    .filter(({ file }) => deciding.test(file))
+    .flatMap(({ file, to }) =>
+      to.filter(target => target.startsWith('lib/dashboard/')).map(target => `${file} imports ${target}`),
+    )
+  t.same(asked, [])
+  t.end()
+})
+
 t.test('nothing is imported but files of lib, Node itself and yaml, and yaml by the config alone', t => {
   const foreign = imports.flatMap(({ file, to }) =>
     to

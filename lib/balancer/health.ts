@@ -16,6 +16,7 @@ export type EjectReason =
   | 'credentials_refused'
   | 'deployment_missing'
   | 'credential_unavailable'
+  | 'egress_refused'
   | 'probe_failed'
   | 'by_hand'
 

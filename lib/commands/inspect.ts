@@ -10,7 +10,7 @@ import { type Clock, createDeadlines } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
 import { type AttemptDeps, attempt } from '../forward/attempt.ts'
 import type { AttemptResult } from '../forward/upstream.ts'
-import { createTransport } from '../http1/pool.ts'
+import { createTransport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
 
 /** What was found of one backend; undefined where a step could not be made because an earlier one failed. */

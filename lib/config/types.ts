@@ -30,6 +30,34 @@ export type Credential =
       readonly scope: string
     }
 
+/** An outbound proxy on the way to a backend, taken apart once. */
+export interface EgressProxy {
+  readonly protocol: 'https:' | 'http:'
+  /** Without brackets for IPv6. */
+  readonly hostname: string
+  readonly port: number
+  /** `http://host:port`, without credentials: what logs and messages show. */
+  readonly url: string
+  /** `Basic …` for Proxy-Authorization; undefined: the URL names no user. */
+  readonly authorization: Secret | undefined
+}
+
+/**
+ * How an endpoint is reached, where that is not straight and with the system's CAs alone. PEM texts are kept as Secret, so that
+ * nothing prints them and a reload's log says "changed".
+ */
+export interface Route {
+  /** Equal for equal routes; a digest, which shows nothing. */
+  readonly id: string
+  readonly proxy: EgressProxy | undefined
+  /** Added to the system's CAs. */
+  readonly ca: readonly Secret[]
+  /** The client's own certificate. */
+  readonly identity: { readonly cert: Secret; readonly key: Secret } | undefined
+  /** The name that is asked of the certificate, instead of the endpoint's. */
+  readonly serverName: string | undefined
+}
+
 /** A base URL, taken apart once. */
 export interface Endpoint {
   readonly protocol: 'https:' | 'http:'
@@ -42,6 +70,8 @@ export interface Endpoint {
   readonly basePath: string
   /** `https://host[:port][/prefix]`, the one form under which equal endpoints are equal. */
   readonly url: string
+  /** undefined: straight there, trusting the system's CAs. */
+  readonly route?: Route | undefined
 }
 
 export interface BackendConfig {

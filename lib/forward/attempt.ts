@@ -1,8 +1,8 @@
 // One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for what it
 // meets: that is its result. It knows no pools and sends nothing to the client.
 import type { Clock, Deadlines } from '../clock.ts'
-import { ProtocolError, type ResponseHandler } from '../http1/connection.ts'
-import type { Transport } from '../http1/pool.ts'
+import type { Transport } from '../http1/send.ts'
+import { ConnectError, ProtocolError, type ResponseHandler } from '../http1/send.ts'
 import { errorCode } from './body-reading.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
 import { readResponse } from './read-response.ts'
@@ -21,8 +21,16 @@ function connectFailed(detail: string): boolean {
   )
 }
 
+/** No connection was made, so that nothing of the request can have reached the backend. */
+function notConnected({ code, message, phase, timeout }: ConnectError): Outcome {
+  const detail = `${code}: ${message}`
+  if (phase === 'proxy') return transportFailure('egress_refused', detail)
+  return transportFailure(timeout ? 'connect_timeout' : 'connect_failed', detail)
+}
+
 /** What it means that no answer came. */
 function failureOf(error: Error): Outcome {
+  if (error instanceof ConnectError) return notConnected(error)
   if (error instanceof ProtocolError) return transportFailure('protocol_error', error.code)
   const detail = errorCode(error)
   return transportFailure(connectFailed(detail) ? 'connect_failed' : 'connection_lost', detail)
@@ -56,7 +64,6 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const handler: ResponseHandler = {
     connected() {
       pending = 'header_timeout'
-      deadline.dueMs = headersDueMs
     },
     head(head, source) {
       if (settle()) readResponse(plan, deps, head, source, done)
@@ -75,14 +82,11 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   }
   const beganMs = clock.nowMs()
   const headersDueMs = beganMs + timeouts.headersMs
-  const sent = transport.send(wire, body, how, handler)
+  const sent = transport.send(wire, body, { ...how, connectMs: timeouts.connectMs }, handler)
   const deadline = deadlines.add(headersDueMs, () =>
     giveUp(transportFailure(pending, pending === 'connect_timeout' ? 'no connection' : 'no headers')),
   )
-  if (sent.connecting) {
-    pending = 'connect_timeout'
-    deadline.dueMs = Math.min(beganMs + timeouts.connectMs, headersDueMs)
-  }
+  if (sent.connecting) pending = 'connect_timeout'
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => giveUp({ kind: 'cancelled', reason })))
 }
 

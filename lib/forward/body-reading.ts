@@ -1,7 +1,7 @@
 // Reading of an upstream body in time: one deadline, one way to stop, and every loss said once. It knows nothing of what is read.
 import type { Clock, Deadlines } from '../clock.ts'
-import { ProtocolError } from '../http1/connection.ts'
-import type { ResponseBody } from '../http1/response-body.ts'
+import type { ResponseBody } from '../http1/send.ts'
+import { ProtocolError } from '../http1/send.ts'
 import type { Cancellation } from '../request-context.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
 import type { AttemptResult, UpstreamResponse } from './upstream.ts'

@@ -1,8 +1,8 @@
 // Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
 import { type HeaderValues, namedWaitMs } from '../azure/waits.ts'
 import type { BackendType } from '../config/types.ts'
-import { createNameMemory, type NameMemory } from '../http1/header-names.ts'
-import type { ResponseHead } from '../http1/response-head.ts'
+import type { ResponseHead } from '../http1/send.ts'
+import { createNameMemory, type NameMemory } from '../http1/send.ts'
 
 const names = (...list: string[]): ReadonlySet<string> => new Set(list)
 

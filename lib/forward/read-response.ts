@@ -1,8 +1,7 @@
 // Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its end,
 // anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
 import { readErrorBody } from '../azure/errors.ts'
-import type { ResponseBody } from '../http1/response-body.ts'
-import type { ResponseHead } from '../http1/response-head.ts'
+import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
 import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
 import { classifyResponse, type Outcome } from './outcome.ts'

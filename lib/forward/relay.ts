@@ -2,7 +2,7 @@
 // never looks like the whole.
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
-import type { ResponseBody } from '../http1/response-body.ts'
+import type { ResponseBody } from '../http1/send.ts'
 import type { Exchange } from '../request-context.ts'
 import { type BodyPlan, declareLength } from './client-framing.ts'
 import { capWaits } from './headers.ts'

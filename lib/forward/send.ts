@@ -1,7 +1,7 @@
 // What is sent to one backend for a request: its credential, its headers, its form of the body; and the attempt with it.
 import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Member } from '../balancer/pool.ts'
-import type { NameMemory } from '../http1/header-names.ts'
+import type { NameMemory } from '../http1/send.ts'
 import type { Exchange } from '../request-context.ts'
 import { type AttemptDeps, attempt, attemptUpgrade } from './attempt.ts'
 import { type RequestName, upstreamHeaders } from './headers.ts'

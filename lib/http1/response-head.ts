@@ -50,7 +50,7 @@ function isBlank(code: number): boolean {
 }
 
 /** `timeout=5` of a Keep-Alive header, in ms; Infinity where it says nothing. */
-function hintedMs(keepAlive: string | undefined): number {
+export function keptForMs(keepAlive: string | undefined): number {
   const seconds = keepAlive === undefined ? undefined : /\btimeout=(\d{1,6})\b/i.exec(keepAlive)?.[1]
   return seconds === undefined ? Number.POSITIVE_INFINITY : Number(seconds) * 1000
 }
@@ -146,5 +146,5 @@ export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseN
     framing.kind === 'until_close' ||
     lists(connection, 'close') ||
     (minor === '0' && (coding !== undefined || !lists(connection, 'keep-alive')))
-  return { kind: 'head', status, rawHeaders, names: lowerNames, framing, keptForMs: closes ? 0 : hintedMs(keepAlive) }
+  return { kind: 'head', status, rawHeaders, names: lowerNames, framing, keptForMs: closes ? 0 : keptForMs(keepAlive) }
 }

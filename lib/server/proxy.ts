@@ -15,7 +15,7 @@ import type { StatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
-import { createTransport, type SocketFactory } from '../http1/pool.ts'
+import { createTransport, type SocketFactory, type Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
 import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
@@ -45,6 +45,8 @@ export interface ProxyOptions {
   readonly processFigures?: () => ProcessFigures
   /** Makes the connections to backends; left out: node's agents. */
   readonly makeSocket?: SocketFactory
+  /** Carries requests to backends; left out: one of its own. Closed at the proxy's end. */
+  readonly transport?: Transport
 }
 
 export interface ProxyServer {
@@ -98,11 +100,11 @@ export function createProxy({
   peers,
   processFigures,
   makeSocket,
+  transport = createTransport(clock, { makeSocket }),
 }: ProxyOptions): ProxyServer {
   let runtime: Runtime
   const current = (): Runtime => runtime
   const deadlines = createDeadlines(clock)
-  const transport = createTransport(clock, makeSocket)
   const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
 
   const shared: SharedState = {

@@ -9,9 +9,8 @@ import { createDeadlines } from '../../lib/clock.ts'
 import { attempt } from '../../lib/forward/attempt.ts'
 import { askProbe } from '../../lib/forward/resource-query.ts'
 import type { AttemptPlan } from '../../lib/forward/upstream.ts'
-import { createTransport, type Transport } from '../../lib/http1/pool.ts'
-import type { ResponseBody } from '../../lib/http1/response-body.ts'
-import type { ResponseHead } from '../../lib/http1/response-head.ts'
+import type { ResponseBody, ResponseHead } from '../../lib/http1/send.ts'
+import { createTransport, type Transport } from '../../lib/http1/send.ts'
 import { createCancellation } from '../../lib/request-context.ts'
 import { type Answered, ask, endpointOf, readReply } from '../fixtures/ask-transport.ts'
 import { makeCertificate } from '../fixtures/certificate.ts'
@@ -523,13 +522,16 @@ for (const over of ['TCP', 'TLS'] as const) {
 
 t.test('over TLS a certificate of another name, and one that nobody vouches for, end the request', async t => {
   const certificate = makeCertificate('backend')
-  const { backend, transport } = await scene(t, { certificate })
-  t.match(await ask(transport, backend.url).answered, {
+  const { backend, transport: distrusting } = await scene(t, { certificate })
+  t.match(await ask(distrusting, backend.url).answered, {
     kind: 'failed',
     code: 'DEPTH_ZERO_SELF_SIGNED_CERT',
     stale: false,
   })
   trust(t, certificate.cert)
+  // What is trusted is found out once: with the first connection.
+  const transport = createTransport(createFakeClock())
+  t.teardown(() => transport.close())
   const named = backend.url.replace('127.0.0.1', 'localhost')
   for (let i = 0; i < 2; i++)
     t.match(await ask(transport, named).answered, {
