@@ -13,7 +13,7 @@ import {
 } from './series.ts'
 
 /** How the figures of several processes become one. */
-type Merge = 'sum' | 'max' | 'min'
+type Merge = 'sum' | 'max' | 'min' | 'latest'
 
 interface Family {
   readonly type: 'counter' | 'gauge' | 'histogram'
@@ -68,8 +68,8 @@ const FAMILIES = {
   proxy_backend_up: gauge('min', '1 while the backend may be chosen, 0 while it is out.', 'model', 'backend'),
   proxy_backend_throttled: gauge('max', '1 while the backend is told to wait.', 'model', 'backend'),
   proxy_backend_in_flight: gauge('sum', 'Attempts in flight at the backend.', 'model', 'backend'),
-  proxy_backend_remaining_requests: gauge('min', 'Requests the backend last said it has left.', 'model', 'backend'),
-  proxy_backend_remaining_tokens: gauge('min', 'Tokens the backend last said it has left.', 'model', 'backend'),
+  proxy_backend_remaining_requests: gauge('latest', 'Requests the backend last said it has left.', 'model', 'backend'),
+  proxy_backend_remaining_tokens: gauge('latest', 'Tokens the backend last said it has left.', 'model', 'backend'),
   proxy_open_streams: gauge('sum', 'Streamed answers being passed on.'),
   proxy_requests_in_flight: gauge('sum', 'Requests being served.'),
   proxy_buffered_bytes: gauge('sum', 'Request bytes held for replay.'),
@@ -81,23 +81,27 @@ const FAMILIES = {
   process_resident_memory_bytes: gauge('sum', 'Resident memory of the serving processes.'),
   process_start_time_seconds: gauge('min', 'Start of the oldest serving process, seconds since the epoch.'),
   nodejs_heap_size_used_bytes: gauge('sum', 'JavaScript heap in use.'),
-  nodejs_eventloop_lag_p50_seconds: gauge('max', 'Median delay of the event loop since the last reading.'),
-  nodejs_eventloop_lag_p99_seconds: gauge('max', '99th percentile delay of the event loop since the last reading.'),
-  nodejs_eventloop_lag_max_seconds: gauge('max', 'Longest delay of the event loop since the last reading.'),
+  nodejs_eventloop_lag_p50_seconds: gauge('max', 'Median delay of the event loop in the last one to two minutes.'),
+  nodejs_eventloop_lag_p99_seconds: gauge(
+    'max',
+    '99th percentile delay of the event loop in the last one to two minutes.',
+  ),
+  nodejs_eventloop_lag_max_seconds: gauge('max', 'Longest delay of the event loop in the last one to two minutes.'),
 } as const satisfies Readonly<Record<string, Family>>
 
 export type MetricName = keyof typeof FAMILIES
 
 /**
  * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number, or for histograms the
- * count per bucket, the count above the last one, and the sum.
+ * count per bucket, the count above the last one, and the sum; where the latest counts, the number and its time (epoch ms).
  */
 export type MetricsState = Readonly<Partial<Record<MetricName, Readonly<Record<string, number | readonly number[]>>>>>
 
 export interface Metrics {
   counters(name: MetricName): SeriesOf<Counter>
   histograms(name: MetricName): SeriesOf<Histogram>
-  set(name: MetricName, labels: readonly string[], value: number): void
+  /** @param atEpochMs when it was so, for a gauge of which the latest counts */
+  set(name: MetricName, labels: readonly string[], value: number, atEpochMs?: number): void
   /** Called before each reading, to set what is looked up rather than counted. */
   onRead(collect: () => void): void
   read(): MetricsState
@@ -123,10 +127,10 @@ export function createMetrics(): Metrics {
       durations.set(name, series)
       return series
     },
-    set(name, labels, value) {
+    set(name, labels, value, atEpochMs) {
       figuresOf(name)
         .of(...labels)
-        .set(value)
+        .set(value, atEpochMs)
     },
     onRead: collect => void collectors.push(collect),
     read() {
@@ -142,6 +146,16 @@ function mergeNumbers(rule: Merge, a: number, b: number): number {
   return rule === 'sum' ? a + b : rule === 'max' ? Math.max(a, b) : Math.min(a, b)
 }
 
+type Value = number | readonly number[]
+
+function mergeValues(rule: Merge, a: Value, b: Value): Value {
+  if (typeof a === 'number') return typeof b === 'number' ? mergeNumbers(rule, a, b) : b
+  if (typeof b === 'number') return a
+  // A number and its time, or a histogram.
+  if (rule === 'latest') return (b[1] ?? 0) > (a[1] ?? 0) ? b : a
+  return b.map((n, i) => n + (a[i] ?? 0))
+}
+
 function names(): MetricName[] {
   return Object.keys(FAMILIES) as MetricName[]
 }
@@ -152,18 +166,21 @@ export function mergeMetrics(states: readonly MetricsState[]): MetricsState {
   if (states.length === 1 && only !== undefined) return only
   const merged = names().map(name => {
     const family: Family = FAMILIES[name]
-    const series = new Map<string, number | number[]>()
+    const series = new Map<string, Value>()
     for (const state of states) {
       for (const [key, value] of Object.entries(state[name] ?? {})) {
         const before = series.get(key)
-        if (typeof value === 'number') {
-          series.set(key, typeof before === 'number' ? mergeNumbers(family.merge, before, value) : value)
-        } else series.set(key, Array.isArray(before) ? value.map((n, i) => n + (before[i] ?? 0)) : [...value])
+        series.set(key, before === undefined ? value : mergeValues(family.merge, before, value))
       }
     }
     return [name, Object.fromEntries(series)] as const
   })
   return Object.fromEntries(merged)
+}
+
+/** What stays of a process that has ended: its counters and histograms. */
+export function countersOf(state: MetricsState): MetricsState {
+  return Object.fromEntries(Object.entries(state).filter(([name]) => FAMILIES[name as MetricName].type !== 'gauge'))
 }
 
 function escaped(value: string): string {
@@ -199,8 +216,10 @@ export function renderMetrics(state: MetricsState): string {
     const family: Family = FAMILIES[name]
     lines.push(`# HELP ${name} ${family.help}`, `# TYPE ${name} ${family.type}`)
     for (const [key, value] of Object.entries(state[name] ?? {})) {
-      if (typeof value === 'number') lines.push(`${name}${labelText(family.labels, key)} ${value}`)
-      else lines.push(...histogramLines(name, family, key, value))
+      const figure = family.merge === 'latest' && typeof value !== 'number' ? value[0] : value
+      if (figure === undefined) continue
+      if (typeof figure === 'number') lines.push(`${name}${labelText(family.labels, key)} ${figure}`)
+      else lines.push(...histogramLines(name, family, key, figure))
     }
   }
   return `${lines.join('\n')}\n`

@@ -18,7 +18,8 @@ export interface Histogram {
 }
 
 export interface Gauge {
-  set(value: number): void
+  /** @param atEpochMs its time, for a gauge of which the latest counts */
+  set(value: number, atEpochMs?: number): void
 }
 
 /** One family's series. */
@@ -34,14 +35,16 @@ export interface Readable {
 
 export function createFigure(): Readable & Counter & Gauge {
   let figure = 0
+  let atMs: number | undefined
   return {
     add(amount) {
       figure += amount
     },
-    set(value) {
+    set(value, atEpochMs) {
       figure = value
+      atMs = atEpochMs
     },
-    value: () => figure,
+    value: () => (atMs === undefined ? figure : [figure, atMs]),
   }
 }
 

@@ -15,6 +15,8 @@ export type Admission =
       /** How soon a request of this size is admitted, as far as is known now. */
       readonly waitMs: number
     }
+  /** The counters cannot be asked now (a worker whose primary does not answer): neither admitted nor over a limit. */
+  | { readonly kind: 'unknown'; readonly waitMs: number }
 
 /** The counters behind an admission; in a worker they live in the primary, so the answer may take a moment. */
 export interface KeyLimiter {
@@ -22,6 +24,8 @@ export interface KeyLimiter {
   admit(name: string, limits: ClientKeyLimits, tokens: number): Admission | Promise<Admission>
   /** Once, when the request has ended. @param tokens what it took; undefined: not known, the estimate stands */
   settle(ticket: number, tokens: number | undefined): void
+  /** Instead of settling: the request was not served, and counts as none. */
+  cancel(ticket: number): void
 }
 
 const WINDOW_MS = 60_000
@@ -50,7 +54,7 @@ interface Ticket {
 }
 
 export interface KeyUsage extends KeyLimiter {
-  admit(name: string, limits: ClientKeyLimits, tokens: number): Admission
+  admit(name: string, limits: ClientKeyLimits, tokens: number): Exclude<Admission, { readonly kind: 'unknown' }>
   /** Admissions not settled yet. */
   open(): number
 }
@@ -108,7 +112,7 @@ export function createKeyUsage(clock: Clock): KeyUsage {
     { requestsPerMinute, tokensPerMinute, concurrent }: ClientKeyLimits,
     tokens: number,
     nowMs: number,
-  ): Admission | undefined => {
+  ): (Admission & { readonly kind: 'limited' }) | undefined => {
     if (concurrent !== undefined && inFlight >= concurrent) {
       return { kind: 'limited', limit: 'concurrent', max: concurrent, remaining: 0, waitMs: CONCURRENT_WAIT_MS }
     }
@@ -122,6 +126,24 @@ export function createKeyUsage(clock: Clock): KeyUsage {
     const waitMs = waitFor(uses, 'tokens', tokens, tokensPerMinute, nowMs)
     const remaining = Math.max(tokensPerMinute - used, 0)
     return { kind: 'limited', limit: 'tokens', max: tokensPerMinute, remaining, waitMs }
+  }
+
+  const settle = (id: number, took: number | undefined): void => {
+    const ticket = tickets.get(id)
+    if (ticket === undefined) return
+    tickets.delete(id)
+    const { account, use, tokens } = ticket
+    const nowMs = clock.nowMs()
+    account.inFlight--
+    expire(account, nowMs)
+    if (took !== undefined) {
+      const more = took - tokens
+      if (account.uses.includes(use)) use.tokens += more
+      // A long answer outlives the minute it was admitted in: what it took beyond its estimate counts as of now.
+      else if (more > 0) useNow(account, nowMs).tokens += more
+    }
+    if (account.inFlight > 0 || account.uses.length > 0) return
+    for (const [name, known] of accounts) if (known === account) accounts.delete(name)
   }
 
   return {
@@ -141,22 +163,12 @@ export function createKeyUsage(clock: Clock): KeyUsage {
       tickets.set(ticket, { account, use, tokens })
       return { kind: 'admitted', ticket }
     },
-    settle(id, took) {
+    settle,
+    cancel(id) {
       const ticket = tickets.get(id)
       if (ticket === undefined) return
-      tickets.delete(id)
-      const { account, use, tokens } = ticket
-      const nowMs = clock.nowMs()
-      account.inFlight--
-      expire(account, nowMs)
-      if (took !== undefined) {
-        const more = took - tokens
-        if (account.uses.includes(use)) use.tokens += more
-        // A long answer outlives the minute it was admitted in: what it took beyond its estimate counts as of now.
-        else if (more > 0) useNow(account, nowMs).tokens += more
-      }
-      if (account.inFlight > 0 || account.uses.length > 0) return
-      for (const [name, known] of accounts) if (known === account) accounts.delete(name)
+      if (ticket.account.uses.includes(ticket.use)) ticket.use.requests--
+      settle(id, 0)
     },
     open: () => tickets.size,
   }

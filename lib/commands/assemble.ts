@@ -1,17 +1,18 @@
 // Assembles a serving process, alone or as a worker: the proxy, its tokens, its log; and says why it cannot.
 
-import { promises, readFileSync } from 'node:fs'
-import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { promises } from 'node:fs'
+import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOptions } from '../azure/entra.ts'
 import { type Clock, systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
 import { ATOMIC_WRITE_BYTES, createLogOutput, type LogOutput } from '../log-output.ts'
-import type { TlsFiles } from '../server/listener.ts'
 import { createProxy, type ProxyServer } from '../server/proxy.ts'
 import type { ProcessFigures } from '../server/request-metrics.ts'
+import type { FileTexts, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
 import type { ExitCode } from './exit-code.ts'
+import { tlsFrom } from './load.ts'
 
 /** Log lines that are still queued at the end get this long to reach their reader. */
 export const FLUSH_MS = 1_000
@@ -41,6 +42,24 @@ export function failStart(message: string): ExitCode {
   return 1
 }
 
+/**
+ * Ends the process after `stop` and the last log lines; at the latest, whatever hangs, a second after the grace period.
+ * By process.exit: a write to a reader that is stuck would keep the event loop for ever.
+ */
+export async function endWithin(
+  graceMs: number,
+  output: LogOutput,
+  code: ExitCode,
+  stop: () => Promise<void>,
+): Promise<never> {
+  const latestMs = performance.now() + graceMs + FLUSH_MS
+  const timer = setTimeout(() => process.exit(code), graceMs + FLUSH_MS)
+  await stop()
+  await output.flush(Math.max(latestMs - performance.now(), 0))
+  clearTimeout(timer)
+  process.exit(code)
+}
+
 /** Opens the log a config asks for, or says why it cannot. */
 export function logFor(config: () => Config, shared: boolean): OpenedLog | string {
   try {
@@ -58,18 +77,15 @@ export interface ServingProcess {
 
 /** A proxy of this process, not listening yet; or why it cannot be made. */
 export function assemble(
-  config: Config,
+  { config, texts }: { readonly config: Config; readonly texts: FileTexts },
   version: string,
-  among?: {
-    readonly shareWith: (items: Parameters<ProxyServer['learn']>[0]) => void
-    readonly peers: Peers
-  },
+  among?: { readonly shareWith: (items: readonly StateUpdate[]) => void; readonly peers: Peers },
 ): ServingProcess | string {
   let current = (): Config => config
   const opened = logFor(() => current(), among !== undefined)
   if (typeof opened === 'string') return opened
   const clock = systemClock()
-  const tls = readTls(config.server.tls)
+  const tls = tlsFrom(config.server.tls, texts)
   const entra = createEntra(clock, (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message))
   const proxy = createProxy({
     config,
@@ -90,6 +106,8 @@ export function assemble(
 
 /** A timer this often measures the delay; finer costs more than it tells. */
 const LOOP_DELAY_RESOLUTION_MS = 20
+/** A scrape a minute, the slowest in use, misses no delay. */
+const LOOP_DELAY_WINDOW_MS = 60_000
 
 /** Entra ID tokens with the identity that the config and this process's environment name. */
 export function createEntra(clock: Clock, onProblem: TokenAuthorizersOptions['onProblem']): TokenAuthorizers {
@@ -116,31 +134,51 @@ export function openLog(clock: Clock, config: () => Config['logging'], shared: b
   return { log, output }
 }
 
+/**
+ * Reads the event loop's delay over a window that no reader shortens for the others: the worse of the last whole window and
+ * the one in progress, so that between two readings at most a window apart nothing is lost.
+ * @param nowMs monotonic time
+ */
+export function loopDelayReader(
+  delay: Pick<IntervalHistogram, 'percentile' | 'max' | 'reset'>,
+  nowMs: () => number,
+): () => ProcessFigures['loopLag'] {
+  let beganMs = nowMs()
+  let last = { p50: 0, p99: 0, max: 0 }
+  // Node measures from tick to tick: what is beyond the tick's own length is delay.
+  const seconds = (nanoseconds: number): number =>
+    Number.isFinite(nanoseconds) ? Math.max(nanoseconds / 1e9 - LOOP_DELAY_RESOLUTION_MS / 1000, 0) : 0
+  return () => {
+    const now = { p50: seconds(delay.percentile(50)), p99: seconds(delay.percentile(99)), max: seconds(delay.max) }
+    const worse = {
+      p50: Math.max(last.p50, now.p50),
+      p99: Math.max(last.p99, now.p99),
+      max: Math.max(last.max, now.max),
+    }
+    if (nowMs() - beganMs < LOOP_DELAY_WINDOW_MS) return worse
+    beganMs = nowMs()
+    last = now
+    delay.reset()
+    return worse
+  }
+}
+
 /** What this process says of itself, for the metrics; the event loop's delay is measured from now on. */
 export function processFigures(output: LogOutput): () => ProcessFigures {
   const startedEpochS = Math.round(Date.now() / 1000 - process.uptime())
   const delay = monitorEventLoopDelay({ resolution: LOOP_DELAY_RESOLUTION_MS })
   delay.enable()
+  const loopLag = loopDelayReader(delay, () => performance.now())
   return () => {
     const { user, system } = process.cpuUsage()
     const { rss, heapUsed } = process.memoryUsage()
-    // Node measures from tick to tick: what is beyond the tick's own length is delay.
-    const seconds = (nanoseconds: number): number =>
-      Number.isFinite(nanoseconds) ? Math.max(nanoseconds / 1e9 - LOOP_DELAY_RESOLUTION_MS / 1000, 0) : 0
-    const loopLag = { p50: seconds(delay.percentile(50)), p99: seconds(delay.percentile(99)), max: seconds(delay.max) }
-    delay.reset()
     return {
       cpuSeconds: (user + system) / 1e6,
       residentBytes: rss,
       startedEpochS,
       heapUsedBytes: heapUsed,
-      loopLag,
+      loopLag: loopLag(),
       logLinesDropped: output.dropped(),
     }
   }
-}
-
-/** The listener's certificate and key. @throws when one cannot be read */
-export function readTls(tls: Config['server']['tls']): TlsFiles | undefined {
-  return tls === undefined ? undefined : { cert: readFileSync(tls.certFile), key: readFileSync(tls.keyFile) }
 }

@@ -1,6 +1,8 @@
 // Loads the config for a command, or says on standard error what is wrong with it.
 import { formatProblem, type LoadResult, loadConfig } from '../config/load.ts'
-import type { FileTexts } from '../workers/supervisor.ts'
+import type { Config } from '../config/types.ts'
+import type { TlsFiles } from '../server/listener.ts'
+import type { FileTexts } from '../workers/messages.ts'
 
 /** Reads a config, and keeps what was read, so that a worker can load the very same. */
 export function loadAndKeep(file: string): { readonly result: LoadResult; readonly texts: FileTexts } {
@@ -23,6 +25,14 @@ export function loadFromTexts(file: string, texts: FileTexts): LoadResult {
     return text
   }
   return loadConfig({ file, env: process.env, readFile: path => Buffer.from(read(path)), readSecretFile: read })
+}
+
+/** The listener's certificate and key, as they were when the config was found sound: the files of now may be half renewed. */
+export function tlsFrom(tls: Config['server']['tls'], texts: FileTexts): TlsFiles | undefined {
+  if (tls === undefined) return undefined
+  const kept = new Map(texts)
+  const bytes = (path: string): Buffer => Buffer.from(kept.get(path) ?? '')
+  return { cert: bytes(tls.certFile), key: bytes(tls.keyFile) }
 }
 
 /** @returns the result when the config is sound; undefined when its problems have been printed */

@@ -5,9 +5,8 @@ import { formatProblem } from '../config/load.ts'
 import type { Config } from '../config/types.ts'
 import type { Log } from '../log.ts'
 import type { ProxyServer } from '../server/proxy.ts'
-import type { FileTexts } from '../workers/supervisor.ts'
-import { readTls } from './assemble.ts'
-import { loadAndKeep } from './load.ts'
+import type { FileTexts } from '../workers/messages.ts'
+import { loadAndKeep, tlsFrom } from './load.ts'
 
 /** How often watched files are looked at: stat works on every file system, and through the links of mounted secrets. */
 const WATCH_MS = 2_000
@@ -28,10 +27,14 @@ export function reloadConfig(file: string, log: Log): ReloadResult | undefined {
   return undefined
 }
 
-/** Takes a config up; a certificate that cannot be read leaves the old one in force. */
-export function applyConfig(proxy: ProxyServer, config: Config, log: Log): void {
+/** Takes a config up; a certificate that cannot be used leaves the old one in force. */
+export function applyConfig(
+  proxy: ProxyServer,
+  { config, texts }: Pick<ReloadResult, 'config' | 'texts'>,
+  log: Log,
+): void {
   try {
-    proxy.reload(config, readTls(config.server.tls))
+    proxy.reload(config, tlsFrom(config.server.tls, texts))
   } catch (error) {
     log.error('config not reloaded', { problem: error instanceof Error ? error.message : 'unknown' })
   }

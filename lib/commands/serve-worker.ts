@@ -1,12 +1,15 @@
 // One worker of a proxy with several: it serves what the primary gives it, tells what it learns, and ends when the
 // primary says so.
 import { systemClock } from '../clock.ts'
+import type { FromWorker, ToWorker } from '../workers/messages.ts'
 import { createPeers } from '../workers/peers.ts'
-import type { FileTexts, FromWorker, ToWorker } from '../workers/supervisor.ts'
-import { assemble, FLUSH_MS, failStart, listenErrorText, type ServeOptions, withPort } from './assemble.ts'
+import { assemble, endWithin, failStart, listenErrorText, type ServeOptions, withPort } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { loadFromTexts } from './load.ts'
 import { applyConfig } from './reload.ts'
+
+/** A worker sends its figures unasked this often, if a request has ended since: so little is lost with one that dies. */
+const COUNT_EVERY_MS = 1_000
 
 function isOptions(value: unknown): value is ServeOptions {
   return typeof value === 'object' && value !== null && 'file' in value && 'version' in value
@@ -18,52 +21,71 @@ function say(message: FromWorker): void {
 
 interface Serving {
   take(message: ToWorker): void
+  reopen(): void
   /** Drains and closes. */
   close(): Promise<void>
 }
 
 /** Serves the config that the primary has found sound; or says why it cannot. */
-function startServing(options: ServeOptions, texts: FileTexts): Serving | string {
+function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind: 'start' }): Serving | string {
   const loaded = loadFromTexts(options.file, texts)
   if (loaded.kind === 'invalid') return 'a worker cannot read the config that the primary found sound'
   const config = withPort(loaded.config, options.port)
-  const peers = createPeers(systemClock(), say, () =>
-    typeof assembled === 'string' ? undefined : assembled.proxy.state(),
-  )
-  const assembled = assemble(config, options.version, { shareWith: items => say({ kind: 'share', items }), peers })
+  const clock = systemClock()
+  const peers = createPeers(clock, say)
+  const assembled = assemble({ config, texts }, options.version, {
+    shareWith: items => say({ kind: 'share', items }),
+    peers,
+  })
   if (typeof assembled === 'string') return assembled
   const { proxy, entra, opened } = assembled
   const { log, output } = opened
+  proxy.applyUpdates(items)
   proxy.listen().then(
     ({ port }) => say({ kind: 'ready', port }),
-    error => say({ kind: 'cannot_listen', message: listenErrorText(error, config.server.port) }),
+    error => {
+      say({ kind: 'cannot_listen', message: listenErrorText(error, config.server.port) })
+      // Of no use without a port: the primary starts another one after a pause.
+      process.disconnect?.()
+      process.exit(1)
+    },
   )
+  let counted = 0
+  clock.every(COUNT_EVERY_MS, () => {
+    if (proxy.finished() === counted) return
+    counted = proxy.finished()
+    say({ kind: 'counted', round: null, state: proxy.state() })
+  })
   return {
     take(message) {
       switch (message.kind) {
         case 'share':
-          return proxy.learn(message.items)
+          return proxy.applyUpdates(message.items)
         case 'lead':
           return proxy.startProbes()
         case 'count':
-          return say({ kind: 'counted', question: message.question, state: proxy.state() })
-        case 'counts':
+          return say({ kind: 'counted', round: message.round, state: proxy.state() })
+        case 'gathered':
         case 'admission':
           return peers.onReply(message)
         case 'reopen':
           return output.reopen()
         case 'reload': {
           const fresh = loadFromTexts(options.file, message.texts)
-          if (fresh.kind === 'ok') applyConfig(proxy, withPort(fresh.config, options.port), log)
-          return
+          if (fresh.kind !== 'ok') return
+          return applyConfig(proxy, { config: withPort(fresh.config, options.port), texts: message.texts }, log)
         }
         default:
       }
     },
+    reopen: output.reopen,
     async close() {
-      await proxy.shutdown(proxy.runtime().config.server.shutdownGraceMs)
-      entra.close()
-      await output.flush(FLUSH_MS)
+      const graceMs = proxy.runtime().config.server.shutdownGraceMs
+      await endWithin(graceMs, output, 0, async () => {
+        await proxy.shutdown(graceMs)
+        entra.close()
+        say({ kind: 'counted', round: null, state: proxy.state() })
+      })
     },
   }
 }
@@ -75,17 +97,17 @@ function startServing(options: ServeOptions, texts: FileTexts): Serving | string
 export async function serveAsWorker(args: string): Promise<ExitCode> {
   const options: unknown = JSON.parse(args)
   if (!isOptions(options)) process.exit(failStart('a worker was started without its arguments'))
-  // The primary alone answers signals: a terminal sends them to the whole group.
-  process.on('SIGINT', () => undefined)
-  process.on('SIGTERM', () => undefined)
-  process.on('SIGHUP', () => undefined)
   let serving: Serving | undefined
+  // The primary alone answers signals: a terminal sends them to the whole group.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined)
+  // Sent to all processes of the name by habit; unheard, the one would open a debugger and the other end the process.
+  for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) process.on(signal, () => serving?.reopen())
   await new Promise<void>(resolve => {
     process.on('disconnect', resolve)
     process.on('message', (message: ToWorker) => {
       if (message.kind === 'shutdown') resolve()
       else if (message.kind === 'start') {
-        const started = startServing(options, message.texts)
+        const started = startServing(options, message)
         if (typeof started === 'string') process.exit(failStart(started))
         serving = started
       } else serving?.take(message)

@@ -1,10 +1,11 @@
 // The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on the way out.
+import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
 import { createSupervisor } from '../workers/supervisor.ts'
 import {
   assemble,
-  FLUSH_MS,
+  endWithin,
   failStart,
   listenErrorText,
   logFor,
@@ -16,6 +17,11 @@ import {
 import type { ExitCode } from './exit-code.ts'
 import { loadOrReport } from './load.ts'
 import { applyConfig, type ReloadResult, reloadConfig, watchFiles } from './reload.ts'
+
+/** The longest a timer of Node's takes. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+/** Workers end a second after their grace period at the latest; one that does not is killed. */
+const WORKERS_END_MS = 1_000
 
 /** Resolves with the first signal to stop; a second one exits at once. */
 function stopSignal(): Promise<NodeJS.Signals> {
@@ -47,11 +53,17 @@ function followConfig(
     watched = fresh.config.server.watch
     takeOver({ ...fresh, config: withPort(fresh.config, options.port) })
   }
-  process.on('SIGHUP', () => {
+  const reopenAll = (): void => {
     output.reopen()
     reopen?.()
+  }
+  process.on('SIGHUP', () => {
+    reopenAll()
     again()
   })
+  // By habit of nginx and others. Unheard, the one would open Node's debugger, and the other end the process.
+  process.on('SIGUSR1', reopenAll)
+  process.on('SIGUSR2', reopenAll)
   watchFiles(
     systemClock(),
     () => files,
@@ -63,11 +75,11 @@ function followConfig(
 
 /** Serves a config in this process until a signal, drains, and ends. */
 async function serveHere(
-  { config }: Pick<ReloadResult, 'config'>,
+  { config, texts }: Pick<ReloadResult, 'config' | 'texts'>,
   version: string,
   hooks: { readonly onListening?: (port: number) => void; readonly follow?: (assembled: ServingProcess) => void },
 ): Promise<ExitCode> {
-  const assembled = assemble(config, version)
+  const assembled = assemble({ config, texts }, version)
   if (typeof assembled === 'string') return failStart(assembled)
   const { proxy, entra, opened } = assembled
   const { log, output } = opened
@@ -83,11 +95,11 @@ async function serveHere(
   const signal = await stopped
   const graceMs = proxy.runtime().config.server.shutdownGraceMs
   log.info('draining', { signal, in_flight: proxy.app.inFlight(), grace_ms: graceMs })
-  await proxy.shutdown(graceMs)
-  entra.close()
-  log.info('stopped')
-  await output.flush(FLUSH_MS)
-  return 0
+  return endWithin(graceMs, output, 0, async () => {
+    await proxy.shutdown(graceMs)
+    entra.close()
+    log.info('stopped')
+  })
 }
 
 /** Serves a config that came from no file, so that there is nothing to reload. */
@@ -96,17 +108,31 @@ export function serveLoaded(
   version: string,
   onListening: (port: number) => void,
 ): Promise<ExitCode> {
-  return serveHere(loaded, version, { onListening })
+  return serveHere({ ...loaded, texts: [] }, version, { onListening })
 }
 
 function serveAlone(options: ServeOptions, loaded: ReloadResult): Promise<ExitCode> {
   return serveHere(loaded, options.version, {
     follow: ({ proxy, opened }) =>
-      followConfig(options, loaded, opened, { takeOver: ({ config }) => applyConfig(proxy, config, opened.log) }),
+      followConfig(options, loaded, opened, { takeOver: fresh => applyConfig(proxy, fresh, opened.log) }),
   })
 }
 
-async function serveWithWorkers(options: ServeOptions, loaded: ReloadResult, workers: number): Promise<ExitCode> {
+/** A port that is free now: "any" must mean the same one for a worker that starts when all others are dead. */
+function freePort(host: string | undefined): Promise<number> {
+  const server = createServer()
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen({ port: 0, ...(host === undefined ? {} : { host }) }, () => {
+      const address = server.address()
+      server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0))
+    })
+  })
+}
+
+async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, workers: number): Promise<ExitCode> {
+  const { port, host } = loaded.config.server
+  const options = port === 0 ? { ...given, port: await freePort(host).catch(() => 0) } : given
   let { config, texts } = loaded
   const opened = logFor(() => config, true)
   if (typeof opened === 'string') return failStart(opened)
@@ -121,28 +147,36 @@ async function serveWithWorkers(options: ServeOptions, loaded: ReloadResult, wor
     },
     reopen: supervisor.reopen,
   })
-  const started = await supervisor.start()
-  if (started.kind === 'failed') {
+  // Workers come and go: something must keep this process while none is there. Every other timer lets it end.
+  const alive = setInterval(() => undefined, MAX_TIMER_MS)
+  const started = await Promise.race([supervisor.start(), stopped.then(() => undefined)])
+  if (started?.kind === 'failed') {
     await supervisor.shutdown(0)
+    clearInterval(alive)
     return failStart(started.message)
   }
-  log.info('listening', {
-    port: started.port,
-    host: config.server.host ?? null,
-    version: options.version,
-    pid: process.pid,
-    workers,
-  })
+  if (started !== undefined) {
+    log.info('listening', {
+      port: started.port,
+      host: config.server.host ?? null,
+      version: options.version,
+      pid: process.pid,
+      workers,
+    })
+  }
   const signal = await stopped
-  log.info('draining', { signal, grace_ms: config.server.shutdownGraceMs })
-  await supervisor.shutdown(config.server.shutdownGraceMs)
-  log.info('stopped')
-  await output.flush(FLUSH_MS)
-  return 0
+  const graceMs = config.server.shutdownGraceMs
+  log.info('draining', { signal, grace_ms: graceMs })
+  return endWithin(graceMs + WORKERS_END_MS, output, 0, async () => {
+    await supervisor.shutdown(graceMs)
+    log.info('stopped')
+  })
 }
 
 /** Serves until a signal, drains, and ends. */
 export async function serve(options: ServeOptions): Promise<ExitCode> {
+  // What ends this process without a word is no success: a service manager must start it again.
+  process.exitCode = 1
   const loaded = loadOrReport(options.file)
   if (loaded === undefined) return 2
   const config = withPort(loaded.config, options.port)

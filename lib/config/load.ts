@@ -1,5 +1,6 @@
 // The config from its file to a frozen Config or a list of problems: the one entrance to this folder.
 import { closeSync, openSync, readSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
 import { buildConfig } from './build.ts'
 import type { Env } from './credential.ts'
 import { CONFIG_MAX_CHARS, readDocument } from './document.ts'
@@ -97,8 +98,9 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
     dependsOn.push(config.server.tls.certFile, config.server.tls.keyFile)
     const { certFile, keyFile } = config.server.tls
     if (tls.value !== undefined) {
-      checkPem(certFile, '-----BEGIN CERTIFICATE-----', tls.value.cert.place, sources, report)
-      checkPem(keyFile, 'PRIVATE KEY-----', tls.value.key.place, sources, report)
+      const cert = readPem(certFile, '-----BEGIN CERTIFICATE-----', tls.value.cert.place, sources, report)
+      const key = readPem(keyFile, 'PRIVATE KEY-----', tls.value.key.place, sources, report)
+      if (cert !== undefined && key !== undefined) checkPair({ cert, key }, tls.value.key.place, report)
     }
   }
   for (const [index, { keys }] of config.auth.tokens.entries()) {
@@ -124,15 +126,31 @@ function checkKeySet(path: string, place: Place, sources: ParseSources, report: 
   }
 }
 
-function checkPem(path: string, mark: string, place: Place, sources: ParseSources, report: Report): void {
+function readPem(path: string, mark: string, place: Place, sources: ParseSources, report: Report): string | undefined {
   try {
-    if (!sources.readSecretFile(path).includes(mark)) {
-      report.problem(place, `must name a PEM file that holds "${mark}", and this file does not`)
-    }
+    const text = sources.readSecretFile(path)
+    if (text.includes(mark)) return text
+    report.problem(place, `must name a PEM file that holds "${mark}", and this file does not`)
   } catch (error) {
     report.problem(
       place,
       `names a file that cannot be read (${errorCode(error)}); a relative path starts in the config's folder`,
+    )
+  }
+  return undefined
+}
+
+// As the listener will do it: found here it is a line of --check, found there the end of a process.
+function checkPair(files: { readonly cert: string; readonly key: string }, place: Place, report: Report): void {
+  try {
+    createSecureContext(files)
+  } catch (error) {
+    const isMismatch = error instanceof Error && error.message.includes('key values mismatch')
+    report.problem(
+      place,
+      isMismatch
+        ? 'does not fit the certificate: cert and key must be of one pair'
+        : `cannot be used together with the certificate (${errorCode(error)}): both must be PEM, the key without a passphrase`,
     )
   }
 }

@@ -37,6 +37,11 @@ export interface StatusSnapshot {
   readonly changes: readonly (ChangeEntry & Sequenced)[]
 }
 
+/** Whether a value that came from another process is a snapshot: that of an ended one is null. */
+export function isStatusSnapshot(value: unknown): value is StatusSnapshot {
+  return typeof value === 'object' && value !== null && 'backends' in value
+}
+
 export interface Status {
   requestDone(entry: RequestEntry): void
   attemptDone(entry: AttemptEntry): void

@@ -67,6 +67,15 @@ export function admit(exchange: Exchange, tokens: number, shared: SharedState): 
   if (key === undefined || !hasLimits(key)) return UNLIMITED
   const { keyLimiter } = shared
   const settled = (admission: Admission): Admitted => {
+    if (admission.kind === 'unknown') {
+      refuse(exchange, {
+        status: 503,
+        code: 'overloaded',
+        message: 'The process that counts the limits of keys does not answer. Try again.',
+        retryAfterMs: admission.waitMs,
+      })
+      return undefined
+    }
     if (admission.kind === 'limited') {
       shared.onKeyLimited(key.name, admission.limit)
       refuse(exchange, refusalFor(key, admission))

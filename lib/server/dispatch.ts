@@ -20,8 +20,8 @@ export interface DispatchDeps {
   readonly clock: Clock
   readonly version: string
   runtime(): Runtime
-  /** The text of GET /metrics. */
-  metricsText(): Promise<string>
+  /** The text of GET /metrics; undefined: the figures of the other processes cannot be had. */
+  metricsText(): Promise<string | undefined>
   /** Serves a path below /dashboard. */
   dashboard(exchange: Exchange, path: string): void | Promise<void>
   isDraining(): boolean
@@ -61,7 +61,12 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
       return sendJson(exchange, healthStatus(report), report)
     }
     if (target.kind === 'metrics' && current.config.metrics.enabled) {
-      return metricsText().then(text => sendText(exchange, 200, METRICS_CONTENT_TYPE, text))
+      return metricsText().then(text => {
+        if (text !== undefined) return sendText(exchange, 200, METRICS_CONTENT_TYPE, text)
+        // A part of the counters would look like a restart to Prometheus: a failed scrape is the truth.
+        const message = 'The process that keeps the counters of all workers does not answer.'
+        refuse(exchange, { status: 503, code: 'overloaded', message, retryAfterMs: 1000 })
+      })
     }
     if (isDraining()) {
       return refuse(exchange, {

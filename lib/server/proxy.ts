@@ -1,4 +1,5 @@
 // One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
+import { randomUUID } from 'node:crypto'
 import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
 import { createHealthRegistry, type HealthChange } from '../balancer/health.ts'
 import { createKeyUsage } from '../balancer/key-limits.ts'
@@ -11,22 +12,24 @@ import { type Clock, createDeadlines, type Random } from '../clock.ts'
 import { describeChanges, needsRestart } from '../config/diff.ts'
 import type { Config } from '../config/types.ts'
 import { createDashboard } from '../dashboard/dashboard.ts'
-import type { StatusSnapshot } from '../dashboard/status.ts'
+import { isStatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
 import { createTransport, type SocketFactory, type Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
-import { type MetricsState, mergeMetrics, renderMetrics } from '../metrics.ts'
+import { mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
 import { createKeyFetcher } from '../tokens/fetch-keys.ts'
 import { createIssuerKeyCache, type KeyFetcher } from '../tokens/issuer-keys.ts'
+import type { ProcessState, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
-import { replicateState, type StateUpdate } from '../workers/sharing.ts'
+import { replicateState } from '../workers/sharing.ts'
 import { logFinished, logHealthChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
+import { createSharedRendering } from './shared-rendering.ts'
 
 export interface ProxyOptions {
   readonly config: Config
@@ -67,21 +70,13 @@ export interface ProxyServer {
    * @throws when the certificate cannot be used; then nothing has changed
    */
   reload(config: Config, tls: TlsFiles | undefined): void
-  /** Takes over what another process learnt. */
-  learn(items: readonly StateUpdate[]): void
+  /** Applies what other processes learnt. */
+  applyUpdates(items: readonly StateUpdate[]): void
   startProbes(): void
   /** What this process has counted, as JSON can carry it; a page for all processes is made from all of their states. */
   state(): ProcessState
-}
-
-/** One process's figures. */
-export interface ProcessState {
-  readonly metrics: MetricsState
-  readonly status: StatusSnapshot
-}
-
-function isProcessState(value: unknown): value is ProcessState {
-  return typeof value === 'object' && value !== null && 'metrics' in value && 'status' in value
+  /** Requests finished so far. */
+  finished(): number
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
@@ -135,6 +130,8 @@ export function createProxy({
   }
   runtime = createRuntime(config, shared)
   healthRegistry.onChange((change: HealthChange) => {
+    // Another process has said so itself.
+    if (sharing?.isApplying() === true) return
     logHealthChange(log, change, current())
     watch.changed(change)
   })
@@ -148,15 +145,16 @@ export function createProxy({
     processFigures,
   })
   const state = (): ProcessState => ({ metrics: measure.state(), status: watch.snapshot() })
-  const states = async (): Promise<readonly ProcessState[]> =>
-    peers === undefined ? [state()] : (await peers.askAll()).filter(isProcessState)
+  const states = async (): Promise<readonly ProcessState[] | undefined> =>
+    peers === undefined ? [state()] : peers.askAll()
+  let finishedCount = 0
 
   const watch = createDashboard({
     clock,
     log,
     health: healthRegistry,
     runtime: current,
-    snapshots: async () => (await states()).map(({ status }) => status),
+    snapshots: async () => ((await states()) ?? [state()]).map(({ status }) => status).filter(isStatusSnapshot),
   })
 
   const app: App = createApp({
@@ -164,9 +162,13 @@ export function createProxy({
     log,
     version,
     runtime: current,
-    metricsText: async () => renderMetrics(mergeMetrics((await states()).map(({ metrics }) => metrics))),
+    metricsText: createSharedRendering(clock, async () => {
+      const all = await states()
+      return all === undefined ? undefined : renderMetrics(mergeMetrics(all.map(({ metrics }) => metrics)))
+    }),
     dashboard: watch.serve,
     onFinished(finished) {
+      finishedCount++
       watch.finished(finished)
       measure.finished(finished)
       logFinished(log, finished)
@@ -185,9 +187,8 @@ export function createProxy({
         deadlines,
         clock,
       }),
-    onVerdict: (resourceId, verdict, askedAtMs) => sharing?.tellProbe(resourceId, verdict, askedAtMs),
   })
-  const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith, probes.apply)
+  const sharing = shareWith === undefined ? undefined : replicateState(shared, randomUUID(), shareWith)
 
   return {
     runtime: current,
@@ -197,7 +198,8 @@ export function createProxy({
     probe: () => probes.round(),
     startProbes: () => probes.start(),
     state,
-    learn: items => sharing?.take(items),
+    finished: () => finishedCount,
+    applyUpdates: items => sharing?.applyUpdates(items),
     reload(next, files) {
       const before = runtime.config
       const changes = describeChanges(before, next)

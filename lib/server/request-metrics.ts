@@ -67,6 +67,7 @@ export function createRequestMetrics({
 
   metrics.onRead(() => {
     const nowMs = clock.nowMs()
+    const toEpochMs = (ms: number): number => clock.epochMs() - (nowMs - ms)
     for (const pool of runtime().pools) {
       for (const { backend, health } of pool.members) {
         const labels = [pool.model.name, backend.name]
@@ -75,10 +76,10 @@ export function createRequestMetrics({
         metrics.set('proxy_backend_throttled', labels, throttledUntilMs > nowMs ? 1 : 0)
         metrics.set('proxy_backend_in_flight', labels, inFlight)
         if (headroom?.remainingRequests !== undefined) {
-          metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests)
+          metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests, toEpochMs(headroom.atMs))
         }
         if (headroom?.remainingTokens !== undefined) {
-          metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens)
+          metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens, toEpochMs(headroom.atMs))
         }
       }
     }

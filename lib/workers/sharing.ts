@@ -1,111 +1,115 @@
-// What the processes of one proxy tell each other, so that one's lesson is everyone's: who is out or throttled, who holds a
-// response, what a probe said. Times travel as distances, since every process has a clock of its own.
-
-import type { Ejection, EjectReason } from '../balancer/health.ts'
-import type { ProbeVerdict } from '../balancer/probes.ts'
+// One worker's news to the others and theirs to it: which backends are out or throttled, which resource holds a response. Whole
+// standings with a version, not steps: a message lost, late or doubled changes nothing in the end.
+import type { Ejection } from '../balancer/health.ts'
+import type { Clock } from '../clock.ts'
 import type { SharedState } from '../runtime.ts'
+import type { HealthStanding, StateUpdate } from './messages.ts'
+import { isNewer } from './shared-memory.ts'
 
-export type StateUpdate =
-  | { readonly kind: 'throttled'; readonly id: string; readonly waitMs: number }
-  | {
-      readonly kind: 'ejected'
-      readonly id: string
-      /** null: until restored by hand (JSON knows no infinity). */
-      readonly forMs: number | null
-      readonly agoMs: number
-      readonly reason: EjectReason
-      readonly detail: string
-      readonly named: boolean
-    }
-  | { readonly kind: 'restored'; readonly id: string }
-  | { readonly kind: 'owner'; readonly id: string; readonly resourceId: string | null }
-  | { readonly kind: 'probed'; readonly resourceId: string; readonly verdict: ProbeVerdict; readonly agoMs: number }
-
-/** Lessons are sent together: one message for what a few hundredths of a second brought. */
+/** News is sent together: one message for what a few hundredths of a second brought. */
 const BATCH_MS = 20
-/** Lessons waiting to be sent; what is beyond is found out by the others themselves. */
+/** News waiting to be sent; what is beyond is found out by the others themselves. */
 const MAX_WAITING = 10_000
 
 export interface Sharing {
-  /** Takes over what another process learnt. */
-  take(items: readonly StateUpdate[]): void
-  /** A probe round's verdict, for those who do not probe. */
-  tellProbe(resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void
+  /** Applies what other processes learnt. */
+  applyUpdates(items: readonly StateUpdate[]): void
+  /** Whether a change that happens now is another process's: it has said so itself, in log and status page. */
+  isApplying(): boolean
+}
+
+type HealthUpdate = StateUpdate & { readonly kind: 'health' }
+
+function standingOf(
+  { throttledUntilMs, ejection }: { readonly throttledUntilMs: number; readonly ejection: Ejection | undefined },
+  nowMs: number,
+): HealthStanding {
+  const throttledForMs = Math.max(throttledUntilMs - nowMs, 0)
+  if (ejection === undefined) return { throttledForMs, ejection: null }
+  const { sinceMs, failedMs, untilMs, ...rest } = ejection
+  const forMs = Number.isFinite(untilMs) ? untilMs - nowMs : null
+  return {
+    throttledForMs,
+    ejection: { ...rest, sinceAgoMs: nowMs - sinceMs, failedAgoMs: nowMs - failedMs, forMs },
+  }
+}
+
+function ejectionOf({ ejection }: HealthStanding, thenMs: number): Ejection | null {
+  if (ejection === null) return null
+  const { sinceAgoMs, failedAgoMs, forMs, ...rest } = ejection
+  const untilMs = forMs === null ? Number.POSITIVE_INFINITY : thenMs + forMs
+  return { ...rest, sinceMs: thenMs - sinceAgoMs, failedMs: thenMs - failedAgoMs, untilMs }
+}
+
+/** Items by name, sent together a moment later; a newer one of the same name replaces the older. */
+function createBatch(clock: Clock, send: (items: readonly StateUpdate[]) => void) {
+  const waiting = new Map<string, { readonly item: StateUpdate; readonly atMs: number }>()
+  return (item: StateUpdate): void => {
+    const name = `${item.kind} ${item.id}`
+    if (waiting.size >= MAX_WAITING && !waiting.has(name)) return
+    const isFirst = waiting.size === 0
+    waiting.set(name, { item, atMs: clock.nowMs() })
+    if (!isFirst) return
+    clock.after(BATCH_MS, () => {
+      const nowMs = clock.nowMs()
+      const items = [...waiting.values()].map(({ item, atMs }) =>
+        item.kind === 'health' ? { ...item, agoMs: item.agoMs + nowMs - atMs } : item,
+      )
+      waiting.clear()
+      send(items)
+    })
+  }
 }
 
 /**
+ * @param source names this process among those of the proxy
  * @param send gives a batch to the other processes
- * @param onProbed applies a verdict that another process obtained
  */
 export function replicateState(
-  { clock, health: healthRegistry, owners }: Pick<SharedState, 'clock' | 'health' | 'owners'>,
+  { clock, health: registry, owners }: Pick<SharedState, 'clock' | 'health' | 'owners'>,
+  source: string,
   send: (items: readonly StateUpdate[]) => void,
-  onProbed: (resourceId: string, verdict: ProbeVerdict, askedAtMs: number) => void,
 ): Sharing {
-  let waiting: StateUpdate[] = []
-  let taking = false
+  const versions = new Map<string, Pick<HealthUpdate, 'version' | 'by'>>()
+  const tell = createBatch(clock, send)
+  let applying = false
 
-  const tell = (item: StateUpdate): void => {
-    // What was just taken over from another is no news.
-    if (taking || waiting.length >= MAX_WAITING) return
-    waiting.push(item)
-    if (waiting.length > 1) return
-    clock.after(BATCH_MS, () => {
-      const batch = waiting
-      waiting = []
-      send(batch)
+  registry.onChange(({ health }) => {
+    // What was just applied from another process is no news.
+    if (applying) return
+    const made = { version: (versions.get(health.id)?.version ?? 0) + 1, by: source }
+    versions.set(health.id, made)
+    tell({ kind: 'health', id: health.id, ...made, agoMs: 0, standing: standingOf(health, clock.nowMs()) })
+  })
+  owners.onLearn((id, resourceId) => {
+    if (!applying) tell({ kind: 'owner', id, resourceId: resourceId ?? null })
+  })
+
+  const applyOne = (item: StateUpdate): void => {
+    if (item.kind === 'owner') {
+      if (item.resourceId === null) owners.forget(item.id)
+      else owners.learn(item.id, item.resourceId)
+      return
+    }
+    const { id, version, by, agoMs, standing } = item
+    if (!isNewer(item, versions.get(id))) return
+    versions.set(id, { version, by })
+    const thenMs = clock.nowMs() - agoMs
+    registry.adopt(id, {
+      throttledUntilMs: thenMs + standing.throttledForMs,
+      ejection: ejectionOf(standing, thenMs),
     })
   }
 
-  const tellEjection = (id: string, { untilMs, failedMs, reason, detail, named }: Ejection): void => {
-    const forMs = Number.isFinite(untilMs) ? untilMs - clock.nowMs() : null
-    tell({ kind: 'ejected', id, forMs, agoMs: clock.nowMs() - failedMs, reason, detail, named })
-  }
-
-  healthRegistry.onChange(change => {
-    const { id } = change.health
-    if (change.kind === 'throttled') tell({ kind: 'throttled', id, waitMs: change.waitMs })
-    else if (change.kind === 'restored') tell({ kind: 'restored', id })
-    else tellEjection(id, change.ejection)
-  })
-  owners.onLearn((id, resourceId) => tell({ kind: 'owner', id, resourceId: resourceId ?? null }))
-
-  const takeOne = (item: StateUpdate): void => {
-    const nowMs = clock.nowMs()
-    switch (item.kind) {
-      case 'throttled':
-        healthRegistry.adopt(item.id, { throttledUntilMs: nowMs + item.waitMs })
-        return
-      case 'ejected': {
-        const { forMs, agoMs, reason, detail, named } = item
-        const untilMs = forMs === null ? Number.POSITIVE_INFINITY : nowMs + forMs
-        const failedMs = nowMs - agoMs
-        healthRegistry.adopt(item.id, { ejection: { sinceMs: failedMs, failedMs, untilMs, reason, detail, named } })
-        return
-      }
-      case 'restored':
-        healthRegistry.adopt(item.id, { ejection: null })
-        return
-      case 'owner':
-        if (item.resourceId === null) owners.forget(item.id)
-        else owners.learn(item.id, item.resourceId)
-        return
-      case 'probed':
-        onProbed(item.resourceId, item.verdict, nowMs - item.agoMs)
-    }
-  }
-
   return {
-    take(items) {
-      taking = true
+    applyUpdates(items) {
+      applying = true
       try {
-        for (const item of items) takeOne(item)
+        for (const item of items) applyOne(item)
       } finally {
-        taking = false
+        applying = false
       }
     },
-    tellProbe(resourceId, verdict, askedAtMs) {
-      tell({ kind: 'probed', resourceId, verdict, agoMs: clock.nowMs() - askedAtMs })
-    },
+    isApplying: () => applying,
   }
 }

@@ -1,51 +1,17 @@
-// The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn, collects
-// what they count, and brings all of them to an end together. It serves no request itself.
+// The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn, and ends all
+// of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them: primary-services.ts.
 import cluster, { type Worker } from 'node:cluster'
-import { createKeyUsage } from '../balancer/key-limits.ts'
-import type { Clock, Timer } from '../clock.ts'
+import type { Clock } from '../clock.ts'
 import type { Log } from '../log.ts'
-import type { PrimaryCall, PrimaryResult } from './peers.ts'
-import type { StateUpdate } from './sharing.ts'
-
-/** What a worker says. */
-export type FromWorker =
-  /** The first: from now on it hears what it is told. */
-  | { readonly kind: 'awake' }
-  | { readonly kind: 'ready'; readonly port: number }
-  | { readonly kind: 'cannot_listen'; readonly message: string }
-  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
-  | PrimaryCall
-  | { readonly kind: 'counted'; readonly question: number; readonly state: unknown }
-
-/** The texts of the files a config was made of, by path: what each worker serves is what the primary has found sound. */
-export type FileTexts = readonly (readonly [path: string, text: string])[]
-
-/** What a worker is told. */
-export type ToWorker =
-  /** The answer to `awake`: the config to begin with. Not read from the disk, where a broken one may lie by now. */
-  | { readonly kind: 'start'; readonly texts: FileTexts }
-  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
-  /** Probes run in one worker only. */
-  | { readonly kind: 'lead' }
-  | { readonly kind: 'reload'; readonly texts: FileTexts }
-  /** The log file has been renamed. */
-  | { readonly kind: 'reopen' }
-  | { readonly kind: 'shutdown' }
-  | { readonly kind: 'count'; readonly question: number }
-  | PrimaryResult
+import { type FileTexts, type FromWorker, isMessage, type ToWorker } from './messages.ts'
+import { createPrimaryServices, type PrimaryServices } from './primary-services.ts'
+import { decide, type Effect, INITIAL, type SupervisionEvent } from './supervision.ts'
 
 /** The environment variable in which a worker finds its arguments: argv is not its own, above all not in a packaged program. */
 export const WORKER_ARGS = 'AZURE_OPENAI_PROXY_WORKER'
 
-/** A worker that lived this long died of something else than its start. */
-const HEALTHY_MS = 10_000
-/** Pause before a worker that keeps dying is started again: doubled each time, up to the second figure. */
-const FIRST_PAUSE_MS = 500
-const MAX_PAUSE_MS = 30_000
-/** A worker that does not count within this is left out of the sum. */
-const COUNT_MS = 1_000
-/** Over the grace period: how long a worker has to end before it is killed. */
-const KILL_AFTER_MS = 3_000
+/** Over the grace period: how long a worker has to end before it is killed. It ends by itself within a second. */
+const KILL_AFTER_MS = 1_500
 
 export interface SupervisorOptions {
   readonly workers: number
@@ -57,160 +23,147 @@ export interface SupervisorOptions {
   readonly log: Log
 }
 
+export type Started =
+  | { readonly kind: 'listening'; readonly port: number }
+  | { readonly kind: 'failed'; readonly message: string }
+
 export interface Supervisor {
-  /** Starts all; resolves with the port when the first one listens, or with why it cannot. */
-  start(): Promise<
-    { readonly kind: 'listening'; readonly port: number } | { readonly kind: 'failed'; readonly message: string }
-  >
+  /** Starts all; resolves with the port when the first one listens, or with the reason why none can. */
+  start(): Promise<Started>
   reload(): void
   reopen(): void
   /** Resolves when all workers have ended. */
   shutdown(graceMs: number): Promise<void>
 }
 
-function isMessage(value: unknown): value is FromWorker {
-  return typeof value === 'object' && value !== null && 'kind' in value
+interface Acting extends SupervisorOptions {
+  readonly running: Map<number, Worker>
+  readonly services: PrimaryServices
+  readonly tell: (id: number, message: ToWorker) => void
+  readonly fork: () => void
+  readonly happened: (event: SupervisionEvent) => void
+  readonly onStarted: (started: Started) => void
+  readonly onAllGone: () => void
 }
 
-export function createSupervisor({ workers, args, texts, clock, log }: SupervisorOptions): Supervisor {
-  const alive = new Set<Worker>()
-  /** Those that serve; one that is only about to would not hear what it is told. */
-  const serving = new Set<Worker>()
-  const bornMs = new WeakMap<Worker, number>()
-  const keyUsage = createKeyUsage(clock)
-  /** Admissions that each worker has not settled: settled for it should it die. */
-  const tickets = new Map<Worker, Set<number>>()
-  const questions = new Map<string, { readonly states: unknown[]; missing: number; answer: () => void; timer: Timer }>()
-  let leader: Worker | undefined
-  let ending = false
-  let pauseMs = FIRST_PAUSE_MS
-  let allGone: (() => void) | undefined
-  let settleStart: ((started: Awaited<ReturnType<Supervisor['start']>>) => void) | undefined
-
-  const tell = (worker: Worker, message: ToWorker): void => {
-    if (worker.isConnected()) worker.send(message, () => undefined)
-  }
-  const tellAll = (message: ToWorker, except?: Worker): void => {
-    for (const worker of serving) if (worker !== except) tell(worker, message)
-  }
-  const electLeader = (): void => {
-    if (leader !== undefined && serving.has(leader)) return
-    leader = [...serving].find(worker => worker.isConnected())
-    if (leader !== undefined) tell(leader, { kind: 'lead' })
-  }
-
-  /** Every worker is asked for its counters; who asked gets them all. */
-  const count = (asker: Worker, question: number): void => {
-    const id = `${asker.id}:${question}`
-    const states: unknown[] = []
-    const answer = (): void => {
-      questions.delete(id)
-      pending.timer.cancel()
-      tell(asker, { kind: 'counts', question, states })
+/** Does what was decided. */
+function act(effect: Effect, acting: Acting): void {
+  const { running, services, tell, clock, log } = acting
+  switch (effect.kind) {
+    case 'fork':
+      acting.fork()
+      return
+    case 'fork_after':
+      clock.after(effect.waitMs, () => acting.happened({ kind: 'pause_over' }))
+      return
+    case 'send_start':
+      tell(effect.id, { kind: 'start', texts: acting.texts(), items: services.welcome(effect.id) })
+      return
+    case 'send_lead':
+      tell(effect.id, { kind: 'lead' })
+      return
+    case 'send_shutdown':
+      tell(effect.id, { kind: 'shutdown' })
+      return
+    case 'kill':
+      running.get(effect.id)?.process.kill('SIGKILL')
+      return
+    case 'listening':
+      acting.onStarted({ kind: 'listening', port: effect.port })
+      return
+    case 'failed':
+      acting.onStarted({ kind: 'failed', message: effect.message })
+      return
+    case 'log_death': {
+      const { id, code, signal, inMs } = effect
+      const pid = running.get(id)?.process.pid ?? null
+      log.error('worker died and is replaced', { pid, code, signal, in_ms: inMs })
+      return
     }
-    const pending = { states, missing: serving.size, answer, timer: clock.after(COUNT_MS, answer) }
-    questions.set(id, pending)
-    for (const worker of serving) tell(worker, { kind: 'count', question: question * 65_536 + asker.id })
-  }
-  const counted = (question: number, state: unknown): void => {
-    const pending = questions.get(`${question % 65_536}:${Math.floor(question / 65_536)}`)
-    if (pending === undefined) return
-    pending.states.push(state)
-    pending.missing--
-    if (pending.missing <= 0) pending.answer()
-  }
-
-  const onMessage = (worker: Worker, message: unknown): void => {
-    if (!isMessage(message)) return
-    switch (message.kind) {
-      case 'awake':
-        serving.add(worker)
-        tell(worker, ending ? { kind: 'shutdown' } : { kind: 'start', texts: texts() })
-        return
-      case 'ready':
-        pauseMs = FIRST_PAUSE_MS
-        settleStart?.({ kind: 'listening', port: message.port })
-        settleStart = undefined
-        electLeader()
-        return
-      case 'cannot_listen':
-        ending = true
-        settleStart?.({ kind: 'failed', message: message.message })
-        settleStart = undefined
-        return
-      case 'share':
-        tellAll({ kind: 'share', items: message.items }, worker)
-        return
-      case 'count':
-        count(worker, message.question)
-        return
-      case 'admit': {
-        const { question, name, limits, tokens } = message
-        const admission = keyUsage.admit(name, limits, tokens)
-        if (admission.kind === 'admitted') tickets.get(worker)?.add(admission.ticket)
-        tell(worker, { kind: 'admission', question, admission })
-        return
-      }
-      case 'settle':
-        tickets.get(worker)?.delete(message.ticket)
-        keyUsage.settle(message.ticket, message.tokens ?? undefined)
-        return
-      case 'counted':
-        counted(message.question, message.state)
-        return
+    case 'log_cannot_listen': {
+      const pid = running.get(effect.id)?.process.pid ?? null
+      log.error('worker cannot listen', { pid, error: effect.message })
+      return
     }
+    case 'bury':
+      running.delete(effect.id)
+      services.bury(effect.id)
+      return
+    case 'all_gone':
+      acting.onAllGone()
+      return
   }
+}
+
+export function createSupervisor(options: SupervisorOptions): Supervisor {
+  const { workers, args, texts, clock } = options
+  const running = new Map<number, Worker>()
+  let state = INITIAL
+  let onStarted: (started: Started) => void = () => undefined
+  let onAllGone: () => void = () => undefined
+
+  const tell = (id: number, message: ToWorker): void => {
+    const worker = running.get(id)
+    if (worker?.isConnected() === true) worker.send(message, () => undefined)
+  }
+  const services = createPrimaryServices(clock, tell)
 
   const fork = (): void => {
     const worker = cluster.fork({ [WORKER_ARGS]: JSON.stringify(args) })
-    alive.add(worker)
-    tickets.set(worker, new Set())
-    bornMs.set(worker, clock.nowMs())
-    worker.on('message', message => onMessage(worker, message))
+    const { id } = worker
+    running.set(id, worker)
+    worker.on('message', message => {
+      // What a worker said before its end may arrive after it.
+      if (isMessage(message) && state.workers.has(id)) hear(id, message)
+    })
     worker.on('error', () => undefined)
-    worker.once('exit', (code: number | null, signal: string | null) => onExit(worker, code, signal))
+    worker.once('exit', (code: number | null, signal: string | null) =>
+      happened({ kind: 'exited', id, code, signal, atMs: clock.nowMs() }),
+    )
+    happened({ kind: 'forked', id, atMs: clock.nowMs() })
   }
 
-  const onExit = (worker: Worker, code: number | null, signal: string | null): void => {
-    alive.delete(worker)
-    serving.delete(worker)
-    for (const ticket of tickets.get(worker) ?? []) keyUsage.settle(ticket, undefined)
-    tickets.delete(worker)
-    if (ending) {
-      if (alive.size === 0) allGone?.()
-      return
+  const hear = (id: number, message: FromWorker): void => {
+    switch (message.kind) {
+      case 'awake':
+        happened({ kind: 'awake', id })
+        break
+      case 'ready':
+        happened({ kind: 'ready', id, port: message.port })
+        break
+      case 'cannot_listen':
+        happened({ kind: 'cannot_listen', id, message: message.message })
+        break
+      default:
+        services.answer(id, message)
+        break
     }
-    const lived = clock.nowMs() - (bornMs.get(worker) ?? 0)
-    const waitMs = lived >= HEALTHY_MS ? 0 : pauseMs
-    if (lived < HEALTHY_MS) pauseMs = Math.min(pauseMs * 2, MAX_PAUSE_MS)
-    log.error('worker died and is replaced', { pid: worker.process.pid ?? null, code, signal, in_ms: waitMs })
-    electLeader()
-    clock.after(waitMs, () => {
-      if (!ending) fork()
-    })
+  }
+
+  const happened = (event: SupervisionEvent): void => {
+    const { next, effects } = decide(state, event)
+    state = next
+    const acting = { ...options, running, services, tell, fork, happened, onStarted, onAllGone }
+    for (const effect of effects) act(effect, acting)
   }
 
   return {
     start() {
       return new Promise(resolve => {
-        settleStart = resolve
-        for (let i = 0; i < workers; i++) fork()
+        onStarted = resolve
+        happened({ kind: 'begin', workers })
       })
     },
-    reload: () => tellAll({ kind: 'reload', texts: texts() }),
-    reopen: () => tellAll({ kind: 'reopen' }),
+    reload: () => services.tellAll({ kind: 'reload', texts: texts() }),
+    reopen: () => services.tellAll({ kind: 'reopen' }),
     shutdown(graceMs) {
-      ending = true
-      if (alive.size === 0) return Promise.resolve()
       return new Promise(resolve => {
-        const killer = clock.after(graceMs + KILL_AFTER_MS, () => {
-          for (const worker of alive) worker.process.kill('SIGKILL')
-        })
-        allGone = () => {
+        const killer = clock.after(graceMs + KILL_AFTER_MS, () => happened({ kind: 'grace_over' }))
+        onAllGone = () => {
           killer.cancel()
           resolve()
         }
-        tellAll({ kind: 'shutdown' })
+        happened({ kind: 'stop' })
       })
     },
   }

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import type http from 'node:http'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { fail } from '../../lib/simulator/faults.ts'
 import { createHandClock } from '../fixtures/hand-clock.ts'
@@ -281,3 +282,122 @@ t.test(
     t.same(proxy.stdout, [], 'nothing on standard output')
   },
 )
+
+const REQUESTS = 'proxy_requests_total{model="gpt-4o",key="tester",status="200"}'
+
+t.test(
+  'all workers killed at one moment: the program goes on, serves again, and has lost no count',
+  { skip },
+  async t => {
+    const { url } = await startResource(t)
+    const { port, pids, line, log, closed, kill } = await startWorkers(t, [{ url }])
+    for (let i = 0; i < 10; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
+    await until(async () => (await metric(port, REQUESTS)) === 10)
+
+    const before = pids()
+    t.equal(before.length, WORKERS)
+    for (const pid of before) process.kill(pid, 'SIGKILL')
+    await line('worker died and is replaced', ({ pid }) => pid === before[0])
+    await line('worker died and is replaced', ({ pid }) => pid === before[1])
+    await until(async () => {
+      const answer = await ask(port, { path: '/livez' }).catch(() => undefined)
+      return answer?.status === 200
+    })
+    t.equal((await ask(port, { body: CHAT })).status, 200)
+    await until(async () => (await metric(port, REQUESTS)) === 11)
+    t.equal(log('worker died and is replaced').length, WORKERS)
+    kill('SIGTERM')
+    t.same(await closed, { code: 0, signal: null }, 'and ends when it is told to')
+  },
+)
+
+t.test(
+  'a worker that stands still takes no count away, and one that is replaced knows what is out',
+  { skip },
+  async t => {
+    const [one, other] = [await startResource(t), await startResource(t)]
+    const backends = [
+      { url: one.url, name: 'one' },
+      { url: other.url, name: 'other' },
+    ]
+    const config = workersConfig(backends, { rest: 'health_check: {enabled: false}' })
+    const proxy = await startProxy(t, config.replace('name: tester,', 'name: tester, admin: true,'))
+    const { port, pid, line } = proxy
+    await until(async () => (await metric(port, 'proxy_workers')) === WORKERS)
+    for (let i = 0; i < 10; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
+    await until(async () => (await metric(port, REQUESTS)) === 10)
+
+    const order = { model: 'gpt-4o', backend: 'one' }
+    t.equal((await ask(port, { path: '/dashboard/backends/eject', body: order })).status, 200)
+    const [still = 0, victim = 0] = childrenOf(pid)
+    process.kill(still, 'SIGSTOP')
+    t.teardown(() => process.kill(still, 'SIGCONT'))
+    // Connections are dealt out in turn: one of two reaches the worker that runs.
+    const answers = await Promise.all(
+      [0, 1].map(() => Promise.race([ask(port, { path: '/metrics' }), sleep(5_000, undefined)])),
+    )
+    const seen = answers.flatMap(answer => (answer === undefined ? [] : [valueIn(answer.body, REQUESTS)]))
+    t.ok(seen.length > 0 && seen.every(value => value === 10), `${seen}`)
+    process.kill(still, 'SIGCONT')
+
+    process.kill(victim, 'SIGKILL')
+    await line('worker died and is replaced', ({ pid }) => pid === victim)
+    await until(() => childrenOf(pid).length === WORKERS)
+    await until(async () => (await metric(port, 'proxy_workers')) === WORKERS)
+    const asked = one.resource.requests.length
+    for (let i = 0; i < 12; i++) {
+      const { body } = await ask(port, { path: '/health' })
+      t.match(body, /"healthy":1,"total":2/, 'whichever worker answers')
+      t.equal((await ask(port, { body: CHAT })).headers['x-proxy-backend'], 'other')
+    }
+    t.equal(one.resource.requests.length, asked)
+    t.equal((await metric(port, REQUESTS)) >= 22, true)
+  },
+)
+
+t.test('while the primary stands still a limited key gets 503, and nothing stays taken', { skip }, async t => {
+  const { url } = await startResource(t)
+  const { port, pid, connections } = await startWorkers(t, [{ url }], { limits: 'concurrent: 1' })
+  const [agent] = connections
+  if (agent === undefined) throw new Error('a connection')
+  t.equal((await ask(port, { body: CHAT, agent })).status, 200)
+  process.kill(pid, 'SIGSTOP')
+  t.teardown(() => process.kill(pid, 'SIGCONT'))
+  const refused = await ask(port, { body: CHAT, agent })
+  process.kill(pid, 'SIGCONT')
+  t.match(refused, { status: 503, body: /"code":"overloaded"/ })
+  t.ok(Number(refused.headers['retry-after']) > 0)
+  await until(async () => (await ask(port, { body: CHAT, agent })).status === 200)
+  t.equal(await metric(port, 'proxy_key_limited_total{key="tester",limit="concurrent"}'), 0)
+})
+
+t.test('SIGUSR1 and SIGUSR2 open no debugger and end nobody', { skip }, async t => {
+  const { url } = await startResource(t)
+  const { port, pid, pids, stderr } = await startWorkers(t, [{ url }])
+  const all = [pid, ...pids()]
+  for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) for (const each of all) process.kill(each, signal)
+  for (let i = 0; i < 4; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
+  t.same([pid, ...pids()], all)
+  t.same(stderr, [], 'above all no "Debugger listening"')
+})
+
+t.test('standard output whose reader is stuck does not keep the program at its end', { skip }, async t => {
+  const { url } = await startResource(t)
+  for (const workers of [1, 2]) {
+    const config = workersConfig([{ url }], { grace: '0s' }).replace('workers: 2', `workers: ${workers}`)
+    const { port, child, kill, ended } = await startProxy(t, config)
+    child.stdout?.pause()
+    for (let i = 0; i < 150; i++) await ask(port, { path: `/v1/unknown-${i}/${'x'.repeat(4_000)}` })
+    kill('SIGTERM')
+    t.same(await ended, { code: 0, signal: null }, `${workers} workers`)
+  }
+})
+
+t.test('a port in use ends a start with 1, and a second try is not made', { skip }, async t => {
+  const { url } = await startResource(t)
+  const { port } = await startWorkers(t, [{ url }])
+  const config = workersConfig([{ url }], {}).replace('port: 0', `port: ${port}`)
+  const second = spawnProxy(t, { files: { 'config.yaml': config } })
+  t.same(await second.closed, { code: 1, signal: null })
+  t.match(second.stderr.join('\n'), `port ${port} is in use`)
+})

@@ -82,7 +82,7 @@ t.test('100 reloads under load lose no request and cut no stream', async t => {
   const reload = (written: string): boolean => {
     writeFileSync(file, written)
     const again = reloadConfig(file, log)
-    if (again !== undefined) applyConfig(running.proxy, again.config, log)
+    if (again !== undefined) applyConfig(running.proxy, again, log)
     return again !== undefined
   }
 

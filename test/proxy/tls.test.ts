@@ -8,7 +8,6 @@ import { join } from 'node:path'
 import tls, { type SecureVersion } from 'node:tls'
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
-import { readTls } from '../../lib/commands/assemble.ts'
 import { applyConfig, reloadConfig } from '../../lib/commands/reload.ts'
 import { createLog } from '../../lib/log.ts'
 import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
@@ -30,8 +29,8 @@ async function withTls(t: Test, backends: readonly BackendText[], model = '') {
       'shutdown_grace: 1s',
       `shutdown_grace: 1s, tls: {cert: "${certFile}", key: "${keyFile}"}`,
     )
-  const files = readTls(readConfig(configText(), readText).server.tls)
-  if (files === undefined || configFile === undefined) throw new Error('the config names no certificate')
+  const files = { cert: Buffer.from(first.cert), key: Buffer.from(first.key) }
+  if (configFile === undefined) throw new Error('no folder')
   const running = await runProxy(t, configText(), { tls: files, readFile: readText })
   const said: string[] = []
   const log = createLog({
@@ -49,7 +48,7 @@ async function withTls(t: Test, backends: readonly BackendText[], model = '') {
       writeFileSync(keyFile ?? '', key)
       writeFileSync(configFile, configText(rest))
       const again = reloadConfig(configFile, log)
-      if (again !== undefined) applyConfig(running.proxy, again.config, log)
+      if (again !== undefined) applyConfig(running.proxy, again, log)
     },
   }
 }

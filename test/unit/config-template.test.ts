@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { isMap, isScalar, isSeq, parseDocument } from 'yaml'
 import { configOptions, formatProblem, parseConfig } from '../../lib/config/load.ts'
+import { makeCertificate } from '../fixtures/certificate.ts'
 
 const TEMPLATE = 'config.template.yaml'
 const asItStands = readFileSync(TEMPLATE, 'utf8')
@@ -11,7 +12,8 @@ const text = asItStands.replace('"change-me"', '"a-key-of-my-own"')
 // "#option" is an option in waiting, "# text" is prose.
 const everythingOn = text.replaceAll(/^( *)#(?=[a-z_0-9]+:|- )/gm, '$1')
 
-const pem = '-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n'
+const { cert, key } = makeCertificate('template')
+const pem = `${cert}\n${key}`
 
 function parse(source: string) {
   const result = parseConfig(source, { file: TEMPLATE, env: {}, readSecretFile: () => pem })

@@ -10,6 +10,9 @@ import { nearest } from '../../lib/config/nearest.ts'
 import { sha256 } from '../../lib/config/secret.ts'
 import type { BackendType, Config, ModelConfig } from '../../lib/config/types.ts'
 import { parseDurationMs, parsePercent, parseSizeBytes } from '../../lib/config/units.ts'
+import { makeCertificate } from '../fixtures/certificate.ts'
+
+const PAIR = makeCertificate('pair')
 
 type Env = Readonly<Record<string, string | undefined>>
 type Files = Readonly<Record<string, string>>
@@ -156,7 +159,7 @@ logging: {level: debug, format: text, file: proxy.log}
 metrics: {enabled: false}
 `,
       {},
-      { 'conf/tls/cert.pem': '-----BEGIN CERTIFICATE-----', '/abs/key.pem': '-----BEGIN EC PRIVATE KEY-----' },
+      { 'conf/tls/cert.pem': PAIR.cert, '/abs/key.pem': PAIR.key },
     )
     t.match(config, {
       server: {
@@ -831,8 +834,8 @@ t.test('from the disk', async t => {
   t.test('a file is read, and the files it depends on are named', async t => {
     const file = `${folder}/with-files.yaml`
     mkdirSync(`${folder}/tls`)
-    writeFileSync(`${folder}/tls/cert.pem`, '-----BEGIN CERTIFICATE-----\n')
-    writeFileSync(`${folder}/tls/key.pem`, '-----BEGIN PRIVATE KEY-----\n')
+    writeFileSync(`${folder}/tls/cert.pem`, PAIR.cert)
+    writeFileSync(`${folder}/tls/key.pem`, PAIR.key)
     writeFileSync(
       file,
       `server: {tls: {cert: tls/cert.pem, key: tls/key.pem}}\n${REST.replace('client-key-1', '"${file:secret}"')}`,
@@ -852,6 +855,22 @@ t.test('from the disk', async t => {
         { line: 1, column: 41, path: 'server.tls.key' },
       ],
     })
+    writeFileSync(`${folder}/tls/cert.pem`, makeCertificate('another').cert)
+    writeFileSync(`${folder}/tls/key.pem`, PAIR.key)
+    t.match(
+      loadConfig({ file, env: {} }),
+      {
+        kind: 'invalid',
+        problems: [{ line: 1, column: 41, path: 'server.tls.key', message: /does not fit the cert/ }],
+      },
+      'two files that are sound and no pair',
+    )
+    writeFileSync(`${folder}/tls/cert.pem`, '-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n')
+    t.match(
+      loadConfig({ file, env: {} }),
+      { kind: 'invalid', problems: [{ path: 'server.tls.key', message: /cannot be used together/ }] },
+      'a certificate that cannot be read',
+    )
     t.same(spoilt.files, result.files, 'also when it is invalid: repairing one of them can cure it')
   })
 

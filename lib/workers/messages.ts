@@ -1,0 +1,94 @@
+// Every message between the primary process and its workers, and what they carry. JSON: no undefined, no Infinity, no bytes.
+
+import type { Ejection } from '../balancer/health.ts'
+import type { Admission } from '../balancer/key-limits.ts'
+import type { ClientKeyLimits } from '../config/types.ts'
+import type { MetricsState } from '../metrics.ts'
+
+/** The texts of the files a config was made of, by path: each worker serves what the primary has found sound. */
+export type FileTexts = readonly (readonly [path: string, text: string])[]
+
+/** A backend's health, whole. Times are durations: the processes' monotonic clocks differ. */
+export interface HealthStanding {
+  /** 0: not throttled. */
+  readonly throttledForMs: number
+  readonly ejection:
+    | (Omit<Ejection, 'sinceMs' | 'failedMs' | 'untilMs'> & {
+        readonly sinceAgoMs: number
+        readonly failedAgoMs: number
+        /** null: until restored by hand. */
+        readonly forMs: number | null
+      })
+    | null
+}
+
+/** One process's news. The update with the higher version wins; of equals, the one of the higher `by`. */
+export type StateUpdate =
+  | {
+      readonly kind: 'health'
+      readonly id: string
+      readonly version: number
+      /** The process that made this version. */
+      readonly by: string
+      /** How old the standing is. */
+      readonly agoMs: number
+      readonly standing: HealthStanding
+    }
+  /** null: forgotten. */
+  | { readonly kind: 'owner'; readonly id: string; readonly resourceId: string | null }
+
+/** One process's figures, as JSON can carry them. */
+export interface ProcessState {
+  readonly metrics: MetricsState
+  /** The status page's part (dashboard/status.ts); null: of processes that have ended, whose counters alone remain. */
+  readonly status: unknown
+}
+
+/** A worker asks its primary. */
+export type PrimaryCall =
+  /** All processes' figures. */
+  | { readonly kind: 'gather'; readonly question: number }
+  | {
+      readonly kind: 'admit'
+      readonly question: number
+      readonly name: string
+      readonly limits: ClientKeyLimits
+      readonly tokens: number
+    }
+  /** null: nobody counted. */
+  | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null }
+  /** The admission came too late: its request was refused, and used nothing. */
+  | { readonly kind: 'cancel'; readonly ticket: number }
+
+export type PrimaryResult =
+  | { readonly kind: 'gathered'; readonly question: number; readonly states: readonly ProcessState[] }
+  | { readonly kind: 'admission'; readonly question: number; readonly admission: Admission }
+
+export type FromWorker =
+  /** The first: the worker's message handler is installed. */
+  | { readonly kind: 'awake' }
+  | { readonly kind: 'ready'; readonly port: number }
+  /** The last: it ends by itself. */
+  | { readonly kind: 'cannot_listen'; readonly message: string }
+  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  /** `round`: the one asked for; null: unasked, so that little is lost with the worker. */
+  | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
+  | PrimaryCall
+
+export type ToWorker =
+  /** The answer to `awake`: the config to begin with (not from the disk, where a broken one may lie by now), and all that is known. */
+  | { readonly kind: 'start'; readonly texts: FileTexts; readonly items: readonly StateUpdate[] }
+  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  /** Probes run in one worker only. */
+  | { readonly kind: 'lead' }
+  | { readonly kind: 'reload'; readonly texts: FileTexts }
+  /** The log file has been renamed. */
+  | { readonly kind: 'reopen' }
+  | { readonly kind: 'shutdown' }
+  | { readonly kind: 'count'; readonly round: number }
+  | PrimaryResult
+
+/** Whether a message came from our own code: `cluster` sends some of its own. */
+export function isMessage(value: unknown): value is FromWorker {
+  return typeof value === 'object' && value !== null && 'kind' in value
+}

@@ -1,0 +1,82 @@
+// What the primary does for its workers besides running them: counts the limits of keys, keeps what is shared and what is counted,
+// and passes on what one worker learns. It outlives every worker.
+import { createKeyUsage } from '../balancer/key-limits.ts'
+import type { Clock } from '../clock.ts'
+import { createGathering } from './gathering.ts'
+import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from './messages.ts'
+import { createSharedMemory } from './shared-memory.ts'
+
+/** A worker's messages that are no step of its life. */
+export type ServiceCall =
+  | PrimaryCall
+  | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
+
+export interface PrimaryServices {
+  answer(worker: number, call: ServiceCall): void
+  /** All that is known, for a worker that begins. From now on it gets the news too. */
+  welcome(worker: number): readonly StateUpdate[]
+  /** A worker has ended: what it had taken is given back, what it had counted stays. */
+  bury(worker: number): void
+  tellAll(message: ToWorker, except?: number): void
+}
+
+/**
+ * @param tell sends to one worker
+ */
+export function createPrimaryServices(
+  clock: Clock,
+  tell: (worker: number, message: ToWorker) => void,
+): PrimaryServices {
+  const listening = new Set<number>()
+  const keyUsage = createKeyUsage(clock)
+  /** Admissions that each worker has not settled. */
+  const tickets = new Map<number, Set<number>>()
+  const memory = createSharedMemory(clock)
+  const gathering = createGathering({
+    clock,
+    workers: () => listening,
+    ask: (worker, round) => tell(worker, { kind: 'count', round }),
+  })
+  const tellAll = (message: ToWorker, except?: number): void => {
+    for (const worker of listening) if (worker !== except) tell(worker, message)
+  }
+
+  return {
+    tellAll,
+    answer(worker, call) {
+      switch (call.kind) {
+        case 'share':
+          memory.take(call.items)
+          return tellAll({ kind: 'share', items: call.items }, worker)
+        case 'gather':
+          return gathering.gather(states => tell(worker, { kind: 'gathered', question: call.question, states }))
+        case 'counted':
+          return gathering.counted(worker, call.round, call.state)
+        case 'admit': {
+          const { question, name, limits, tokens } = call
+          const admission = keyUsage.admit(name, limits, tokens)
+          if (admission.kind === 'admitted') tickets.get(worker)?.add(admission.ticket)
+          return tell(worker, { kind: 'admission', question, admission })
+        }
+        case 'settle':
+          tickets.get(worker)?.delete(call.ticket)
+          return keyUsage.settle(call.ticket, call.tokens ?? undefined)
+        case 'cancel':
+          tickets.get(worker)?.delete(call.ticket)
+          return keyUsage.cancel(call.ticket)
+      }
+    },
+    welcome(worker) {
+      listening.add(worker)
+      tickets.set(worker, new Set())
+      return memory.snapshot()
+    },
+    bury(worker) {
+      listening.delete(worker)
+      for (const ticket of tickets.get(worker) ?? []) keyUsage.settle(ticket, undefined)
+      tickets.delete(worker)
+      gathering.ended(worker)
+    },
+  }
+}
