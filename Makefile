@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-yardsticks bench-compare soak coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-yardsticks bench-compare fault-matrix soak coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -47,6 +47,9 @@ bench: build ## CPU, latency and memory beside direct, nginx, HAProxy, Envoy, Ca
 
 bench-compare: build ## two runs side by side, and what became of the goals (OLD=FILE NEW=FILE)
 	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
+
+fault-matrix: build ## every fault of a backend, alone and in pairs, beside poison requests: no client may notice (REQUESTS, FAULTS, PAIRS)
+	@node dist/test/bench/fault-matrix.js
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
 	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak.js
