@@ -18,6 +18,7 @@ export type RefusalCode =
   | 'method_not_allowed'
   | 'request_timeout'
   | 'request_too_large'
+  | 'unsupported_encoding'
   | 'request_headers_too_large'
   | 'expectation_failed'
   | 'upgrade_required'

@@ -24,6 +24,8 @@ const HOP_BY_HOP = names(
 const STAYS = names(
   'host',
   'content-length',
+  // The body goes on plain, however it came.
+  'content-encoding',
   'expect',
   'authorization',
   'api-key',
@@ -57,7 +59,6 @@ const STANDARD = names(
   'accept-charset',
   'accept-language',
   'cache-control',
-  'content-encoding',
   'content-language',
   'content-type',
   'date',
