@@ -76,7 +76,8 @@ export function isForeignState(status: number, error: UpstreamError): boolean {
   return (
     isUndecryptable(error) ||
     /^(previous )?response with id '.*' not found/is.test(error.message) ||
-    /^item with id '.*' not found/is.test(error.message)
+    /^item with id '.*' not found/is.test(error.message) ||
+    /^conversation with id '.*' not found/is.test(error.message)
   )
 }
 

@@ -113,6 +113,12 @@ export function storedResponsePath(
   return surfacePath(backend, action === '' ? item : `${item}/${action}`, query)
 }
 
+/** The path that shows whether a resource holds a stored object, by the object's id: a conversation, or else a response. */
+export function storedObjectPath(id: string, backend: BackendConfig): string {
+  if (id.startsWith('conv_')) return surfacePath(backend, `conversations/${encodeURIComponent(id)}`, '')
+  return storedResponsePath(id, '', backend, '')
+}
+
 /**
  * A token-free question that shows network, TLS and credential of a resource: the model list (wire reference, section 8).
  * The dated list is asked with the oldest version that all resources know, since the backend's own may be newer than the

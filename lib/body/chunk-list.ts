@@ -80,3 +80,16 @@ export function replaceBytes(chunks: readonly Buffer[], replacements: readonly R
   for (const { start, end, bytes } of replacements) byteLength += bytes.length - (end - start)
   return { chunks: out, byteLength }
 }
+
+/** Whether these bytes stand anywhere in the list, also across the border of two chunks. */
+export function includesBytes(chunks: readonly Buffer[], bytes: Buffer): boolean {
+  const overlap = bytes.length - 1
+  let before: Buffer = Buffer.alloc(0)
+  for (const chunk of chunks) {
+    if (chunk.includes(bytes)) return true
+    if (before.length > 0 && Buffer.concat([before, chunk.subarray(0, overlap)]).includes(bytes)) return true
+    const joined = chunk.length >= overlap ? chunk : Buffer.concat([before, chunk])
+    before = joined.subarray(Math.max(joined.length - overlap, 0))
+  }
+  return false
+}

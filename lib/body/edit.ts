@@ -1,7 +1,7 @@
 // Puts a backend's deployment where the client wrote the model: a few new bytes between views of the body as it came, for
 // a body goes upstream byte for byte except for this. It must not know how the deployment was chosen, nor whether the
 // upstream reads the model from the body at all.
-import { type ChunkList, type Replacement, replaceBytes } from './chunk-list.ts'
+import { type ByteRange, type ChunkList, type Replacement, replaceBytes } from './chunk-list.ts'
 import type { JsonMember, ScannedObject } from './json-scan.ts'
 
 /** The member that carries the model in every OpenAI request body. */
@@ -29,11 +29,17 @@ export function setMember(chunks: readonly Buffer[], scan: ScannedObject, name: 
   return setMembers(chunks, scan, [[name, jsonText]])
 }
 
-/** As setMember, for several members in one pass: pairs of name and JSON text, each name once. */
+const NO_BYTES = Buffer.alloc(0)
+
+/**
+ * As setMember, for several members in one pass: pairs of name and JSON text, each name once.
+ * @param removed ranges that are left out, none of them in a member that changes
+ */
 export function setMembers(
   chunks: readonly Buffer[],
   scan: ScannedObject,
   changes: readonly (readonly [name: string, jsonText: string])[],
+  removed: readonly ByteRange[] = [],
 ): ChunkList {
   const missing = changes.filter(([name]) => !scan.members.some(member => member.name === name))
   const replacements = scan.members.flatMap(({ name, start, end }): Replacement[] => {
@@ -44,6 +50,10 @@ export function setMembers(
     const text = missing.map(([name, jsonText]) => `${JSON.stringify(name)}:${jsonText}`).join(',')
     const bytes = Buffer.from(scan.empty ? text : `${text},`)
     replacements.unshift({ start: scan.objectStart, end: scan.objectStart, bytes })
+  }
+  if (removed.length > 0) {
+    for (const { start, end } of removed) replacements.push({ start, end, bytes: NO_BYTES })
+    replacements.sort((a, b) => a.start - b.start)
   }
   return replaceBytes(chunks, replacements)
 }

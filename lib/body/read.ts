@@ -2,7 +2,7 @@
 // by scanning bytes as they pass; everything else in a body is skipped.
 import type { Operation } from '../azure/operations.ts'
 import type { Refusal } from '../errors.ts'
-import { type ChunkList, type Replacement, replaceBytes, sliceBytes, viewBytes } from './chunk-list.ts'
+import { type ByteRange, type ChunkList, type Replacement, replaceBytes, sliceBytes, viewBytes } from './chunk-list.ts'
 import { lastMember, MODEL, setMembers } from './edit.ts'
 import { type JsonMember, jsonScannerFor, type ScannedObject, scanJson } from './json-scan.ts'
 import { parseBoundary } from './multipart-headers.ts'
@@ -23,6 +23,8 @@ const WANTED: ReadonlySet<string> = new Set([
   STREAM_OPTIONS,
   'prompt_cache_key',
   'previous_response_id',
+  'conversation',
+  'store',
   'tools',
   'instructions',
   'messages',
@@ -48,8 +50,13 @@ export interface ReadBody {
   readonly wantsStream: boolean
   /** The output limit it names, in tokens. */
   readonly maxOutputTokens: number | undefined
-  /** The body with this model and, for JSON, these further members (name and JSON text). */
-  withModel(chunks: readonly Buffer[], model: string | undefined, more: readonly [string, string][]): ChunkList
+  /** The body with this model and, for JSON, these further members (name and JSON text), and without these ranges. */
+  withModel(
+    chunks: readonly Buffer[],
+    model: string | undefined,
+    more: readonly [string, string][],
+    removed?: readonly ByteRange[],
+  ): ChunkList
 }
 
 export type BodyVerdict =
@@ -95,8 +102,8 @@ function jsonReader(): BodyReader {
           model: lastMember(members, MODEL)?.text,
           wantsStream: lastMember(members, STREAM)?.kind === 'true',
           maxOutputTokens: outputLimit(chunks, members),
-          withModel: (held, model, more) =>
-            setMembers(held, scan, model === undefined ? more : [[MODEL, JSON.stringify(model)], ...more]),
+          withModel: (held, model, more, removed) =>
+            setMembers(held, scan, model === undefined ? more : [[MODEL, JSON.stringify(model)], ...more], removed),
         },
       }
     },

@@ -88,6 +88,7 @@ function buildModels(options: ParsedConfig, env: Env, report: Report): readonly 
       timeoutMs,
       firstOutputTimeoutMs: retry.value.first_output_timeout.value ?? Math.max(FIRST_OUTPUT_MIN_MS, timeoutMs),
       streamUsage: model.stream_usage.value,
+      stripForeignReasoning: model.strip_foreign_reasoning.value,
       backends: buildBackends(name, model, place, env, report),
     }
   })

@@ -111,6 +111,7 @@ const modelFields = {
   balance: defaulted(choice(['round_robin', 'least_busy', 'prompt_cache']), 'round_robin'),
   timeout: optional(timeout, 'that of retry.timeout'),
   stream_usage: defaulted(flag(), false),
+  strip_foreign_reasoning: defaulted(flag(), false),
 }
 
 const limitFields = {

@@ -99,6 +99,8 @@ export interface ModelConfig {
   /** Stream: from headers to the first event with output. */
   readonly firstOutputTimeoutMs: number
   readonly streamUsage: boolean
+  /** Encrypted reasoning whose maker cannot serve is left out, and the turn goes on elsewhere. */
+  readonly stripForeignReasoning: boolean
   readonly backends: readonly BackendConfig[]
 }
 

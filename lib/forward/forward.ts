@@ -16,7 +16,7 @@ import {
 } from './attempt-record.ts'
 import { blameOf, exhaustedError, type History, labelOf, type Outcome } from './outcome.ts'
 import { relay } from './relay.ts'
-import { type SendDeps, sendToBackend } from './send.ts'
+import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
 import type {
   AttemptResult,
   ForwardRequest,
@@ -41,6 +41,12 @@ export interface ForwardDeps extends SendDeps {
 function outcomeFor({ ephemeral }: Exchange, { kind, outcome }: AttemptResult): Outcome {
   const clients = ephemeral !== undefined && kind === 'response' && outcome.kind === 'misconfigured'
   return clients ? { kind: 'served' } : outcome
+}
+
+/** Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md 13.4). */
+function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
+  if (request.itemOwners?.has(member.resourceId) !== true || result.kind === 'upgraded') return false
+  return outcomeFor(exchange, result).kind === 'state_elsewhere'
 }
 
 /** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
@@ -155,6 +161,7 @@ async function tryBackends(
     const askedMs = deps.clock.nowMs()
 
     let result = await sendToBackend(exchange, request, member, deps)
+    if (deniesOwnItem(exchange, request, member, result)) result = await sendToBackend(exchange, request, member, deps)
     if (result.kind === 'response' && request.onRefused?.(member, result.response) === 'again') {
       result = await sendToBackend(exchange, request, member, deps)
     }

@@ -1,6 +1,6 @@
 // Asks the resources which of them holds a stored response: in parallel, token-free, once for all who want to know.
 import type { Authorizer } from '../azure/credentials.ts'
-import { probePath, storedResponsePath } from '../azure/operations.ts'
+import { probePath, storedObjectPath } from '../azure/operations.ts'
 import type { Owners } from '../balancer/owners.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { ProbeVerdict } from '../balancer/probes.ts'
@@ -34,6 +34,8 @@ const ANSWER_MS = 5_000
 export const MAX_LOOKUPS = 32
 /** An id that was nowhere is not asked for again so soon. */
 const NOWHERE_MS = 2_000
+/** Statuses that say that an object is not there; a server without the route (405, 410, 501) cannot hold it either. */
+const NOT_HERE: ReadonlySet<number> = new Set([400, 404, 405, 410, 501])
 /** Such questions remembered. */
 const MAX_NOWHERE = 1_000
 
@@ -62,7 +64,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
     if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
     const result = await attempt(
       {
-        wire: { endpoint: backend.endpoint, method: 'GET', path: storedResponsePath(id, '', backend, ''), headers },
+        wire: { endpoint: backend.endpoint, method: 'GET', path: storedObjectPath(id, backend), headers },
         body: [],
         dialect: 'opaque',
         wantsStream: false,
@@ -83,7 +85,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
     const { response: upstreamResponse } = result
     if (upstreamResponse.body.kind !== 'whole') upstreamResponse.source.destroy()
     if (upstreamResponse.status === 200) return true
-    return upstreamResponse.status === 404 || upstreamResponse.status === 400 ? false : undefined
+    return NOT_HERE.has(upstreamResponse.status) ? false : undefined
   }
 
   const ask = async (id: string, question: string, members: readonly Member[]): Promise<OwnerLookup> => {

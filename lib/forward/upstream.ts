@@ -34,6 +34,8 @@ export interface ForwardRequest {
   readonly pinned: boolean
   /** It carries state whose home is not known: a resource that cannot read it passes it on to the next one. */
   readonly stateOwnerUnknown: boolean
+  /** Resources that made the items it names: one that denies them is asked once more (azure/README.md 13.4). */
+  readonly itemOwners?: ReadonlySet<string> | undefined
   /** Sees the first bytes of an answer that is passed on, and whose it is. */
   onServed?(member: Member, upstreamResponse: UpstreamResponse): void
   /** Sees whole events of an answer's stream. */

@@ -1,30 +1,50 @@
-// Requests that name state of the Responses API must reach the resource that holds it; what answers show of such state is
-// remembered. Ids are never changed.
-
-import { createHash } from 'node:crypto'
-import { isObjectId } from '../azure/ids.ts'
+// Requests that name state of the Responses API must reach the resource that holds it; the state that answers show is remembered.
+// Ids are never changed.
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
-import { viewBytes } from '../body/chunk-list.ts'
+import type { ByteRange } from '../body/chunk-list.ts'
 import { lastMember } from '../body/edit.ts'
-import { findStringsOfKey } from '../body/json-key-search.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 import type { Refusal } from '../errors.ts'
 import type { OwnerLookup } from '../forward/resource-query.ts'
 import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
+import {
+  announcedResponse,
+  type EncryptedItem,
+  type NamedState,
+  readNamedState,
+  type ShownState,
+  shownByAnswer,
+  shownByEvents,
+} from './named-state.ts'
 
+/** Where a request may go because of the state it names, and what to remember of its answer. */
 export type Binding =
-  /** Any backend will do. */
   | ({
       readonly kind: 'free'
-      /** It carries reasoning that only its maker can read, and the maker is not known. */
+      /** It carries state whose owner is not known and of which nothing can be asked: the resources are tried in turn. */
       readonly searches: boolean
+      /** What is looked for, where it is nothing but encrypted items. */
+      readonly searchesFor: readonly EncryptedItem[]
     } & Learning)
   /** Only these resources hold what the request names. */
-  | ({ readonly kind: 'bound'; readonly resources: ReadonlySet<string> } & Learning)
+  | ({
+      readonly kind: 'bound'
+      readonly resources: ReadonlySet<string>
+      /** It names items that these resources made: one that denies them is asked once more (azure/README.md 13.4). */
+      readonly byItems: boolean
+      /** Bound by encrypted items alone: these may be left out where their owner cannot serve. */
+      readonly encrypted: readonly OwnedItem[] | undefined
+    } & Learning)
   | { readonly kind: 'refused'; readonly refusal: Refusal }
+
+/** An encrypted item whose maker is known. */
+export interface OwnedItem {
+  readonly resourceId: string
+  readonly place: ByteRange
+}
 
 /** What to remember of the answer. */
 interface Learning {
@@ -32,45 +52,11 @@ interface Learning {
   readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
 }
 
-/** Reasoning items looked at in one request or answer: an agent's turn has a handful. */
-const MAX_ITEMS = 64
-/** The beginning of a body in which they are looked for. */
-const MAX_SEARCH_BYTES = 4 * 1024 * 1024
 /** When a resource could not be asked, clients come back after this. */
 const UNSURE_WAIT_MS = 5_000
 const BUSY_WAIT_MS = 1_000
 
-const ENCRYPTED = 'encrypted_content'
-const ENCRYPTED_MARK = Buffer.from(`"${ENCRYPTED}"`)
-const ASKS_ENCRYPTED = Buffer.from('reasoning.encrypted_content')
-
 const NOTHING: Learning = { onServed: () => undefined, onEvents: undefined }
-
-/** The id of the response that an answer's first bytes announce. */
-function announcedId(upstreamResponse: UpstreamResponse): string | undefined {
-  if (upstreamResponse.status >= 300) return undefined
-  const { body } = upstreamResponse
-  const pieces =
-    body.kind === 'whole' ? body.chunks : body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
-  for (const piece of pieces) {
-    const id = /"id"\s*:\s*"(resp_[\w-]{1,250})"/.exec(piece.toString('latin1'))?.[1]
-    // A copy: a match is a slice, which would keep the whole piece in memory for as long as the id is remembered.
-    if (id !== undefined) return Buffer.from(id, 'latin1').toString('latin1')
-  }
-  return undefined
-}
-
-function digestsOf(chunks: readonly Buffer[], maxBytes: number): string[] {
-  return findStringsOfKey(chunks, ENCRYPTED, MAX_ITEMS, maxBytes).map(({ start, end }) => {
-    const hash = createHash('sha256')
-    for (const view of viewBytes(chunks, start, end)) hash.update(view)
-    return `enc ${hash.digest('base64url')}`
-  })
-}
-
-function holds(chunks: readonly Buffer[], mark: Buffer): boolean {
-  return chunks.some(chunk => chunk.includes(mark))
-}
 
 /** A refusal for an owner that could not be made out, or the resources to go to; undefined: anyone will say it is unknown. */
 export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal | undefined {
@@ -96,7 +82,93 @@ export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal |
   }
 }
 
-const FREE: Binding = { kind: 'free', searches: false, ...NOTHING }
+const FREE: Binding = { kind: 'free', searches: false, searchesFor: [], ...NOTHING }
+
+/** The id under which an item's owner is remembered; items have a name space of their own. */
+function itemKey(id: string): string {
+  return `item ${id}`
+}
+
+function piecesOf({ body }: UpstreamResponse): readonly Buffer[] {
+  if (body.kind === 'whole') return body.chunks
+  return body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
+}
+
+/** Remembers what the answer shows as the member's own; `items` too that the request named, since it could read them. */
+function learningFor(
+  named: NamedState,
+  stores: boolean,
+  { owners }: Runtime['shared'],
+): Learning & { readonly onEvents: (member: Member, events: Buffer) => void } {
+  const learn = ({ resourceId }: Member, { response, items, encrypted }: ShownState): void => {
+    if (response !== undefined) owners.learn(response, resourceId)
+    for (const id of items) owners.learn(itemKey(id), resourceId)
+    for (const digest of encrypted) owners.learn(digest, resourceId)
+  }
+  return {
+    onServed(member, upstreamResponse) {
+      if (upstreamResponse.status >= 300) return
+      // Encrypted items of a known maker may have been left out for this member: whose they are stays remembered.
+      const encrypted = named.encrypted.map(({ digest }) => digest).filter(digest => owners.of(digest) === undefined)
+      learn(member, { response: undefined, items: named.items, encrypted })
+      const pieces = piecesOf(upstreamResponse)
+      if (upstreamResponse.body.kind === 'whole') learn(member, shownByAnswer(pieces, stores))
+      else learn(member, { response: announcedResponse(pieces), items: [], encrypted: [] })
+    },
+    onEvents(member, events) {
+      const shown = shownByEvents(events, stores)
+      if (shown !== undefined) learn(member, shown)
+    },
+  }
+}
+
+/** The known owners of these keys among the members; undefined for an unknown one. */
+function ownersOf(keys: readonly string[], pool: Pool, { owners }: Runtime['shared']): readonly (string | undefined)[] {
+  return keys.map(key => {
+    const owner = owners.of(key)
+    return owner !== undefined && pool.members.some(({ resourceId }) => resourceId === owner) ? owner : undefined
+  })
+}
+
+function ownedItems(
+  encrypted: readonly EncryptedItem[],
+  owners: readonly (string | undefined)[],
+): readonly OwnedItem[] | undefined {
+  const owned = encrypted.flatMap(({ place }, i) => {
+    const resourceId = owners[i]
+    return resourceId === undefined ? [] : [{ resourceId, place }]
+  })
+  return owned.length === encrypted.length ? owned : undefined
+}
+
+/** Where items lead, of which no resource can be asked: to the one that made them, or through all of them in turn. */
+function bindToItems(named: NamedState, pool: Pool, learning: Learning, runtime: Runtime): Binding {
+  const { shared } = runtime
+  const makers = ownersOf(named.items.map(itemKey), pool, shared)
+  const sealers = ownersOf(
+    named.encrypted.map(({ digest }) => digest),
+    pool,
+    shared,
+  )
+  const known = new Set([...makers, ...sealers].filter(owner => owner !== undefined))
+  const resources = new Set(pool.members.map(({ resourceId }) => resourceId))
+  const encrypted = named.items.length === 0 ? ownedItems(named.encrypted, sealers) : undefined
+  if (known.size > 1 && encrypted !== undefined && pool.model.stripForeignReasoning) {
+    // Nobody can read all of it; each gets what is its own.
+    return { kind: 'bound', resources: known, byItems: false, encrypted, ...learning }
+  }
+  // With one resource there is nothing to find out, but it may deny an item that it has just made.
+  if (known.size !== 1 && resources.size > 1) {
+    return { kind: 'free', searches: true, searchesFor: named.items.length === 0 ? named.encrypted : [], ...learning }
+  }
+  return {
+    kind: 'bound',
+    resources: known.size === 1 ? known : resources,
+    byItems: named.items.length > 0,
+    encrypted,
+    ...learning,
+  }
+}
 
 /** Finds out where a request must go because of the state it names; at once where it names none, as most do. */
 export function bindToState(
@@ -108,54 +180,21 @@ export function bindToState(
   runtime: Runtime,
 ): Binding | Promise<Binding> {
   if (operation.dialect !== 'responses' || scan === undefined) return FREE
-  const { owners } = runtime.shared
-  const learning: Learning = {
-    onServed(member, upstreamResponse) {
-      const id = announcedId(upstreamResponse)
-      if (id !== undefined) owners.learn(id, member.resourceId)
-      if (upstreamResponse.body.kind !== 'whole' || !holds(upstreamResponse.body.chunks, ENCRYPTED_MARK)) return
-      for (const digest of digestsOf(upstreamResponse.body.chunks, MAX_SEARCH_BYTES))
-        owners.learn(digest, member.resourceId)
-    },
-    onEvents: holds(chunks, ASKS_ENCRYPTED)
-      ? (member, events) => {
-          if (!events.includes(ENCRYPTED_MARK)) return
-          for (const digest of digestsOf([events], MAX_SEARCH_BYTES)) owners.learn(digest, member.resourceId)
-        }
-      : undefined,
+  const named = readNamedState(chunks, scan)
+  const stores = lastMember(scan.members, 'store')?.kind !== 'false'
+  const learning = learningFor(named, stores, runtime.shared)
+  const stored = named.previousResponse ?? named.conversation
+  if (stored === undefined) {
+    const namesItems = named.items.length > 0 || named.encrypted.length > 0
+    return namesItems
+      ? bindToItems(named, pool, learning, runtime)
+      : { kind: 'free', searches: false, searchesFor: [], ...learning }
   }
-
-  const previous = lastMember(scan.members, 'previous_response_id')?.text
-  if (previous !== undefined && isObjectId(previous)) {
-    return runtime.ownerFinder.find(previous, pool.members).then((found): Binding => {
-      if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
-      const places = resourcesOf(found)
-      if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
-      return places === undefined
-        ? { kind: 'free', searches: false, ...learning }
-        : { kind: 'bound', resources: places, ...learning }
-    })
-  }
-
-  if (!holds(chunks, ENCRYPTED_MARK)) return { kind: 'free', searches: false, ...learning }
-  const known = new Set<string>()
-  const items = digestsOf(chunks, MAX_SEARCH_BYTES)
-  for (const digest of items) {
-    const owner = owners.of(digest)
-    if (owner !== undefined && pool.members.some(member => member.resourceId === owner)) known.add(owner)
-  }
-  return known.size === 1
-    ? { kind: 'bound', resources: known, ...rememberItems(learning, items, owners) }
-    : { kind: 'free', searches: true, ...rememberItems(learning, items, owners) }
-}
-
-/** Where a request with encrypted items is served, its items are at home. */
-function rememberItems(learning: Learning, digests: readonly string[], owners: Runtime['shared']['owners']): Learning {
-  return {
-    onEvents: learning.onEvents,
-    onServed(member, upstreamResponse) {
-      learning.onServed(member, upstreamResponse)
-      if (upstreamResponse.status < 300) for (const digest of digests) owners.learn(digest, member.resourceId)
-    },
-  }
+  return runtime.ownerFinder.find(stored, pool.members).then((found): Binding => {
+    if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
+    const places = resourcesOf(found)
+    if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
+    if (places === undefined) return { kind: 'free', searches: false, searchesFor: [], ...learning }
+    return { kind: 'bound', resources: places, byItems: named.items.length > 0, encrypted: undefined, ...learning }
+  })
 }

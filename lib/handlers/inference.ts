@@ -1,11 +1,11 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
 
-import { readErrorBody } from '../azure/errors.ts'
+import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
 import { queryValue, replaceParameter, withoutParameters } from '../azure/query.ts'
 import { estimateTokens } from '../balancer/key-limits.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
-import { type ChunkList, sliceBytes } from '../body/chunk-list.ts'
+import { type ByteRange, type ChunkList, sliceBytes } from '../body/chunk-list.ts'
 import { lastMember, MODEL } from '../body/edit.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 import { promptHash } from '../body/prompt-hash.ts'
@@ -20,6 +20,7 @@ import type { Runtime } from '../runtime.ts'
 import { admit } from './admit.ts'
 import { type Binding, bindToState } from './affinity.ts'
 import { learnEphemeral } from './ephemeral-keys.ts'
+import { strippingFor } from './foreign-reasoning.ts'
 import { isRefusal, resolvePoolFor } from './resolve-model.ts'
 
 export interface InferenceRoute {
@@ -37,11 +38,18 @@ function bodyFor(
   read: ReadBody,
   operation: Operation,
   usageOptions: string | undefined,
+  removed: readonly ByteRange[],
 ): ChunkList {
   const { backend } = member
   const deployment = readsModelFromBody(operation, backend) ? backend.deployment : undefined
-  if (deployment === undefined && usageOptions === undefined) return { chunks: held.chunks, byteLength: held.bytes }
-  return read.withModel(held.chunks, deployment, usageOptions === undefined ? [] : [[STREAM_OPTIONS, usageOptions]])
+  if (deployment === undefined && usageOptions === undefined && removed.length === 0)
+    return { chunks: held.chunks, byteLength: held.bytes }
+  return read.withModel(
+    held.chunks,
+    deployment,
+    usageOptions === undefined ? [] : [[STREAM_OPTIONS, usageOptions]],
+    removed,
+  )
 }
 
 /** Serves one such request, from its first body byte to its last answer byte. */
@@ -137,10 +145,12 @@ function buildForwardRequest(
     unsupported.has(member.health.id, STREAM_OPTIONS) ? undefined : usageOptions
   let askedUsage = false
   const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
+  const stripping = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
+  const isBound = binding.kind === 'bound' && stripping === undefined
   const allow =
     home !== undefined
       ? (member: Member) => member.resourceId === home
-      : binding.kind === 'bound'
+      : isBound
         ? (member: Member) => binding.resources.has(member.resourceId)
         : undefined
   return {
@@ -156,23 +166,25 @@ function buildForwardRequest(
       if (held === undefined) throw new Error('the body was let go of before its last attempt')
       const options = optionsFor(member)
       askedUsage = options !== undefined
-      return bodyFor(member, held, read, operation, options)
+      return bodyFor(member, held, read, operation, options, stripping?.rangesFor(member) ?? [])
     },
     dropsUsageEvent: () => askedUsage,
     releaseBody,
     pickerOptions: {
       allow,
       promptHash: hash,
-      avoid: member => unsupported.has(member.health.id, operation.name),
+      avoid: member => unsupported.has(member.health.id, operation.name) || stripping?.canRead(member) === false,
     },
-    pinned: binding.kind === 'bound' || home !== undefined,
+    pinned: isBound || home !== undefined,
     stateOwnerUnknown: binding.kind === 'free' && binding.searches,
+    itemOwners: isBound && binding.byItems ? binding.resources : undefined,
     onServed(member, upstreamResponse) {
       if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners)
       binding.onServed(member, upstreamResponse)
     },
     onEvents: binding.onEvents,
     onRefused(member, upstreamResponse) {
+      if (deniesState(upstreamResponse) && stripping?.onDenied(member) === true) return 'again'
       if (optionsFor(member) === undefined || !refusesStreamOptions(upstreamResponse)) return undefined
       unsupported.note(member.health.id, STREAM_OPTIONS)
       return 'again'
@@ -203,6 +215,12 @@ export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObjec
     // The scan skips what a value holds: an invalid escape in it is the upstream's to refuse.
     return undefined
   }
+}
+
+/** Whether a resource says that it does not hold, or cannot read, what the request names. */
+function deniesState({ status, body }: UpstreamResponse): boolean {
+  if ((status !== 400 && status !== 404) || body.kind !== 'whole') return false
+  return isForeignState(status, readErrorBody(Buffer.concat(body.chunks)))
 }
 
 /** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */

@@ -169,6 +169,7 @@ export function simulate(requests: readonly Request[], balance: Balance, backend
     timeoutMs: 1,
     firstOutputTimeoutMs: 1,
     streamUsage: false,
+    stripForeignReasoning: false,
     backends: Array.from({ length: backends }, (_, i) => backend(i)),
   }
   const members = model.backends.map((config): Member => {
