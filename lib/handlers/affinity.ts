@@ -48,7 +48,8 @@ export interface OwnedItem {
 
 /** What to remember of the answer. */
 interface Learning {
-  readonly onServed: (member: Member, upstreamResponse: UpstreamResponse) => void
+  /** @param leftOut encrypted items were left out for this member: it need not be able to read them */
+  readonly onServed: (member: Member, upstreamResponse: UpstreamResponse, leftOut?: boolean) => void
   readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
 }
 
@@ -106,10 +107,9 @@ function learningFor(
     for (const digest of encrypted) owners.learn(digest, resourceId)
   }
   return {
-    onServed(member, upstreamResponse) {
+    onServed(member, upstreamResponse, leftOut = false) {
       if (upstreamResponse.status >= 300) return
-      // Encrypted items of a known maker may have been left out for this member: whose they are stays remembered.
-      const encrypted = named.encrypted.map(({ digest }) => digest).filter(digest => owners.of(digest) === undefined)
+      const encrypted = leftOut ? [] : named.encrypted.map(({ digest }) => digest)
       learn(member, { response: undefined, items: named.items, encrypted })
       const pieces = piecesOf(upstreamResponse)
       if (upstreamResponse.body.kind === 'whole') learn(member, shownByAnswer(pieces, stores))

@@ -180,7 +180,7 @@ function buildForwardRequest(
     itemOwners: isBound && binding.byItems ? binding.resources : undefined,
     onServed(member, upstreamResponse) {
       if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners)
-      binding.onServed(member, upstreamResponse)
+      binding.onServed(member, upstreamResponse, (stripping?.rangesFor(member).length ?? 0) > 0)
     },
     onEvents: binding.onEvents,
     onRefused(member, upstreamResponse) {

@@ -53,6 +53,8 @@ export interface SimulatedResource {
   /** The last thousand. */
   readonly requests: readonly ReceivedRequest[]
   readonly violations: readonly string[]
+  /** Where it listens: `127.0.0.1:PORT`. */
+  host(): string
   /** Connections that are open now. */
   connections(): number
   resize(deployment: string, limits: Partial<RateLimitOptions>): void
@@ -186,6 +188,7 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
     nextTurn: (...given) => void faults.nextTurn(given),
     always: faults.always,
     clear: faults.clear,
+    host: () => host,
     connections: () => sockets.size,
     resize(deployment, limits) {
       deployments.find(candidate => candidate.name === deployment)?.limit.resize(limits)

@@ -152,6 +152,7 @@ models:
     aliases: [four, vier]
     timeout: 1.5m
     stream_usage: true
+    strip_foreign_reasoning: true
     backends: [{endpoint: "http://127.0.0.1:8080/x/", api_key: k, name: mine, weight: 7, priority: 2, type: openai}]
 retry: {max_attempts: 10, timeout: 50ms, connect_timeout: 1s, first_output_timeout: 3m, stream_hold: 0s, idle_timeout: 24h, budget: 12.5%, max_wait: 2s}
 health_check: {enabled: false, interval: 50ms, timeout: 50ms, recovery: 50ms}
@@ -191,6 +192,7 @@ metrics: {enabled: false}
           timeoutMs: 90_000,
           firstOutputTimeoutMs: 180_000,
           streamUsage: true,
+          stripForeignReasoning: true,
           backends: [
             { name: 'mine', weight: 7, priority: 2, type: 'openai', endpoint: { url: 'http://127.0.0.1:8080/x' } },
           ],
