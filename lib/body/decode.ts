@@ -1,5 +1,6 @@
 // A packed request body made plain as it comes (RFC 9110 section 8.4): piece by piece, off the event loop, never ahead of its reader.
 import zlib from 'node:zlib'
+import { createZstdFrames } from './zstd-frames.ts'
 
 /** A coding that can be undone. */
 export type Coding = 'gzip' | 'deflate' | 'br' | 'zstd'
@@ -110,6 +111,7 @@ export function createBodyDecoder(coding: Coding, events: DecoderEvents): BodyDe
   let engine: Engine | undefined
   let over = false
   let packedBytes = 0
+  const frames = coding === 'zstd' ? createZstdFrames() : undefined
 
   const once = (tell: () => void): void => {
     if (over) return
@@ -126,7 +128,10 @@ export function createBodyDecoder(coding: Coding, events: DecoderEvents): BodyDe
       if (!over) events.drain()
     })
     // Whatever stands behind the end of the packed data was left unread.
-    begun?.on('end', () => once(begun.bytesWritten === packedBytes ? events.end : events.broken))
+    begun?.on('end', () => {
+      const whole = begun.bytesWritten === packedBytes && frames?.isWhole() !== false
+      once(whole ? events.end : events.broken)
+    })
     begun?.on('error', () => once(events.broken))
     return begun
   }
@@ -138,6 +143,7 @@ export function createBodyDecoder(coding: Coding, events: DecoderEvents): BodyDe
     write(packed) {
       if (over || packed.length === 0) return true
       packedBytes += packed.length
+      frames?.push(packed)
       const bytes = held === undefined ? packed : Buffer.concat([held, packed])
       held = undefined
       if (engine === undefined && bytes.length < 2) {
