@@ -82,6 +82,8 @@ export interface RequestRecord {
   /** Azure moved it to another deployment itself (`x-ms-is-spilled-over`, `x-ms-spillover-from-deployment`). */
   azureSpillover: string | undefined
   error: string | undefined
+  /** Name of the key that made the stored state which this request was refused. */
+  madeBy: string | undefined
 }
 
 export function createRecord(): RequestRecord {
@@ -100,6 +102,7 @@ export function createRecord(): RequestRecord {
     upstreamId: undefined,
     azureSpillover: undefined,
     error: undefined,
+    madeBy: undefined,
   }
 }
 
@@ -109,6 +112,8 @@ export function createRecord(): RequestRecord {
 export interface EphemeralKey {
   readonly resourceId: string
   readonly secret: string
+  /** Id of the principal that had it issued: its models and limits hold. */
+  readonly mintedBy: string | undefined
 }
 
 export interface Exchange {

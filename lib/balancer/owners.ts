@@ -1,18 +1,33 @@
-// Which resource holds a stored response, and which made an encrypted reasoning item: a bounded memory of what was seen.
+// Remembers which resource holds a stored response, which key made it, and which resource made an encrypted reasoning item.
+// Bounded: what was not seen for long is forgotten.
 // Azure binds both to the resource (wire reference, 1.5).
 import { createHash } from 'node:crypto'
 
-/** Things remembered; the least recently used is forgotten first. About 200 bytes each. */
+/** Things remembered; the least recently used is forgotten first. About 250 bytes each. */
 export const MAX_OWNERS = 50_000
+
+/** What is remembered of stored state. */
+export interface Owned {
+  readonly resourceId: string
+  /** Name of the key that made it; undefined: not known, as after a restart. */
+  readonly maker: string | undefined
+}
 
 export interface Owners {
   /** The resource that holds it, and it counts as used; undefined when it is not known (any more). */
   of(id: string): string | undefined
-  learn(id: string, resourceId: string): void
+  /** The name of the key that made it; undefined when it is not known. */
+  makerOf(id: string): string | undefined
+  /**
+   * Remembers where something is. The maker that is known already stays: using a response does not make a key its maker, and
+   * an answer that claims the id of another key's response changes nothing.
+   * @param maker given where the state was made, not where it was used
+   */
+  learn(id: string, resourceId: string, maker?: string): void
   forget(id: string): void
   size(): number
   /** Everything learnt or forgotten from now on, to share it with other workers; undefined means forgotten. */
-  onLearn(listener: (id: string, resourceId: string | undefined) => void): void
+  onLearn(listener: (id: string, owned: Owned | undefined) => void): void
 }
 
 /**
@@ -20,25 +35,29 @@ export interface Owners {
  */
 export function createOwners(max: number = MAX_OWNERS): Owners {
   // A Map keeps insertion order: re-inserting on use makes its first key the least recently used.
-  const owners = new Map<string, string>()
-  const listeners: ((id: string, resourceId: string | undefined) => void)[] = []
+  const owners = new Map<string, Owned>()
+  const listeners: ((id: string, owned: Owned | undefined) => void)[] = []
   return {
     of(id) {
-      const owner = owners.get(id)
-      if (owner === undefined) return undefined
+      const owned = owners.get(id)
+      if (owned === undefined) return undefined
       owners.delete(id)
-      owners.set(id, owner)
-      return owner
+      owners.set(id, owned)
+      return owned.resourceId
     },
-    learn(id, resourceId) {
+    makerOf: id => owners.get(id)?.maker,
+    learn(id, resourceId, maker) {
       const known = owners.get(id)
+      if (known?.maker !== undefined && maker !== undefined && known.maker !== maker) return
+      const isNews = known?.resourceId !== resourceId || (maker !== undefined && known.maker !== maker)
+      const owned = isNews ? { resourceId, maker: known?.maker ?? maker } : known
       owners.delete(id)
-      owners.set(id, resourceId)
+      owners.set(id, owned)
       if (owners.size > max) {
         const oldest = owners.keys().next()
         if (oldest.done !== true) owners.delete(oldest.value)
       }
-      if (known !== resourceId) for (const listener of listeners) listener(id, resourceId)
+      if (isNews) for (const listener of listeners) listener(id, owned)
     },
     forget(id) {
       if (owners.delete(id)) for (const listener of listeners) listener(id, undefined)

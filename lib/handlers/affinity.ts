@@ -19,6 +19,7 @@ import {
   shownByAnswer,
   shownByEvents,
 } from './named-state.ts'
+import { foreignStateRefusal, makerFor } from './ownership.ts'
 
 /** Where a request may go because of the state it names, and what to remember of its answer. */
 export type Binding =
@@ -57,6 +58,9 @@ interface Learning {
 const UNSURE_WAIT_MS = 5_000
 const BUSY_WAIT_MS = 1_000
 
+const PREVIOUS = 'previous_response_id'
+const CONVERSATION = 'conversation'
+
 const NOTHING: Learning = { onServed: () => undefined, onEvents: undefined }
 
 /** A refusal for an owner that could not be made out, or the resources to go to; undefined: anyone will say it is unknown. */
@@ -86,7 +90,7 @@ export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal |
 const FREE: Binding = { kind: 'free', searches: false, searchesFor: [], ...NOTHING }
 
 /** The id under which an item's owner is remembered; items have a name space of their own. */
-function itemKey(id: string): string {
+export function itemKey(id: string): string {
   return `item ${id}`
 }
 
@@ -95,14 +99,24 @@ function piecesOf({ body }: UpstreamResponse): readonly Buffer[] {
   return body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
 }
 
-/** Remembers what the answer shows as the member's own; `items` too that the request named, since it could read them. */
+/** Remembers what the answer shows as the member's own, and made by this key; `items` too that the request named, since it could read them. */
 function learningFor(
   named: NamedState,
   stores: boolean,
+  maker: string | undefined,
   { owners }: Runtime['shared'],
 ): Learning & { readonly onEvents: (member: Member, events: Buffer) => void } {
   const learn = ({ resourceId }: Member, { response, items, encrypted }: ShownState): void => {
-    if (response !== undefined) owners.learn(response, resourceId)
+    if (response !== undefined) owners.learn(response, resourceId, maker)
+    for (const id of items) {
+      const key = itemKey(id)
+      // An item that was there before this answer, whose maker is not known, does not become this key's.
+      owners.learn(key, resourceId, owners.of(key) === undefined ? maker : undefined)
+    }
+    for (const digest of encrypted) owners.learn(digest, resourceId)
+  }
+  /** Used, not made. */
+  const use = ({ resourceId }: Member, items: readonly string[], encrypted: readonly string[]): void => {
     for (const id of items) owners.learn(itemKey(id), resourceId)
     for (const digest of encrypted) owners.learn(digest, resourceId)
   }
@@ -110,7 +124,7 @@ function learningFor(
     onServed(member, upstreamResponse, leftOut = false) {
       if (upstreamResponse.status >= 300) return
       const encrypted = leftOut ? [] : named.encrypted.map(({ digest }) => digest)
-      learn(member, { response: undefined, items: named.items, encrypted })
+      use(member, named.items, encrypted)
       const pieces = piecesOf(upstreamResponse)
       if (upstreamResponse.body.kind === 'whole') learn(member, shownByAnswer(pieces, stores))
       else learn(member, { response: announcedResponse(pieces), items: [], encrypted: [] })
@@ -170,6 +184,16 @@ function bindToItems(named: NamedState, pool: Pool, learning: Learning, runtime:
   }
 }
 
+/** The texts of every occurrence of a member: of two, the upstream may believe the first. */
+function textsOf({ members }: ScannedObject, wanted: string): readonly string[] {
+  return members.flatMap(({ name, text }) => (name === wanted && text !== undefined ? [text] : []))
+}
+
+function conversationsIn(scan: ScannedObject, { conversation }: NamedState): readonly string[] {
+  const texts = textsOf(scan, CONVERSATION)
+  return conversation === undefined ? texts : [...texts, conversation]
+}
+
 /** Finds out where a request must go because of the state it names; at once where it names none, as most do. */
 export function bindToState(
   chunks: readonly Buffer[],
@@ -182,7 +206,12 @@ export function bindToState(
   if (operation.dialect !== 'responses' || scan === undefined) return FREE
   const named = readNamedState(chunks, scan)
   const stores = lastMember(scan.members, 'store')?.kind !== 'false'
-  const learning = learningFor(named, stores, runtime.shared)
+  const foreign =
+    foreignStateRefusal(exchange, textsOf(scan, PREVIOUS), runtime, PREVIOUS) ??
+    foreignStateRefusal(exchange, conversationsIn(scan, named), runtime, CONVERSATION) ??
+    foreignStateRefusal(exchange, named.items.map(itemKey), runtime, 'input')
+  if (foreign !== undefined) return { kind: 'refused', refusal: foreign }
+  const learning = learningFor(named, stores, makerFor(exchange), runtime.shared)
   const stored = named.previousResponse ?? named.conversation
   if (stored === undefined) {
     const namesItems = named.items.length > 0 || named.encrypted.length > 0

@@ -36,10 +36,18 @@ function issuedSecret(upstreamResponse: UpstreamResponse): string | undefined {
   }
 }
 
-/** Remembers which resource issued the secret that an answer holds. */
-export function learnEphemeral(upstreamResponse: UpstreamResponse, resourceId: string, owners: Owners): void {
+/**
+ * Remembers which resource issued the secret that an answer holds, and for whom.
+ * @param mintedBy id of the principal whose rights and limits it has; undefined where authentication is off
+ */
+export function learnEphemeral(
+  upstreamResponse: UpstreamResponse,
+  resourceId: string,
+  owners: Owners,
+  mintedBy: string | undefined,
+): void {
   const secret = issuedSecret(upstreamResponse)
-  if (secret !== undefined) owners.learn(ephemeralKeyId(secret), resourceId)
+  if (secret !== undefined) owners.learn(ephemeralKeyId(secret), resourceId, mintedBy)
 }
 
 /** The ephemeral key a request shows, if a resource behind this proxy issued it. */
@@ -47,8 +55,9 @@ export function ephemeralKey(headers: IncomingHttpHeaders, owners: Owners): Ephe
   const bearer = /^bearer (.+)$/i.exec(headers.authorization ?? '')?.[1]?.trim()
   for (const secret of [bearer, protocolKey(headers)]) {
     if (secret === undefined || secret.length > MAX_KEY_CHARS || !/^[\x21-\x7e]+$/.test(secret)) continue
-    const resourceId = owners.of(ephemeralKeyId(secret))
-    if (resourceId !== undefined) return { resourceId, secret }
+    const id = ephemeralKeyId(secret)
+    const resourceId = owners.of(id)
+    if (resourceId !== undefined) return { resourceId, secret, mintedBy: owners.makerOf(id) }
   }
   return undefined
 }

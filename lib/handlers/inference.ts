@@ -16,7 +16,7 @@ import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import type { ForwardRequest, UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Runtime } from '../runtime.ts'
+import { principalId, type Runtime } from '../runtime.ts'
 import { admit } from './admit.ts'
 import { type Binding, bindToState } from './affinity.ts'
 import { learnEphemeral } from './ephemeral-keys.ts'
@@ -97,7 +97,16 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
       await forward(
         exchange,
         buildForwardRequest(
-          { route, pool, read, binding, body: () => held, releaseBody, pinnedResource: exchange.ephemeral?.resourceId },
+          {
+            route,
+            pool,
+            read,
+            binding,
+            body: () => held,
+            releaseBody,
+            pinnedResource: exchange.ephemeral?.resourceId,
+            mintedBy: exchange.clientKey && principalId(exchange.clientKey),
+          },
           runtime,
         ),
         runtime.forwardDeps,
@@ -127,10 +136,12 @@ interface ParsedRequest {
   readonly releaseBody: () => void
   /** The resource that issued the ephemeral key it came with. */
   readonly pinnedResource: string | undefined
+  /** Whose rights an ephemeral key gets that is issued now. */
+  readonly mintedBy: string | undefined
 }
 
 function buildForwardRequest(
-  { route, pool, read, binding, body, releaseBody, pinnedResource: home }: ParsedRequest,
+  { route, pool, read, binding, body, releaseBody, pinnedResource: home, mintedBy }: ParsedRequest,
   { shared }: Runtime,
 ): ForwardRequest {
   const { operation, query } = route
@@ -179,7 +190,7 @@ function buildForwardRequest(
     stateOwnerUnknown: binding.kind === 'free' && binding.searches,
     itemOwners: isBound && binding.byItems ? binding.resources : undefined,
     onServed(member, upstreamResponse) {
-      if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners)
+      if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners, mintedBy)
       binding.onServed(member, upstreamResponse, (stripping?.rangesFor(member).length ?? 0) > 0)
     },
     onEvents: binding.onEvents,

@@ -48,7 +48,8 @@ export function isRefusal(value: Pool | Refusal): value is Refusal {
 export function resolvePoolFor(exchange: Exchange, name: string | undefined, runtime: Runtime): Pool | Refusal {
   const home = exchange.ephemeral?.resourceId
   const isHome = (pool: Pool): boolean => pool.members.some(member => member.resourceId === home)
-  if (name === undefined) return (home === undefined ? undefined : runtime.pools.find(isHome)) ?? missingModel()
+  const mayGoTo = (pool: Pool): boolean => isHome(pool) && mayUse(exchange.clientKey, pool.model)
+  if (name === undefined) return (home === undefined ? undefined : runtime.pools.find(mayGoTo)) ?? missingModel()
   const pool = resolvePool(exchange, name, runtime)
   if (isRefusal(pool) || home === undefined || isHome(pool)) return pool
   return {

@@ -7,6 +7,7 @@ import { forward } from '../forward/forward.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
 import { resourcesOf } from './affinity.ts'
+import { foreignStateRefusal } from './ownership.ts'
 
 export interface StoredResponseRoute {
   readonly id: string
@@ -29,6 +30,8 @@ export async function handleStoredResponse(
 ): Promise<void> {
   const { request, record } = exchange
   request.resume()
+  const foreign = foreignStateRefusal(exchange, [id], runtime)
+  if (foreign !== undefined) return refuse(exchange, foreign)
   const members = runtime.membersFor(exchange.clientKey)
   const found = await runtime.ownerFinder.find(id, members)
   const places = resourcesOf(found)

@@ -33,6 +33,7 @@ export function logFinished(
     cached_tokens: usage.cachedTokens ?? null,
     client: client ?? null,
     error: record.error ?? null,
+    made_by: record.madeBy,
     spilled: record.servedByLowerTier ? true : undefined,
     spilled_over: record.azureSpillover,
     upstream_id: record.upstreamId,

@@ -11,7 +11,7 @@ import { handleResponsesSocket } from '../handlers/responses-socket.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
-import type { Runtime } from '../runtime.ts'
+import { principalOf, type Runtime } from '../runtime.ts'
 import { type Authenticator, type AuthResult, createAuthenticator } from './auth.ts'
 import { redactedPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
@@ -111,10 +111,18 @@ function authenticators(clock: Clock): (current: Runtime) => Authenticator {
   }
 }
 
-/** Takes the ephemeral key that a request shows, if a resource behind this proxy issued it. */
-function useEphemeral(exchange: Exchange, current: Runtime): boolean {
-  exchange.ephemeral = ephemeralKey(exchange.request.headers, current.shared.owners)
-  return exchange.ephemeral !== undefined
+/**
+ * Takes the ephemeral key that a request shows, if a resource behind this proxy issued it. Models and limits of the key that had
+ * it issued hold for it; when that key is withdrawn or over, so is this one.
+ */
+function useEphemeral(exchange: Exchange, { config, shared }: Runtime): boolean {
+  const shown = ephemeralKey(exchange.request.headers, shared.owners)
+  if (shown?.mintedBy === undefined) return false
+  const principal = principalOf(config, shown.mintedBy, shared.clock.epochMs())
+  if (principal === undefined) return false
+  exchange.ephemeral = shown
+  exchange.clientKey = principal
+  return true
 }
 
 function serveRoute(

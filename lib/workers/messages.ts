@@ -34,8 +34,13 @@ export type StateUpdate =
       readonly agoMs: number
       readonly standing: HealthStanding
     }
-  /** null: forgotten. */
-  | { readonly kind: 'owner'; readonly id: string; readonly resourceId: string | null }
+  /** `resourceId` null: forgotten; `maker` null: not known. */
+  | {
+      readonly kind: 'owner'
+      readonly id: string
+      readonly resourceId: string | null
+      readonly maker: string | null
+    }
 
 /** One process's figures, as JSON can carry them. */
 export interface ProcessState {

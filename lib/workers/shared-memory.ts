@@ -46,7 +46,11 @@ export function createSharedMemory(clock: Clock): SharedMemory {
             put(health, update.id, { update, atMs: clock.nowMs() }, MAX_BACKENDS)
           }
         } else if (update.resourceId === null) owners.delete(update.id)
-        else put(owners, update.id, update, MAX_OWNERS)
+        else {
+          // A worker that found it by asking the resources does not know its maker.
+          const maker = owners.get(update.id)?.maker ?? update.maker
+          put(owners, update.id, { ...update, maker }, MAX_OWNERS)
+        }
       }
     },
     snapshot() {

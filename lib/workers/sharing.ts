@@ -1,5 +1,5 @@
-// One worker's news to the others and theirs to it: which backends are out or throttled, which resource holds a response. Whole
-// standings with a version, not steps: a message lost, late or doubled changes nothing in the end.
+// One worker's news to the others and theirs to it: which backends are out or throttled, which resource holds a response and which
+// key made it. Whole standings with a version, not steps: a message lost, late or doubled changes nothing in the end.
 import type { Ejection } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { SharedState } from '../runtime.ts'
@@ -81,14 +81,14 @@ export function replicateState(
     versions.set(health.id, made)
     tell({ kind: 'health', id: health.id, ...made, agoMs: 0, standing: standingOf(health, clock.nowMs()) })
   })
-  owners.onLearn((id, resourceId) => {
-    if (!applying) tell({ kind: 'owner', id, resourceId: resourceId ?? null })
+  owners.onLearn((id, owned) => {
+    if (!applying) tell({ kind: 'owner', id, resourceId: owned?.resourceId ?? null, maker: owned?.maker ?? null })
   })
 
   const applyOne = (item: StateUpdate): void => {
     if (item.kind === 'owner') {
       if (item.resourceId === null) owners.forget(item.id)
-      else owners.learn(item.id, item.resourceId)
+      else owners.learn(item.id, item.resourceId, item.maker ?? undefined)
       return
     }
     const { id, version, by, agoMs, standing } = item

@@ -392,16 +392,43 @@ t.test('owners are bounded: the least recently used is forgotten first', t => {
 t.test('what is learnt or forgotten is told once, so that workers do not echo it for ever', t => {
   const owners = createOwners(2)
   const told: unknown[] = []
-  owners.onLearn((id, resource) => told.push([id, resource]))
+  owners.onLearn((id, owned) => told.push([id, owned?.resourceId, owned?.maker]))
   owners.learn('a', 'r1')
   owners.learn('a', 'r1')
   owners.learn('a', 'r2')
   owners.forget('a')
   owners.forget('a')
   t.same(told, [
-    ['a', 'r1'],
-    ['a', 'r2'],
-    ['a', undefined],
+    ['a', 'r1', undefined],
+    ['a', 'r2', undefined],
+    ['a', undefined, undefined],
+  ])
+  t.end()
+})
+
+t.test('the maker of stored state is who made it, whoever uses or claims it later', t => {
+  const owners = createOwners()
+  const told: unknown[] = []
+  owners.onLearn((id, owned) => told.push([id, owned?.resourceId, owned?.maker]))
+  owners.learn('a', 'r1')
+  t.equal(owners.makerOf('a'), undefined, 'not known after a restart')
+  owners.learn('a', 'r1', 'alice')
+  owners.learn('a', 'r1')
+  owners.learn('a', 'r1', 'alice')
+  t.equal(owners.makerOf('a'), 'alice')
+  owners.learn('a', 'r2', 'mallory')
+  t.equal(owners.makerOf('a'), 'alice')
+  t.equal(owners.of('a'), 'r1', 'what another key claims moves nothing')
+  owners.learn('a', 'r2')
+  t.equal(owners.of('a'), 'r2')
+  t.equal(owners.makerOf('a'), 'alice', 'it stays when the state is found elsewhere')
+  owners.forget('a')
+  t.equal(owners.makerOf('a'), undefined)
+  t.same(told, [
+    ['a', 'r1', undefined],
+    ['a', 'r1', 'alice'],
+    ['a', 'r2', 'alice'],
+    ['a', undefined, undefined],
   ])
   t.end()
 })

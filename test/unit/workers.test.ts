@@ -342,7 +342,7 @@ t.test('a new worker begins with all that is known, as old as it is by then', as
   const [one] = all
   if (one === undefined) throw new Error('one worker')
   one.health.eject(one.backend, undefined)
-  one.owners.learn('resp_1', 'resource-1')
+  one.owners.learn('resp_1', 'resource-1', 'alice')
   one.owners.learn('resp_2', 'resource-1')
   one.owners.forget('resp_2')
   deliver()
@@ -351,6 +351,7 @@ t.test('a new worker begins with all that is known, as old as it is by then', as
   t.match(late.backend.ejection, { reason: 'by_hand', untilMs: Number.POSITIVE_INFINITY })
   t.equal(clock.nowMs() - (late.backend.ejection?.sinceMs ?? 0), 3_600_020)
   t.equal(late.owners.of('resp_1'), 'resource-1')
+  t.equal(late.owners.makerOf('resp_1'), 'alice', 'with the key that made it')
   t.equal(late.owners.of('resp_2'), undefined)
 
   one.health.restore(one.backend)
