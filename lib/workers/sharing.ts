@@ -1,4 +1,4 @@
-// One worker's news to the others and theirs to it: which backends are out or throttled, which resource holds a response and which
+// One worker's news to the others and theirs to it: which backends are out or throttled, which resource holds a response, which
 // key made it. Whole standings with a version, not steps: a message lost, late or doubled changes nothing in the end.
 import type { Ejection } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
