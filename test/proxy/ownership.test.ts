@@ -313,3 +313,31 @@ t.test('an ephemeral key ends with the key that minted it', async t => {
   proxy.proxy.reload({ ...config, auth: { ...config.auth, keys: without } }, undefined)
   t.equal(await open('?model=cheap'), '401')
 })
+
+t.test('items and conversations are owned alike: in no form does a request of another key reach them', async t => {
+  const { ask, proxy, resources } = await stage(t)
+  const made = await ask('alice', 'POST', '/v1/responses', { model: 'gpt-4o', input: 'Hi' })
+  const { output } = (await made.json()) as { readonly output: readonly { readonly id: string }[] }
+  const item = output.find(({ id }) => id.startsWith('msg_'))?.id ?? ''
+  const { owners } = proxy.proxy.shared
+  owners.learn('conv_of_alice', proxy.proxy.runtime().pools[0]?.members[0]?.resourceId ?? '', 'alice')
+  const before = resources.map(({ resource }) => resource.requests.length)
+  const turn = (more: object): object => ({ model: 'gpt-4o', input: 'On', ...more })
+  for (const [param, body] of [
+    ['input', turn({ input: [{ type: 'item_reference', id: item }] })],
+    ['input', turn({ input: [{ id: item }] })],
+    ['conversation', turn({ conversation: 'conv_of_alice' })],
+    ['conversation', turn({ conversation: { id: 'conv_of_alice' } })],
+    ['conversation', '{"model":"gpt-4o","conversation":"conv_of_alice","conversation":null,"input":"On"}'],
+  ] as const) {
+    const answer = await ask('bob', 'POST', '/v1/responses', body)
+    t.equal(answer.status, 404)
+    t.match(await answer.json(), { error: { code: 'response_not_found', param } })
+  }
+  t.same(
+    resources.map(({ resource }) => resource.requests.length),
+    before,
+  )
+  const own = await ask('alice', 'POST', '/v1/responses', turn({ input: [{ type: 'item_reference', id: item }] }))
+  t.equal(own.status, 200)
+})
