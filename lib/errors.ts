@@ -23,6 +23,7 @@ export type RefusalCode =
   | 'expectation_failed'
   | 'upgrade_required'
   | 'rate_limit_exceeded'
+  | 'quota_exceeded'
   | 'internal_error'
   | 'upstream_error'
   | 'upstream_timeout'

@@ -64,6 +64,7 @@ const FAMILIES = {
   proxy_failovers_total: counter('Requests that another backend saved.', 'model'),
   proxy_spilled_total: counter('Requests that a lower tier took because the tiers above could not.', 'model'),
   proxy_tokens_total: counter('Tokens as the backends counted them.', 'model', 'key', 'kind'),
+  proxy_cost_total: counter('Cost of the counted tokens, in the currency of models.*.price.', 'model', 'key'),
   proxy_key_limited_total: counter('Requests refused by a limit of their key.', 'key', 'limit'),
   proxy_backend_up: gauge('min', '1 while the backend may be chosen, 0 while it is out.', 'model', 'backend'),
   proxy_backend_throttled: gauge('max', '1 while the backend is told to wait.', 'model', 'backend'),

@@ -148,5 +148,7 @@ export interface FinishedRequest {
   readonly client: string | undefined
   readonly traceparent: string | undefined
   readonly durationMs: number
+  /** In the currency of the prices; undefined without a price, and where nobody counted. */
+  readonly cost: number | undefined
   readonly record: Readonly<RequestRecord>
 }

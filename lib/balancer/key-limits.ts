@@ -2,8 +2,10 @@
 // once a request and settled once, with the tokens it really took. Knows no HTTP.
 import type { Clock } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
+import type { UsageLedger, UsedSoFar } from './usage-ledger.ts'
 
-export type LimitName = 'requests' | 'tokens' | 'concurrent'
+export type QuotaName = 'tokens_per_day' | 'tokens_per_month' | 'cost_per_month'
+export type LimitName = 'requests' | 'tokens' | 'concurrent' | QuotaName
 
 export type Admission =
   | { readonly kind: 'admitted'; readonly ticket: number }
@@ -14,6 +16,8 @@ export type Admission =
       readonly remaining: number
       /** How soon a request of this size is admitted, as far as is known now. */
       readonly waitMs: number
+      /** Of a day's or a month's limit: when it ends, as `2026-12-01T00:00:00Z`. */
+      readonly until?: string
     }
   /** The counters cannot be asked now (a worker whose primary does not answer): neither admitted nor over a limit. */
   | { readonly kind: 'unknown'; readonly waitMs: number }
@@ -22,8 +26,12 @@ export type Admission =
 export interface KeyLimiter {
   /** @param tokens what the request is estimated to take */
   admit(name: string, limits: ClientKeyLimits, tokens: number): Admission | Promise<Admission>
-  /** Once, when the request has ended. @param tokens what it took; undefined: not known, the estimate stands */
-  settle(ticket: number, tokens: number | undefined): void
+  /**
+   * Once, when the request has ended.
+   * @param tokens what it took; undefined: not known, the estimate stands
+   * @param cost what it cost; undefined: not known, or the model has no price
+   */
+  settle(ticket: number, tokens: number | undefined, cost?: number): void
   /** Instead of settling: the request was not served, and counts as none. */
   cancel(ticket: number): void
 }
@@ -48,9 +56,13 @@ interface Account {
 }
 
 interface Ticket {
+  /** The key's name where a day or a month is counted too. */
+  readonly quotaOf: string | undefined
   readonly account: Account
   readonly use: Use
+  /** Reserved in the minute. */
   readonly tokens: number
+  readonly estimate: number
 }
 
 export interface KeyUsage extends KeyLimiter {
@@ -76,11 +88,43 @@ function waitFor(uses: readonly Use[], of: 'requests' | 'tokens', wanted: number
   return WINDOW_MS
 }
 
+/** Whether a key has a limit of a day or a month, so that its sums are kept. */
+export function hasQuota({ tokensPerDay, tokensPerMonth, costPerMonth }: ClientKeyLimits): boolean {
+  return tokensPerDay !== undefined || tokensPerMonth !== undefined || costPerMonth !== undefined
+}
+
+/**
+ * The limit of a day or a month that is used up, the longest-lasting one first.
+ * @param epochMs now: days and months are UTC's
+ */
+function usedUp(limits: ClientKeyLimits, used: UsedSoFar, epochMs: number): Admission | undefined {
+  const now = new Date(epochMs)
+  const [year, month, day] = [now.getUTCFullYear(), now.getUTCMonth(), now.getUTCDate()]
+  const [nextMonth, nextDay] = [Date.UTC(year, month + 1), Date.UTC(year, month, day + 1)]
+  const over = (limit: QuotaName, max: number | undefined, sum: number, endMs: number): Admission | undefined =>
+    max === undefined || sum < max
+      ? undefined
+      : {
+          kind: 'limited',
+          limit,
+          max,
+          remaining: 0,
+          waitMs: endMs - epochMs,
+          until: new Date(endMs).toISOString().replace('.000Z', 'Z'),
+        }
+  return (
+    over('cost_per_month', limits.costPerMonth, used.costThisMonth, nextMonth) ??
+    over('tokens_per_month', limits.tokensPerMonth, used.tokensThisMonth, nextMonth) ??
+    over('tokens_per_day', limits.tokensPerDay, used.tokensToday, nextDay)
+  )
+}
+
 /**
  * Counts uses of keys in a sliding minute: in no minute, wherever it begins, more than the limit is admitted. Tokens are
  * reserved by estimate and put right when the request ends. An account is forgotten when nothing is in its window.
+ * @param ledger the sums of days and months; left out: none are counted
  */
-export function createKeyUsage(clock: Clock): KeyUsage {
+export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {
   const accounts = new Map<string, Account>()
   const tickets = new Map<number, Ticket>()
   let nextTicket = 1
@@ -128,11 +172,12 @@ export function createKeyUsage(clock: Clock): KeyUsage {
     return { kind: 'limited', limit: 'tokens', max: tokensPerMinute, remaining, waitMs }
   }
 
-  const settle = (id: number, took: number | undefined): void => {
+  const settle = (id: number, took: number | undefined, cost = 0): void => {
     const ticket = tickets.get(id)
     if (ticket === undefined) return
     tickets.delete(id)
-    const { account, use, tokens } = ticket
+    const { account, use, tokens, estimate, quotaOf } = ticket
+    if (quotaOf !== undefined) ledger?.add(quotaOf, took ?? estimate, cost)
     const nowMs = clock.nowMs()
     account.inFlight--
     expire(account, nowMs)
@@ -149,6 +194,9 @@ export function createKeyUsage(clock: Clock): KeyUsage {
   return {
     admit(name, limits, estimate) {
       const nowMs = clock.nowMs()
+      const quota = ledger !== undefined && hasQuota(limits) ? ledger : undefined
+      const exceeded = quota && usedUp(limits, quota.used(name), clock.epochMs())
+      if (exceeded !== undefined) return exceeded
       const account = accountOf(name)
       expire(account, nowMs)
       // A request larger than the whole limit passes when nothing else has used it: else it never would.
@@ -160,7 +208,7 @@ export function createKeyUsage(clock: Clock): KeyUsage {
       use.tokens += tokens
       account.inFlight++
       const ticket = nextTicket++
-      tickets.set(ticket, { account, use, tokens })
+      tickets.set(ticket, { account, use, tokens, estimate, quotaOf: quota === undefined ? undefined : name })
       return { kind: 'admitted', ticket }
     },
     settle,

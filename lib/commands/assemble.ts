@@ -3,6 +3,8 @@
 import { promises } from 'node:fs'
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOptions } from '../azure/entra.ts'
+import { hasQuota } from '../balancer/key-limits.ts'
+import { createUsageLedger, type UsageLedger } from '../balancer/usage-ledger.ts'
 import { type Clock, systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
 import { createLog, type Log } from '../log.ts'
@@ -69,7 +71,18 @@ export function logFor(config: () => Config, shared: boolean): OpenedLog | strin
   }
 }
 
+/** The ledger of a config's usage file: of this process alone, or of a primary for all its workers. */
+export function openLedger(config: Config, log: Log): UsageLedger | string {
+  const onProblem = (message: string, state: 'failing' | 'recovered'): void =>
+    log[state === 'failing' ? 'error' : 'info'](message)
+  const ledger = createUsageLedger({ clock: systemClock(), file: config.usage.file, onProblem })
+  const needed = [...config.auth.keys, ...config.auth.tokens].some(({ limits }) => hasQuota(limits))
+  return (needed ? ledger.open() : undefined) ?? ledger
+}
+
 export interface ServingProcess {
+  /** Undefined in a worker: its primary keeps it. */
+  readonly ledger: UsageLedger | undefined
   readonly proxy: ProxyServer
   readonly entra: TokenAuthorizers
   readonly opened: OpenedLog
@@ -86,6 +99,8 @@ export function assemble(
   if (typeof opened === 'string') return opened
   const clock = systemClock()
   const tls = tlsFrom(config.server.tls, texts)
+  const ledger = among === undefined ? openLedger(config, opened.log) : undefined
+  if (typeof ledger === 'string') return ledger
   const entra = createEntra(clock, (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message))
   const proxy = createProxy({
     config,
@@ -96,10 +111,11 @@ export function assemble(
     tokenAuthorizer: entra,
     ...(tls === undefined ? {} : { tls }),
     ...(among ?? {}),
+    ...(ledger === undefined ? {} : { ledger }),
     processFigures: processFigures(opened.output),
   })
   current = () => proxy.runtime().config
-  return { proxy, entra, opened }
+  return { proxy, entra, opened, ledger }
 }
 
 // The pieces that need the process itself: environment, files, standard streams.

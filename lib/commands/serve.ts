@@ -10,6 +10,7 @@ import {
   listenErrorText,
   logFor,
   type OpenedLog,
+  openLedger,
   type ServeOptions,
   type ServingProcess,
   withPort,
@@ -81,7 +82,7 @@ async function serveHere(
 ): Promise<ExitCode> {
   const assembled = assemble({ config, texts }, version)
   if (typeof assembled === 'string') return failStart(assembled)
-  const { proxy, entra, opened } = assembled
+  const { proxy, entra, opened, ledger } = assembled
   const { log, output } = opened
   const stopped = stopSignal()
   hooks.follow?.(assembled)
@@ -98,6 +99,7 @@ async function serveHere(
   return endWithin(graceMs, output, 0, async () => {
     await proxy.shutdown(graceMs)
     entra.close()
+    ledger?.close()
     log.info('stopped')
   })
 }
@@ -137,8 +139,10 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
   const opened = logFor(() => config, true)
   if (typeof opened === 'string') return failStart(opened)
   const { log, output } = opened
+  const ledger = openLedger(config, log)
+  if (typeof ledger === 'string') return failStart(ledger)
   const stopped = stopSignal()
-  const supervisor = createSupervisor({ workers, args: options, texts: () => texts, clock: systemClock(), log })
+  const supervisor = createSupervisor({ workers, args: options, texts: () => texts, clock: systemClock(), log, ledger })
   followConfig(options, loaded, opened, {
     takeOver(fresh) {
       config = fresh.config
@@ -169,6 +173,7 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
   log.info('draining', { signal, grace_ms: graceMs })
   return endWithin(graceMs + WORKERS_END_MS, output, 0, async () => {
     await supervisor.shutdown(graceMs)
+    ledger.close()
     log.info('stopped')
   })
 }

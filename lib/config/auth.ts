@@ -111,6 +111,9 @@ function readLimits({ value }: ParsedKey['limits']): ClientKeyLimits {
     requestsPerMinute: value.requests_per_minute.value,
     tokensPerMinute: value.tokens_per_minute.value,
     concurrent: value.concurrent.value,
+    tokensPerDay: value.tokens_per_day.value,
+    tokensPerMonth: value.tokens_per_month.value,
+    costPerMonth: value.cost_per_month.value,
   }
 }
 

@@ -117,6 +117,19 @@ export function whole(min: number, max: number): Reader<number> {
   })
 }
 
+/** A number from `min` to `max`, whole or not, such as a price. */
+export function decimal(min: number, max: number): Reader<number> {
+  const allowed = `a number from ${min} to ${max}`
+  return valueReader(allowed, (node, report) => {
+    const value =
+      node.inserted && /^\d{1,12}(?:\.\d{1,12})?$/.test(String(node.value)) ? Number(node.value) : node.value
+    if (typeof value === 'number' && value >= min && value <= max) return value
+    const quoted = !node.inserted && typeof value === 'string' && /^\d{1,12}(?:\.\d{1,12})?$/.test(value)
+    report.problem(node, `must be ${allowed}, not ${describe(node)}${quoted ? ': remove the quotes' : ''}`)
+    return undefined
+  })
+}
+
 /** `true` or `false`; YAML 1.2 knows no yes, no, on and off. */
 export function flag(): Reader<boolean> {
   return valueReader('true or false', (node, report) => {

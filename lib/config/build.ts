@@ -8,7 +8,7 @@ import { resolvePath } from './interpolate.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
 import type { ParsedBackend, ParsedConfig, ParsedModel } from './schema.ts'
 import type { Parsed } from './sections.ts'
-import type { BackendConfig, Config, ModelConfig } from './types.ts'
+import type { BackendConfig, Config, ModelConfig, Price } from './types.ts'
 
 // The contract's floor for a stream's first output, when the config names none.
 const FIRST_OUTPUT_MIN_MS = 120_000
@@ -18,7 +18,7 @@ const BACKEND_NAME_MAX_CHARS = 128
 
 /** Builds the Config, with everything wrong between the options reported. Meaningless once anything was reported. */
 export function buildConfig(options: ParsedConfig, sources: BuildSources, report: Report): Config {
-  const { server, retry, health_check: health, logging, metrics } = options
+  const { server, retry, health_check: health, logging, metrics, usage } = options
   const { tls } = server.value
   const { cert, key } = tls.value ?? {}
   const absolute = (path: string) => resolvePath(sources.file, path)
@@ -69,6 +69,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
       file: logging.value.file.value === undefined ? undefined : absolute(logging.value.file.value),
     },
     metrics: { enabled: metrics.value.enabled.value },
+    usage: { file: absolute(usage.value.file.value ?? 'usage.jsonl') },
   }
 }
 
@@ -89,9 +90,16 @@ function buildModels(options: ParsedConfig, env: Env, report: Report): readonly 
       firstOutputTimeoutMs: retry.value.first_output_timeout.value ?? Math.max(FIRST_OUTPUT_MIN_MS, timeoutMs),
       streamUsage: model.stream_usage.value,
       stripForeignReasoning: model.strip_foreign_reasoning.value,
+      price: buildPrice(model.price.value),
       backends: buildBackends(name, model, place, env, report),
     }
   })
+}
+
+function buildPrice(price: ParsedModel['price']['value']): Price | undefined {
+  const input = price?.input.value
+  if (price === undefined || input === undefined) return undefined
+  return { input, cachedInput: price.cached_input.value ?? input, output: price.output.value ?? 0 }
 }
 
 function checkAliases(models: ReadonlyMap<string, Parsed<ParsedModel>>, report: Report): void {

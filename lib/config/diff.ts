@@ -93,6 +93,7 @@ export function needsRestart(before: Config, after: Config): readonly string[] {
     ['server.workers', before.server.workers, after.server.workers],
     ['server.tls', before.server.tls === undefined, after.server.tls === undefined],
     ['logging.file', before.logging.file, after.logging.file],
+    ['usage.file', before.usage.file, after.usage.file],
   ]
   return fixed.filter(([, old, fresh]) => old !== fresh).map(([name]) => name)
 }

@@ -3,6 +3,7 @@
 import { isAddressRange } from './addresses.ts'
 import {
   choice,
+  decimal,
   duration,
   flag,
   moment,
@@ -31,6 +32,11 @@ const HOST = /^[A-Za-z0-9.:%_-]{1,253}$/
 const MAX_WORKERS = 1024
 const MAX_PER_MINUTE = 1_000_000_000
 const MAX_CONCURRENT = 1_000_000
+/** Tokens of a day or a month: what a double still counts one by one. */
+const MAX_QUOTA_TOKENS = 1_000_000_000_000_000
+/** Money of a month, and of a million tokens, in whatever currency. */
+const MAX_COST = 1_000_000_000
+const MAX_PRICE = 1_000_000
 
 const label = text({ allowed: 'a text of at most 128 visible ASCII characters', pattern: LABEL })
 const headerSecret = text({
@@ -105,6 +111,12 @@ const backendFields = {
 
 const timeout = duration({ min: '10ms', max: '1h' })
 
+const price = section({
+  input: required(decimal(0, MAX_PRICE)),
+  cached_input: optional(decimal(0, MAX_PRICE), 'that of input'),
+  output: optional(decimal(0, MAX_PRICE), '0, as for embeddings'),
+})
+
 const modelFields = {
   backends: required(list(section(backendFields))),
   aliases: listed(modelName),
@@ -112,12 +124,16 @@ const modelFields = {
   timeout: optional(timeout, 'that of retry.timeout'),
   stream_usage: defaulted(flag(), false),
   strip_foreign_reasoning: defaulted(flag(), false),
+  price: optional(price, 'no cost is counted'),
 }
 
 const limitFields = {
   requests_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
   tokens_per_minute: optional(whole(1, MAX_PER_MINUTE), 'no limit'),
   concurrent: optional(whole(1, MAX_CONCURRENT), 'no limit'),
+  tokens_per_day: optional(whole(1, MAX_QUOTA_TOKENS), 'no limit'),
+  tokens_per_month: optional(whole(1, MAX_QUOTA_TOKENS), 'no limit'),
+  cost_per_month: optional(decimal(0.000_001, MAX_COST), 'no limit'),
 }
 
 const keyFields = {
@@ -191,6 +207,7 @@ const rootFields = {
     file: optional(path, 'standard output'),
   }),
   metrics: group({ enabled: defaulted(flag(), true) }),
+  usage: group({ file: optional(path, 'usage.jsonl beside this file') }),
 }
 
 /** The whole config as YAML says it. */

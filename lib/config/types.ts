@@ -90,6 +90,13 @@ export interface BackendConfig {
   readonly priority: number
 }
 
+/** What a million tokens cost, in any currency. */
+export interface Price {
+  readonly input: number
+  readonly cachedInput: number
+  readonly output: number
+}
+
 export interface ModelConfig {
   readonly name: string
   readonly aliases: readonly string[]
@@ -101,6 +108,8 @@ export interface ModelConfig {
   readonly streamUsage: boolean
   /** Encrypted reasoning whose maker cannot serve is left out, and the turn goes on elsewhere. */
   readonly stripForeignReasoning: boolean
+  /** undefined: no cost is counted. */
+  readonly price?: Price | undefined
   readonly backends: readonly BackendConfig[]
 }
 
@@ -108,6 +117,10 @@ export interface ClientKeyLimits {
   readonly requestsPerMinute: number | undefined
   readonly tokensPerMinute: number | undefined
   readonly concurrent: number | undefined
+  /** Of a UTC day or month, over all models; money in the currency of the prices. */
+  readonly tokensPerDay?: number | undefined
+  readonly tokensPerMonth?: number | undefined
+  readonly costPerMonth?: number | undefined
 }
 
 /** What a client may do once it has proved itself, by a key or by a token. */
@@ -206,4 +219,6 @@ export interface Config {
   readonly healthCheck: HealthCheckConfig
   readonly logging: LoggingConfig
   readonly metrics: { readonly enabled: boolean }
+  /** The sums of keys with a limit of a day or a month: an absolute path, used only when there is such a limit. */
+  readonly usage: { readonly file: string }
 }

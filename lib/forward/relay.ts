@@ -91,7 +91,6 @@ async function relayFlowing(
     writeHead(exchange, upstreamResponse, options, UNCHANGED, clock.epochMs())
     for (const chunk of body.held) response.write(pass(chunk))
     await pipeline(upstream, response)
-    record.usage = readUsage(tail.bytes())
     return { kind: 'complete' }
   } catch {
     // pipeline has destroyed both sides: the client sees a cut, never a short whole.
@@ -101,6 +100,7 @@ async function relayFlowing(
       ? { kind: 'cancelled', reason: 'client_closed' }
       : { kind: 'cut', detail: 'connection_lost' }
   } finally {
+    record.usage = readUsage(tail.bytes())
     stopWatching()
     deadlines.remove(deadline)
   }
@@ -197,6 +197,8 @@ async function passRest(
 function endStream({ exchange, options, watcher, tail, sink, isRead }: Passing, transport: UpstreamEnd): RelayResult {
   const { response, record } = exchange
   const whole = transport === 'whole'
+  // However it ended: Azure bills what it has counted, also of a stream that its client left just then.
+  record.usage = readUsage(tail.bytes())
   if (whole) watcher.finish()
   const { reason } = exchange.cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') {
@@ -207,7 +209,6 @@ function endStream({ exchange, options, watcher, tail, sink, isRead }: Passing, 
   const hasOwnEnd = options.dialect !== 'opaque' && !(isRead && watcher.events() === 0)
   if (watcher.ended() || (whole && !hasOwnEnd)) {
     sink.end()
-    record.usage = readUsage(tail.bytes())
     if (watcher.lastError() !== undefined) record.error = 'upstream_stream_error'
     return COMPLETE
   }

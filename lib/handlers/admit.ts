@@ -1,7 +1,8 @@
 // A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and settled at its end.
 
-import type { Admission } from '../balancer/key-limits.ts'
-import type { Principal } from '../config/types.ts'
+import { type Admission, hasQuota, type QuotaName } from '../balancer/key-limits.ts'
+import type { Price, Principal } from '../config/types.ts'
+import { costOf } from '../cost.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import type { SharedState } from '../runtime.ts'
@@ -9,9 +10,17 @@ import type { SharedState } from '../runtime.ts'
 const UNLIMITED = (): void => undefined
 
 function hasLimits({ limits }: Principal): boolean {
+  const { requestsPerMinute, tokensPerMinute, concurrent } = limits
   return (
-    limits.requestsPerMinute !== undefined || limits.tokensPerMinute !== undefined || limits.concurrent !== undefined
+    requestsPerMinute !== undefined || tokensPerMinute !== undefined || concurrent !== undefined || hasQuota(limits)
   )
+}
+
+/** A day's or a month's limit, for people. */
+const QUOTAS: Readonly<Record<QuotaName, (max: number) => string>> = {
+  tokens_per_day: max => `${max} tokens a day`,
+  tokens_per_month: max => `${max} tokens a month`,
+  cost_per_month: max => `a cost of ${max} a month`,
 }
 
 /** OpenAI's way to write a wait in `x-ratelimit-reset-*`: `250ms`, `12.5s`, `1m0s`. */
@@ -23,7 +32,13 @@ export function resetText(waitMs: number): string {
   return `${Math.floor(seconds / 60)}m${seconds % 60}s`
 }
 
-function refusalFor(key: Principal, { limit, max, remaining, waitMs }: Admission & { kind: 'limited' }): Refusal {
+function refusalFor(key: Principal, limited: Admission & { kind: 'limited' }): Refusal {
+  const { limit, max, remaining, waitMs, until } = limited
+  if (limit !== 'requests' && limit !== 'tokens' && limit !== 'concurrent') {
+    const message = `The key ${JSON.stringify(key.name)} has used its ${QUOTAS[limit](max)} (${limit}) on this proxy. The limit ends at ${until}.`
+    // No wait: a client may be given 60 s at most, and every retry until then would be in vain.
+    return { status: 429, code: 'quota_exceeded', message, pointless: true }
+  }
   const what =
     limit === 'concurrent' ? `${max} requests at once` : `${max} ${limit === 'tokens' ? 'tokens' : 'requests'} a minute`
   const headers =
@@ -61,8 +76,14 @@ export type Admitted = (() => void) | undefined
 /**
  * Asks for admission.
  * @param tokens what it is estimated to take
+ * @param price of its model
  */
-export function admit(exchange: Exchange, tokens: number, shared: SharedState): Admitted | Promise<Admitted> {
+export function admit(
+  exchange: Exchange,
+  tokens: number,
+  shared: SharedState,
+  price: Price | undefined,
+): Admitted | Promise<Admitted> {
   const key = exchange.clientKey
   if (key === undefined || !hasLimits(key)) return UNLIMITED
   const { keyLimiter } = shared
@@ -81,7 +102,7 @@ export function admit(exchange: Exchange, tokens: number, shared: SharedState): 
       refuse(exchange, refusalFor(key, admission))
       return undefined
     }
-    return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange))
+    return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange), costOf(exchange.record.usage, price))
   }
   const asked = keyLimiter.admit(key.name, key.limits, tokens)
   return asked instanceof Promise ? asked.then(settled) : settled(asked)

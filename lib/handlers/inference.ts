@@ -87,7 +87,7 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     record.model = pool.model.name
     record.stream = read.wantsStream
 
-    const admitted = admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), shared)
+    const admitted = admit(exchange, estimateTokens(taken.body.bytes, read.maxOutputTokens), shared, pool.model.price)
     const settle = admitted instanceof Promise ? await admitted : admitted
     if (settle === undefined) return
     try {

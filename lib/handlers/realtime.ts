@@ -92,7 +92,7 @@ export async function handleRealtime(
   const pool = resolvePoolFor(exchange, model, runtime)
   if (isRefusal(pool)) return refuse(exchange, pool)
   record.model = pool.model.name
-  const settle = await admit(exchange, 0, runtime.shared)
+  const settle = await admit(exchange, 0, runtime.shared, pool.model.price)
   if (settle === undefined) return
   const { unsupported, clock } = runtime.shared
   const home = exchange.ephemeral?.resourceId

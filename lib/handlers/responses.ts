@@ -4,7 +4,7 @@ import { queryValue } from '../azure/query.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import type { Exchange } from '../request-context.ts'
+import { type Exchange, NO_USAGE } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
 import { resourcesOf } from './affinity.ts'
 import { foreignStateRefusal } from './ownership.ts'
@@ -69,4 +69,6 @@ export async function handleStoredResponse(
     },
     runtime.forwardDeps,
   )
+  // What was read again was paid for when it was made.
+  record.usage = NO_USAGE
 }

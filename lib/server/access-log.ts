@@ -11,7 +11,7 @@ function ms(value: number | undefined): number | null {
 /** One line a request: the contract's fields first, then those that are there only when they say something. */
 export function logFinished(
   log: Log,
-  { id, method, path, client, traceparent, durationMs, record }: FinishedRequest,
+  { id, method, path, client, traceparent, durationMs, cost, record }: FinishedRequest,
 ): void {
   const { usage } = record
   log.info('request', {
@@ -31,6 +31,7 @@ export function logFinished(
     prompt_tokens: usage.promptTokens ?? null,
     completion_tokens: usage.completionTokens ?? null,
     cached_tokens: usage.cachedTokens ?? null,
+    cost: cost ?? null,
     client: client ?? null,
     error: record.error ?? null,
     made_by: record.madeBy,

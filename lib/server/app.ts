@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
+import { costOf } from '../cost.ts'
 import { createDenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
 import { refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
@@ -77,6 +78,7 @@ export function createApp(deps: AppDeps): App {
       client: exchange.client,
       traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
       durationMs: clock.nowMs() - exchange.beganMs,
+      cost: costOf(record.usage, record.model === undefined ? undefined : runtime().pool(record.model)?.model.price),
       record,
     })
     if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()

@@ -6,6 +6,7 @@ import { createKeyUsage } from '../balancer/key-limits.ts'
 import { createOwners } from '../balancer/owners.ts'
 import { createProbes } from '../balancer/probes.ts'
 import { createUnsupportedOperations } from '../balancer/unsupported.ts'
+import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import { createWaitQueue } from '../balancer/wait-queue.ts'
 import { createBodyBudget } from '../body/take.ts'
 import { type Clock, createDeadlines, type Random } from '../clock.ts'
@@ -50,6 +51,8 @@ export interface ProxyOptions {
   readonly makeSocket?: SocketFactory
   /** Carries requests to backends; left out: one of its own. Closed at the proxy's end. */
   readonly transport?: Transport
+  /** Sums of the days and months of keys; left out: none are counted here. */
+  readonly ledger?: UsageLedger
 }
 
 export interface ProxyServer {
@@ -96,6 +99,7 @@ export function createProxy({
   processFigures,
   makeSocket,
   transport = createTransport(clock, { makeSocket }),
+  ledger,
 }: ProxyOptions): ProxyServer {
   let runtime: Runtime
   const current = (): Runtime => runtime
@@ -114,7 +118,7 @@ export function createProxy({
     requestNames: createRequestNames(),
     bodyBudget: createBodyBudget(() => current().config.server.maxBufferedBytes),
     tokenAuthorizer,
-    keyLimiter: peers?.keyLimiter ?? createKeyUsage(clock),
+    keyLimiter: peers?.keyLimiter ?? createKeyUsage(clock, ledger),
     issuerKeys: createIssuerKeyCache({
       clock,
       random,
@@ -209,7 +213,10 @@ export function createProxy({
       // First, because it is all that can fail: a certificate that its key does not fit must leave the whole old config in force.
       if (files !== undefined && !keepsTls) listener.setTls(files)
       const server = { ...next.server, port, host, workers, ...(keepsTls ? { tls } : {}) }
-      runtime = createRuntime({ ...next, server, logging: { ...next.logging, file: before.logging.file } }, shared)
+      runtime = createRuntime(
+        { ...next, server, logging: { ...next.logging, file: before.logging.file }, usage: before.usage },
+        shared,
+      )
       measure.reloaded()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })

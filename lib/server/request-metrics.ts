@@ -62,6 +62,7 @@ export function createRequestMetrics({
   const failovers = metrics.counters('proxy_failovers_total')
   const spilled = metrics.counters('proxy_spilled_total')
   const tokens = metrics.counters('proxy_tokens_total')
+  const costs = metrics.counters('proxy_cost_total')
   const limited = metrics.counters('proxy_key_limited_total')
   const reloads = metrics.counters('proxy_config_reloads_total')
 
@@ -101,7 +102,7 @@ export function createRequestMetrics({
   })
 
   return {
-    finished({ path, durationMs, record }) {
+    finished({ path, durationMs, cost, record }) {
       const { model, key = NONE, ttfbMs, usage } = record
       if (model === undefined) {
         if (!WATCHING.test(path)) requests.of(NONE, key, statusLabel(record.status)).add(1)
@@ -115,6 +116,7 @@ export function createRequestMetrics({
       if (promptTokens !== undefined) tokens.of(model, key, 'prompt').add(promptTokens)
       if (completionTokens !== undefined) tokens.of(model, key, 'completion').add(completionTokens)
       if (cachedTokens !== undefined) tokens.of(model, key, 'cached').add(cachedTokens)
+      if (cost !== undefined) costs.of(model, key).add(cost)
     },
     attempted({ model, backend, label, attempt }) {
       attempts.of(backend, label).add(1)

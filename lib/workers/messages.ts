@@ -61,7 +61,7 @@ export type PrimaryCall =
       readonly tokens: number
     }
   /** null: nobody counted. */
-  | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null }
+  | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null; readonly cost: number }
   /** The admission came too late: its request was refused, and used nothing. */
   | { readonly kind: 'cancel'; readonly ticket: number }
 

@@ -49,7 +49,7 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
         const reply = await put(question => ({ kind: 'admit', question, name, limits, tokens }))
         return reply?.kind === 'admission' ? reply.admission : { kind: 'unknown', waitMs: UNSURE_WAIT_MS }
       },
-      settle: (ticket, tokens) => ask({ kind: 'settle', ticket, tokens: tokens ?? null }),
+      settle: (ticket, tokens, cost = 0) => ask({ kind: 'settle', ticket, tokens: tokens ?? null, cost }),
       cancel: ticket => ask({ kind: 'cancel', ticket }),
     },
     onReply(reply) {

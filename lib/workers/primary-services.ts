@@ -1,6 +1,7 @@
 // What the primary does for its workers besides running them: counts the limits of keys, keeps what is shared and what is counted,
 // and passes on what one worker learns. It outlives every worker.
 import { createKeyUsage } from '../balancer/key-limits.ts'
+import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
 import { createGathering } from './gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from './messages.ts'
@@ -23,13 +24,15 @@ export interface PrimaryServices {
 
 /**
  * @param tell sends to one worker
+ * @param ledger the sums of the days and months of keys
  */
 export function createPrimaryServices(
   clock: Clock,
   tell: (worker: number, message: ToWorker) => void,
+  ledger: UsageLedger,
 ): PrimaryServices {
   const listening = new Set<number>()
-  const keyUsage = createKeyUsage(clock)
+  const keyUsage = createKeyUsage(clock, ledger)
   /** Admissions that each worker has not settled. */
   const tickets = new Map<number, Set<number>>()
   const memory = createSharedMemory(clock)
@@ -61,7 +64,7 @@ export function createPrimaryServices(
         }
         case 'settle':
           tickets.get(worker)?.delete(call.ticket)
-          return keyUsage.settle(call.ticket, call.tokens ?? undefined)
+          return keyUsage.settle(call.ticket, call.tokens ?? undefined, call.cost)
         case 'cancel':
           tickets.get(worker)?.delete(call.ticket)
           return keyUsage.cancel(call.ticket)

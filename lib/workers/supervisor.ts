@@ -1,6 +1,7 @@
 // The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn, and ends all
 // of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them: primary-services.ts.
 import cluster, { type Worker } from 'node:cluster'
+import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
 import type { Log } from '../log.ts'
 import { type FileTexts, type FromWorker, isMessage, type ToWorker } from './messages.ts'
@@ -21,6 +22,8 @@ export interface SupervisorOptions {
   readonly texts: () => FileTexts
   readonly clock: Clock
   readonly log: Log
+  /** Sums of the days and months of keys. */
+  readonly ledger: UsageLedger
 }
 
 export type Started =
@@ -106,7 +109,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     const worker = running.get(id)
     if (worker?.isConnected() === true) worker.send(message, () => undefined)
   }
-  const services = createPrimaryServices(clock, tell)
+  const services = createPrimaryServices(clock, tell, options.ledger)
 
   const fork = (): void => {
     const worker = cluster.fork({ [WORKER_ARGS]: JSON.stringify(args) })

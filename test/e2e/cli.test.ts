@@ -55,6 +55,11 @@ t.test(
       [['--port', '70000'], /--port takes a whole number from 0 to 65535/],
       [['--check', '--probe'], /--check and --probe do not go together/],
       [['stray'], /unexpected argument "stray"/],
+      [['mine.yaml'], /unexpected argument "mine\.yaml"; did you mean --config mine\.yaml\?/],
+      [['--cofnig', 'x'], /there is no --cofnig; did you mean --config\?/],
+      [['--usage', '--by', 'team'], /--by takes some of key,model,backend,day,month/],
+      [['--usage', '--from', '2026-02-30'], /--from takes a date such as 2026-11-01, not "2026-02-30"/],
+      [['--format', 'csv'], /--format goes with --usage/],
       [['--health', 'no url'], /is no URL/],
     ] as const) {
       const { code, stdout, stderr } = await runToEnd(t, args)
@@ -258,3 +263,34 @@ t.test(
     t.same(await demo.closed, { code: 0, signal: null }, 'Ctrl-C ends it')
   },
 )
+
+t.test('--usage reads files and standard input, and counts broken lines without failing', async t => {
+  const line = (key: string): string =>
+    JSON.stringify({
+      time: '2026-11-03T10:00:00Z',
+      msg: 'request',
+      key,
+      model: 'gpt-4o',
+      status: 200,
+      prompt_tokens: 5,
+      completion_tokens: 2,
+      cached_tokens: 1,
+      cost: 0.5,
+    })
+  const files = { 'one.jsonl': `${line('a')}\n{"cut`, 'two.jsonl': `${line('b')}\n` }
+  const all = ['--usage', 'one.jsonl', 'two.jsonl', '--by', 'key', '--format', 'csv']
+  const { code, stdout, stderr } = await runToEnd(t, all, { files })
+  t.equal(code, 0)
+  t.equal(
+    stdout,
+    'key,requests,errors,prompt_tokens,cached_tokens,completion_tokens,cost\na,1,0,5,1,2,0.5\nb,1,0,5,1,2,0.5',
+  )
+  t.match(stderr, /1 line is no JSON log line/)
+  const missing = await runToEnd(t, ['--usage', 'nowhere.jsonl'])
+  t.equal(missing.code, 1)
+  t.match(missing.stderr, /nowhere\.jsonl cannot be read/)
+  const piped = spawnProxy(t, { args: ['--usage', '--format', 'json'] })
+  piped.child.stdin?.end(line('c'))
+  t.same(await piped.closed, { code: 0, signal: null })
+  t.match(JSON.parse(piped.stdout.join('\n')), [{ key: 'c', model: 'gpt-4o', month: '2026-11', requests: 1 }])
+})

@@ -401,3 +401,26 @@ t.test('a port in use ends a start with 1, and a second try is not made', { skip
   t.same(await second.closed, { code: 1, signal: null })
   t.match(second.stderr.join('\n'), `port ${port} is in use`)
 })
+
+t.test("a key's month holds over workers and over a restart of the whole proxy", { skip }, async t => {
+  const { url } = await startResource(t)
+  const file = join(t.testdir(), 'usage.jsonl')
+  const options = { limits: 'tokens_per_month: 40', rest: `usage: {file: ${JSON.stringify(file)}}` }
+  const first = await startWorkers(t, [{ url }], options)
+  const asked: number[] = []
+  for (let i = 0; asked.at(-1) !== 429; i++) {
+    const agent = first.connections[i % WORKERS]
+    const answer = await ask(first.port, agent === undefined ? { body: CHAT } : { body: CHAT, agent })
+    asked.push(answer.status)
+    if (answer.status !== 429) continue
+    t.match(answer.body, /"code":"quota_exceeded"/)
+    t.equal(answer.headers['x-should-retry'], 'false')
+  }
+  t.ok(asked.length > 1, 'some were admitted')
+  for (const agent of first.connections) t.equal((await ask(first.port, { body: CHAT, agent })).status, 429)
+  first.kill('SIGTERM')
+  await first.ended
+  t.match(readFileSync(file, 'utf8'), /^\{"day":"[\d-]+","key":"tester","tokens":\d+,"cost":0\}$/m)
+  const second = await startWorkers(t, [{ url }], options)
+  t.equal((await ask(second.port, { body: CHAT })).status, 429)
+})

@@ -1,0 +1,167 @@
+// The command line: its help, and what is wrong with one. Pure.
+import { parseArgs } from 'node:util'
+import { nearest } from '../config/nearest.ts'
+import { FORMATS, type UsageFormat } from '../usage/print.ts'
+import { DIMENSIONS, type Dimension } from '../usage/report.ts'
+
+export const HELP = `Azure OpenAI Proxy: one URL and one key in front of all your Azure OpenAI resources.
+
+Usage: azure-openai-proxy [--config FILE] [--port N]
+       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --version | --help
+       azure-openai-proxy --usage [FILE...] [--by LIST] [--from DATE] [--to DATE] [--format table|csv|json]
+
+  -c, --config FILE   the config; config.yaml in the current folder if left out
+  -p, --port N        listens on this port instead of the config's
+      --demo          simulated Azure OpenAI backends and a proxy in front of them: no account, no config
+      --check         validates the config, prints every problem with its place, and warnings
+      --probe         validates, then asks every backend once, token-free, and prints a table (--json: for scripts)
+      --health [URL]  asks a running proxy's /health: exit 0 healthy, 1 not
+      --usage [FILE]  sums up JSON logs (.gz too; none: standard input): requests, tokens and cost
+      --by LIST       of ${DIMENSIONS.join(',')}; key,model,month if left out
+      --from, --to    UTC dates such as 2026-11-01, both included
+      --format        table, csv or json
+  -v, --version       prints the version
+  -h, --help          prints this
+
+Exit codes: 0 done; 1 could not run; 2 the command line or the config is wrong.
+`
+
+const OPTIONS = {
+  config: { type: 'string', short: 'c' },
+  port: { type: 'string', short: 'p' },
+  demo: { type: 'boolean' },
+  check: { type: 'boolean' },
+  probe: { type: 'boolean' },
+  json: { type: 'boolean' },
+  health: { type: 'boolean' },
+  usage: { type: 'boolean' },
+  by: { type: 'string' },
+  from: { type: 'string' },
+  to: { type: 'string' },
+  format: { type: 'string' },
+  version: { type: 'boolean', short: 'v' },
+  help: { type: 'boolean', short: 'h' },
+} as const
+
+const COMMANDS = ['demo', 'check', 'probe', 'health', 'usage', 'version', 'help'] as const
+
+/** Options that go with one command only. */
+const BELONGS: Readonly<Record<string, (typeof COMMANDS)[number]>> = {
+  json: 'probe',
+  by: 'usage',
+  from: 'usage',
+  to: 'usage',
+  format: 'usage',
+}
+
+export interface Flags {
+  readonly config: string | undefined
+  readonly port: number | undefined
+  readonly command: 'serve' | (typeof COMMANDS)[number]
+  /** What stands beside the flags: a URL of --health, files of --usage. */
+  readonly rest: readonly string[]
+  readonly json: boolean
+  readonly by: readonly Dimension[]
+  readonly from: string | undefined
+  readonly to: string | undefined
+  readonly format: UsageFormat
+}
+
+const DEFAULT_BY: readonly Dimension[] = ['key', 'model', 'month']
+
+function parsePort(text: string | undefined): number | undefined | 'wrong' {
+  if (text === undefined) return undefined
+  const port = /^\d{1,5}$/.test(text) ? Number(text) : Number.NaN
+  return port >= 0 && port <= 65_535 ? port : 'wrong'
+}
+
+/** @returns the dimensions in their order; undefined where one is unknown, named twice, or there is none */
+function parseBy(text: string | undefined): readonly Dimension[] | undefined {
+  if (text === undefined) return DEFAULT_BY
+  const names = text.split(',').map(name => name.trim())
+  const known = names.flatMap(name => DIMENSIONS.find(dimension => dimension === name) ?? [])
+  return known.length === names.length && new Set(known).size === known.length ? known : undefined
+}
+
+function isDate(text: string): boolean {
+  const epochMs = Date.parse(`${text}T00:00:00Z`)
+  return /^\d{4}-\d\d-\d\d$/.test(text) && !Number.isNaN(epochMs) && new Date(epochMs).toISOString().startsWith(text)
+}
+
+function unknownOption(args: readonly string[]): string | undefined {
+  const { tokens } = parseArgs({ args: [...args], options: OPTIONS, strict: false, tokens: true })
+  for (const token of tokens) {
+    if (token.kind !== 'option' || Object.hasOwn(OPTIONS, token.name)) continue
+    const near = nearest(token.name, Object.keys(OPTIONS))
+    return `there is no ${token.rawName}${near === undefined ? '' : `; did you mean --${near}?`}`
+  }
+  return undefined
+}
+
+function parseOptions(args: readonly string[]) {
+  return parseArgs({ args: [...args], allowPositionals: true, strict: true, options: OPTIONS })
+}
+
+/** How many arguments may stand beside a command's flags. */
+function maxRest(command: Flags['command']): number {
+  return command === 'usage' ? Number.POSITIVE_INFINITY : command === 'health' ? 1 : 0
+}
+
+/**
+ * Reads a command line.
+ * @param argv without node and the script
+ * @returns the flags, or what is wrong with them
+ */
+export function parseCommandLine(argv: readonly string[]): Flags | string {
+  // `--health URL` and `--health=URL` both: util.parseArgs knows no optional values.
+  const args = argv.flatMap(arg => {
+    const [, name, value] = /^--(health|usage)=(.*)$/s.exec(arg) ?? []
+    return name === undefined ? [arg] : [`--${name}`, value ?? '']
+  })
+  const unknown = unknownOption(args)
+  if (unknown !== undefined) return unknown
+  let parsed: ReturnType<typeof parseOptions>
+  try {
+    parsed = parseOptions(args)
+  } catch (error) {
+    return error instanceof Error ? error.message : 'the command line is wrong'
+  }
+  const { values, positionals } = parsed
+  const asked = COMMANDS.filter(name => values[name] === true)
+  const commands = values.help === true ? asked.filter(name => name === 'help') : asked
+  if (commands.length > 1) return `--${commands.join(' and --')} do not go together`
+  const command: Flags['command'] = commands[0] ?? 'serve'
+  const flags: Flags = {
+    command,
+    config: values.config,
+    port: undefined,
+    rest: positionals,
+    json: values.json === true,
+    by: DEFAULT_BY,
+    from: values.from,
+    to: values.to,
+    format: 'table',
+  }
+  if (command === 'help') return flags
+  const stray = positionals[maxRest(command)]
+  if (stray !== undefined) {
+    const hint = command === 'serve' && /\.ya?ml$/i.test(stray) ? `; did you mean --config ${stray}?` : ''
+    return `unexpected argument ${JSON.stringify(stray)}${hint}`
+  }
+  for (const [name, owner] of Object.entries(BELONGS)) {
+    if (Reflect.get(values, name) !== undefined && owner !== command) return `--${name} goes with --${owner}`
+  }
+  const port = parsePort(values.port)
+  if (port === 'wrong') return `--port takes a whole number from 0 to 65535, not ${JSON.stringify(values.port)}`
+  if (command === 'demo' && values.config !== undefined) return '--demo takes no --config: it brings its own'
+  const by = parseBy(values.by)
+  if (by === undefined) return `--by takes some of ${DIMENSIONS.join(',')}, each once, not ${JSON.stringify(values.by)}`
+  for (const name of ['from', 'to'] as const) {
+    const date = values[name]
+    if (date !== undefined && !isDate(date))
+      return `--${name} takes a date such as 2026-11-01, not ${JSON.stringify(date)}`
+  }
+  const format = FORMATS.find(known => known === (values.format ?? 'table'))
+  if (format === undefined) return `--format takes ${FORMATS.join(', ')}, not ${JSON.stringify(values.format)}`
+  return { ...flags, port, by, format }
+}
