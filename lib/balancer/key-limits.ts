@@ -88,6 +88,8 @@ function waitFor(uses: readonly Use[], of: 'requests' | 'tokens', wanted: number
   return WINDOW_MS
 }
 
+type Limited = Admission & { readonly kind: 'limited' }
+
 /** Whether a key has a limit of a day or a month, so that its sums are kept. */
 export function hasQuota({ tokensPerDay, tokensPerMonth, costPerMonth }: ClientKeyLimits): boolean {
   return tokensPerDay !== undefined || tokensPerMonth !== undefined || costPerMonth !== undefined
@@ -97,11 +99,11 @@ export function hasQuota({ tokensPerDay, tokensPerMonth, costPerMonth }: ClientK
  * The limit of a day or a month that is used up, the longest-lasting one first.
  * @param epochMs now: days and months are UTC's
  */
-function usedUp(limits: ClientKeyLimits, used: UsedSoFar, epochMs: number): Admission | undefined {
+function usedUp(limits: ClientKeyLimits, used: UsedSoFar, epochMs: number): Limited | undefined {
   const now = new Date(epochMs)
   const [year, month, day] = [now.getUTCFullYear(), now.getUTCMonth(), now.getUTCDate()]
   const [nextMonth, nextDay] = [Date.UTC(year, month + 1), Date.UTC(year, month, day + 1)]
-  const over = (limit: QuotaName, max: number | undefined, sum: number, endMs: number): Admission | undefined =>
+  const over = (limit: QuotaName, max: number | undefined, sum: number, endMs: number): Limited | undefined =>
     max === undefined || sum < max
       ? undefined
       : {

@@ -1,6 +1,7 @@
 // server.workers: 2, seen from outside: two processes that behave as one, and that end as one.
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import type http from 'node:http'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -404,7 +405,10 @@ t.test('a port in use ends a start with 1, and a second try is not made', { skip
 
 t.test("a key's month holds over workers and over a restart of the whole proxy", { skip }, async t => {
   const { url } = await startResource(t)
-  const file = join(t.testdir(), 'usage.jsonl')
+  // Not the test's own folder, which is made anew with every start.
+  const folder = mkdtempSync(join(tmpdir(), 'usage-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const file = join(folder, 'usage.jsonl')
   const options = { limits: 'tokens_per_month: 40', rest: `usage: {file: ${JSON.stringify(file)}}` }
   const first = await startWorkers(t, [{ url }], options)
   const asked: number[] = []

@@ -2,6 +2,7 @@
 import t from 'tap'
 import { createHealthRegistry } from '../../lib/balancer/health.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
+import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { type MetricsState, mergeMetrics } from '../../lib/metrics.ts'
 import { COUNT_MS, createGathering, ROUND_MS } from '../../lib/workers/gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from '../../lib/workers/messages.ts'
@@ -209,7 +210,8 @@ const LIMITS = { requestsPerMinute: undefined, tokensPerMinute: undefined, concu
 t.test('limits of keys, counted in the primary', async t => {
   const clock = createFakeClock()
   const toWorker: ToWorker[] = []
-  const services = createPrimaryServices(clock, (_worker, message) => void toWorker.push(message))
+  const ledger = createUsageLedger({ clock, file: undefined, onProblem: () => undefined })
+  const services = createPrimaryServices(clock, (_worker, message) => void toWorker.push(message), ledger)
   services.welcome(1)
   const toPrimary: PrimaryCall[] = []
   const peers = createPeers(clock, call => void toPrimary.push(call))
