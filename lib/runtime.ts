@@ -85,6 +85,17 @@ export function principalOf({ auth }: Config, id: string, epochMs: number): Clie
   return isOver ? undefined : found
 }
 
+/**
+ * What prompts are hashed with: where and which, not as whom, so that a rotated key leaves every prompt at its warm cache.
+ * @param seen how often each was asked for: one deployment may stand twice in a model, with two keys
+ */
+function hashSeedOf({ endpoint, type, deployment }: BackendConfig, seen: Map<string, number>): number {
+  const text = `${endpoint.url} ${type} ${deployment}`
+  const before = seen.get(text) ?? 0
+  seen.set(text, before + 1)
+  return hashText(before === 0 ? text : `${text} #${before + 1}`)
+}
+
 export function createRuntime(config: Config, shared: SharedState): Runtime {
   const { clock, random, health: healthRegistry, tokenAuthorizer } = shared
   const authorizers = new Map<string, Authorizer>()
@@ -93,6 +104,7 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
   const pools: Pool[] = []
 
   for (const model of config.models) {
+    const seeds = new Map<string, number>()
     const members = model.backends.map((backend): Member => {
       const health = healthRegistry.of(deploymentId(backend))
       return {
@@ -100,18 +112,28 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
         health,
         resourceId: resourceId(backend),
         weight: backend.weight,
-        hashSeed: hashText(health.id),
+        hashSeed: hashSeedOf(backend, seeds),
         credit: 0,
         get inFlight() {
           return health.inFlight
         },
       }
     })
-    const pool = createPool({ model, members, health: healthRegistry, clock, random, retryBudget: config.retry.budget })
+    const pool = createPool({
+      model,
+      members,
+      health: healthRegistry,
+      clock,
+      random,
+      retryBudget: config.retry.budget,
+      waiting: () => shared.waitQueue.waiting({ model }),
+    })
     pools.push(pool)
     for (const name of [model.name, ...model.aliases]) byName.set(name, pool)
   }
-  healthRegistry.retain(new Set(pools.flatMap(pool => pool.members.map(member => member.health.id))))
+  healthRegistry.setModels(
+    pools.map(({ model, members }) => ({ name: model.name, members: members.map(({ health }) => health) })),
+  )
 
   shared.issuerKeys.retain(config.auth.tokens.map(({ keys }) => keys))
 

@@ -1,235 +1,251 @@
-// How every deployment stands: in flight, throttled, ejected, on trial. The only owner of that state; what an attempt met is
-// reported here through its lease, and choosing reads from here. It knows neither HTTP nor Azure.
+// The health of every deployment: its state (health-machine.ts), what is in flight, what it says is left. The only owner of that
+// state: attempts report through their leases, choosing reads from here, several processes exchange snapshots. It knows neither
+// HTTP nor Azure.
 import type { Clock } from '../clock.ts'
+import {
+  type BackendHealth,
+  type Headroom,
+  HealthLease,
+  type Lease,
+  type LeaseOwner,
+  type Own,
+} from './health-lease.ts'
+import { transition } from './health-machine.ts'
+import { type HealthSnapshot, mergeSnapshot, snapshotOf } from './health-snapshot.ts'
+import {
+  type EjectReason,
+  type HealthEvent,
+  type HealthState,
+  NEW_STATE,
+  phaseAt,
+  type Trouble,
+  troubleOf,
+} from './health-state.ts'
+import { type ModelChange, type ModelMembers, watchModels } from './model-watch.ts'
 
-/** Why a deployment was taken out, as a stable code for logs and metrics. */
-export type EjectReason =
-  | 'connect_failed'
-  | 'connect_timeout'
-  | 'connection_lost'
-  | 'protocol_error'
-  | 'header_timeout'
-  | 'first_output_timeout'
-  | 'idle_timeout'
-  | 'server_error'
-  | 'stream_error'
-  | 'credentials_refused'
-  | 'deployment_missing'
-  | 'credential_unavailable'
-  | 'egress_refused'
-  | 'probe_failed'
-  | 'by_hand'
+export type { BackendHealth, Blame, Headroom, Lease } from './health-lease.ts'
+export type { HealthSnapshot } from './health-snapshot.ts'
+export type { EjectReason, Trouble } from './health-state.ts'
+export type { ModelMembers } from './model-watch.ts'
 
-export interface Ejection {
-  /** When it was thrown out; trouble that goes on does not change it. */
-  readonly sinceMs: number
-  /** When it was last seen to fail. */
-  readonly failedMs: number
-  readonly untilMs: number
-  readonly reason: EjectReason
-  /** What was seen, for people: `500`, `ECONNREFUSED`. No secret. */
-  readonly detail: string
-  /** The server itself named the time: a passing probe does not shorten it. */
-  readonly named: boolean
-}
+/** What ended a hold. `withdrawn`: a second deployment met the same request with trouble too. */
+export type RestoredBy = 'trial' | 'request' | 'probe' | 'hand' | 'withdrawn' | 'token'
 
-/** What an attempt meant for the deployment it went to. */
-export type Blame =
-  | { readonly kind: 'none' }
-  | { readonly kind: 'healthy' }
-  | { readonly kind: 'throttled'; readonly waitMs: number }
-  | { readonly kind: 'ejected'; readonly reason: EjectReason; readonly detail: string; readonly holdMs?: number }
-  /** A timeout: blames only if nobody else was answered since the attempt began. */
-  | { readonly kind: 'unanswered'; readonly reason: EjectReason; readonly detail: string }
-
+/** A change for people; one that another process has seen first is not told again. */
 export type HealthChange =
-  | { readonly kind: 'ejected'; readonly health: BackendHealth; readonly ejection: Ejection }
-  | { readonly kind: 'restored'; readonly health: BackendHealth; readonly by: 'trial' | 'request' | 'probe' | 'hand' }
+  | { readonly kind: 'ejected'; readonly health: BackendHealth; readonly trouble: Trouble }
+  | { readonly kind: 'restored'; readonly health: BackendHealth; readonly by: RestoredBy }
   | { readonly kind: 'throttled'; readonly health: BackendHealth; readonly waitMs: number }
-
-/** A deployment's own account of what it has left; wire reference 7.1. */
-export interface Headroom {
-  readonly remainingRequests: number | undefined
-  readonly remainingTokens: number | undefined
-  readonly limitRequests: number | undefined
-  readonly limitTokens: number | undefined
-  readonly atMs: number
-}
-
-/** One deployment's state. Read by choosing and by what is shown; written only in this file. */
-export interface BackendHealth {
-  readonly id: string
-  readonly inFlight: number
-  readonly throttledUntilMs: number
-  /** Said of itself that nothing is left until then; avoided while others are there, not refused. */
-  readonly exhaustedUntilMs: number
-  readonly ejection: Ejection | undefined
-  readonly trialInFlight: boolean
-  readonly lastAnsweredMs: number
-  readonly headroom: Headroom | undefined
-}
-
-type Mutable<T> = { -readonly [K in keyof T]: T[K] }
-
-/** The right to one attempt at one deployment; given back exactly once, with the blame. */
-export interface Lease {
-  /** A real answer came: the deployment lives, also if the stream that follows takes minutes. */
-  answered(): void
-  release(blame: Blame): void
-}
+  | ModelChange
 
 export interface HealthRegistry {
-  /** The standing of a deployment, made on first use. */
+  /** The health of a deployment, made on first use. */
   of(id: string): BackendHealth
-  lease(health: BackendHealth): Lease
+  /** @param onRelease called when the lease is given back */
+  lease(health: BackendHealth, onRelease?: () => void): Lease
   /** Azure said what is left; `exhaustedForMs` is how long there will be nothing, 0 when something is. */
   noteHeadroom(health: BackendHealth, headroom: Omit<Headroom, 'atMs'>, exhaustedForMs: number): void
-  /** A probe's verdict on a deployment. `askedAtMs`: when the probe went out; an older pass cannot excuse a newer failure. */
-  probePassed(health: BackendHealth, askedAtMs: number): void
-  probeFailed(health: BackendHealth, reason: EjectReason, detail: string): void
+  /** A probe was answered. @param askedMs when it went out: an older pass cannot excuse a newer failure */
+  probePassed(health: BackendHealth, askedMs: number): void
+  /** A probe was answered by something that says nothing of the deployment. */
+  probeUnknown(health: BackendHealth, askedMs: number): void
+  /** A probe failed. @param silentSinceMs of a timeout: when it went out */
+  probeFailed(health: BackendHealth, reason: EjectReason, detail: string, silentSinceMs?: number): void
+  /** No request was made, because something of ours is missing for so long. */
+  withhold(health: BackendHealth, reason: EjectReason, detail: string, holdMs: number): void
+  /** What was missing is there again. */
+  mended(health: BackendHealth, reason: EjectReason): void
   /** By an operator's hand; `holdMs` undefined means until restored. */
   eject(health: BackendHealth, holdMs: number | undefined): void
   restore(health: BackendHealth): void
-  /** Forgets deployments that no pool uses any more and that nothing is in flight for. */
-  retain(ids: ReadonlySet<string>): void
-  /** Every change from now on, as it happens; returns how to stop listening. */
+  /** The models of the config in force: the last backend of one of them that is still in stays in. Others are forgotten. */
+  setModels(models: readonly ModelMembers[]): void
+  /** Every change that this process saw first, as it happens; returns how to stop listening. */
   onChange(listener: (change: HealthChange) => void): () => void
-  /** What another worker learnt, taken over; the longer hold wins. */
-  adopt(id: string, learnt: { readonly throttledUntilMs?: number; readonly ejection?: Ejection | null }): void
+  /** Every new version that this process made, for its peers; more often than `onChange`. */
+  onVersion(listener: (health: BackendHealth) => void): () => void
+  /** Something may be free now: a slot, a hold that ended, an answer after a throttle. Costs nothing while nobody listens. */
+  onCapacity(listener: () => void): () => void
+  /** All states as JSON can carry them, or one; times are wall-clock milliseconds of this machine. */
+  snapshot(only?: BackendHealth): readonly HealthSnapshot[]
+  /**
+   * Takes over what other processes know: of each deployment an operator's later word, else the newer version, else the greater
+   * writer; and the later end of a throttle. Merging is commutative and idempotent, so the order of messages does not matter.
+   */
+  adopt(states: readonly HealthSnapshot[]): void
 }
 
 /** Whether it may be chosen now: neither throttled nor out, or its hold has passed and nobody is on trial. */
-export function isAvailable(health: BackendHealth, nowMs: number): boolean {
-  if (health.throttledUntilMs > nowMs) return false
-  if (health.ejection === undefined) return true
-  return health.ejection.untilMs <= nowMs && !health.trialInFlight
+export function isAvailable({ state }: BackendHealth, nowMs: number): boolean {
+  // Said first because it is nearly always so.
+  if (state.phase.kind === 'in') return state.throttle.dueAtMs <= nowMs
+  return state.throttle.dueAtMs <= nowMs && phaseAt(state, nowMs) === 'due'
 }
 
-/** Whether it is out: ejected, and the hold has not passed. Throttled is not out. */
-export function isEjected(health: BackendHealth, nowMs: number): boolean {
-  return health.ejection !== undefined && health.ejection.untilMs > nowMs
+/** Whether it is out: ejected, and the hold has not passed. Throttled is not out, nor is one on trial. */
+export function isEjected({ state }: BackendHealth, nowMs: number): boolean {
+  return state.phase.kind !== 'in' && phaseAt(state, nowMs) === 'held'
 }
 
-/**
- * @param recoveryMs how long a failed deployment is left alone, unless it names a time itself
- */
-export function createHealthRegistry({
-  clock,
-  recoveryMs,
-}: {
-  clock: Clock
-  recoveryMs: () => number
-}): HealthRegistry {
-  const byId = new Map<string, Mutable<BackendHealth>>()
-  const listeners = new Set<(change: HealthChange) => void>()
+/** Whether no request may choose it, throttled or not: out, or on trial for somebody else. */
+export function isOut({ state }: BackendHealth, nowMs: number): boolean {
+  return state.phase.kind !== 'in' && phaseAt(state, nowMs) !== 'due'
+}
 
+/** How long its throttle lasts from now, to the next time it may be asked; 0: it is not throttled. */
+export function throttledForMs({ state }: BackendHealth, nowMs: number): number {
+  return Math.max(state.throttle.dueAtMs - nowMs, 0)
+}
+
+const BY: Partial<Record<HealthEvent['kind'], RestoredBy>> = {
+  answered: 'request',
+  throttled: 'request',
+  probe_passed: 'probe',
+  withdrawn: 'withdrawn',
+  mended: 'token',
+  hand_restored: 'hand',
+}
+
+/** What it costs to be asked by nobody: a set of listeners as an array, read in the hot path. */
+function createListeners<T>(): { readonly add: (listener: T) => () => void; readonly all: () => readonly T[] } {
+  let all: readonly T[] = []
+  return {
+    add(listener) {
+      all = [...all, listener]
+      return () => {
+        all = all.filter(other => other !== listener)
+      }
+    },
+    all: () => all,
+  }
+}
+
+export interface HealthRegistryOptions {
+  readonly clock: Clock
+  /** How long a failed deployment is left alone, unless it names a time itself. */
+  readonly recoveryMs: () => number
+  /** How long a failing probe's word stands without another probe; 0: probes are off. */
+  readonly probeTrustMs?: () => number
+  /** This process among those that exchange snapshots: any number that no other of them has. */
+  readonly writer?: number
+}
+
+function newHealth(id: string, writer: number): Own {
+  return {
+    id,
+    state: NEW_STATE,
+    writer,
+    inFlight: 0,
+    exhaustedUntilMs: Number.NEGATIVE_INFINITY,
+    lastAnsweredMs: Number.NEGATIVE_INFINITY,
+    lastServedMs: Number.NEGATIVE_INFINITY,
+    ramp: Number.POSITIVE_INFINITY,
+    headroom: undefined,
+  }
+}
+
+/** The ways a registry's changes are heard. */
+function createHearing() {
+  return {
+    changes: createListeners<(change: HealthChange) => void>(),
+    versions: createListeners<(health: BackendHealth) => void>(),
+    capacity: createListeners<() => void>(),
+  }
+}
+
+/** Runs events through the machine, and tells what they changed. */
+function createWriter(
+  { clock, recoveryMs, probeTrustMs = () => 0, writer = 0 }: HealthRegistryOptions,
+  { changes, versions, capacity }: ReturnType<typeof createHearing>,
+) {
   const tell = (change: HealthChange): void => {
-    for (const listener of listeners) listener(change)
+    for (const listener of changes.all()) listener(change)
+  }
+  const freed = (): void => {
+    for (const listener of capacity.all()) listener()
+  }
+  const models = watchModels(tell)
+
+  const tellPhase = (health: Own, before: HealthState, event: HealthEvent): void => {
+    const [was, is] = [troubleOf(before), troubleOf(health.state)]
+    if (is !== undefined && is.reason !== was?.reason) tell({ kind: 'ejected', health, trouble: is })
+    if (is === undefined && was !== undefined) {
+      const trial = before.phase.kind === 'trial' && 'lease' in event && event.lease === before.phase.lease
+      const by = trial && event.kind !== 'withdrawn' ? 'trial' : (BY[event.kind] ?? 'request')
+      tell({ kind: 'restored', health, by })
+    }
+    if ((is === undefined) !== (was === undefined)) models.changed(true)
   }
 
-  const own = (health: BackendHealth): Mutable<BackendHealth> => {
-    const found = byId.get(health.id)
-    // A lease may outlive its deployment's place in the config: its state then concerns nobody but itself.
-    return found ?? (health as Mutable<BackendHealth>)
-  }
-
-  const eject = (health: Mutable<BackendHealth>, ejection: Ejection): void => {
-    const before = health.ejection
-    const stillOut = before !== undefined && before.untilMs > ejection.failedMs
-    health.ejection = stillOut ? { ...ejection, sinceMs: before.sinceMs } : ejection
-    health.trialInFlight = false
-    if (!stillOut || before.reason !== ejection.reason) tell({ kind: 'ejected', health, ejection: health.ejection })
-  }
-
-  const restore = (health: Mutable<BackendHealth>, by: 'trial' | 'request' | 'probe' | 'hand'): void => {
-    if (health.ejection === undefined) return
-    health.ejection = undefined
-    health.trialInFlight = false
-    tell({ kind: 'restored', health, by })
-  }
-
-  const throttle = (health: Mutable<BackendHealth>, waitMs: number): void => {
+  const applyTo = (health: Own, event: HealthEvent): void => {
+    const before = health.state
     const nowMs = clock.nowMs()
-    const untilMs = nowMs + waitMs
-    if (untilMs <= health.throttledUntilMs) return
-    const wasThrottled = health.throttledUntilMs > nowMs
-    health.throttledUntilMs = untilMs
-    if (!wasThrottled && waitMs > 0) tell({ kind: 'throttled', health, waitMs })
+    const after = transition(before, event, nowMs, { recoveryMs: recoveryMs(), probeTrustMs: probeTrustMs() })
+    if (after === before) return
+    health.state = after
+    health.writer = writer
+    tellPhase(health, before, event)
+    const { untilMs } = after.throttle
+    if (untilMs > before.throttle.untilMs && before.throttle.untilMs <= nowMs && untilMs > nowMs) {
+      tell({ kind: 'throttled', health, waitMs: untilMs - nowMs })
+    }
+    for (const listener of versions.all()) listener(health)
+    freed()
   }
 
-  const lease = (given: BackendHealth): Lease => {
-    const health = own(given)
-    const beganMs = clock.nowMs()
-    const onTrial = health.ejection !== undefined && health.ejection.untilMs <= beganMs
-    const underEjection = health.ejection
-    let released = false
-    health.inFlight++
-    if (onTrial) health.trialInFlight = true
-
-    const answered = (): void => {
-      health.lastAnsweredMs = clock.nowMs()
-      // An answer to a request that began before the ejection says nothing of the time after it.
-      if (health.ejection === undefined || health.ejection !== underEjection) return
-      // Asked because nobody else was left: what an operator took out stays out for the time that was said.
-      if (health.ejection.reason === 'by_hand' && !onTrial) return
-      restore(health, onTrial ? 'trial' : 'request')
+  /** A failure that would leave a model without any backend only marks, if the request may have caused it. */
+  const apply = (health: Own, event: HealthEvent): void => {
+    // The whole of a healthy request's way through the machine: nothing changes.
+    const { phase, throttle, marks } = health.state
+    if (phase.kind === 'in' && throttle.trial === 0) {
+      if (event.kind === 'released' || (event.kind === 'answered' && marks === 0)) return
+      if (event.kind === 'leased' && throttle.untilMs === Number.NEGATIVE_INFINITY) return
     }
+    const spared = event.kind === 'failed' && event.suspect === 'out' && phase.kind === 'in' && models.isLastIn(health)
+    applyTo(health, spared ? { ...event, suspect: 'mark' } : event)
+  }
+  return { apply, freed, models }
+}
 
-    const blameFailure = (reason: EjectReason, detail: string, holdMs: number | undefined): void => {
-      const sinceMs = clock.nowMs()
-      const untilMs = sinceMs + (holdMs ?? recoveryMs())
-      const current = health.ejection
-      // A straggler of the same trouble doesn't stretch the hold that the first one began, unless the server names a longer one.
-      const straggler = current !== undefined && current !== underEjection
-      if (straggler && (holdMs === undefined || current.untilMs >= untilMs)) return
-      if (current?.named === true && current.untilMs > untilMs) return
-      eject(health, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: holdMs !== undefined })
-    }
+/** Keeps the health of all deployments. First `of` for each of them, then `setModels`. */
+export function createHealthRegistry(options: HealthRegistryOptions): HealthRegistry {
+  const { clock, recoveryMs, writer = 0 } = options
+  const byId = new Map<string, Own>()
+  const hearing = createHearing()
+  const { apply, freed, models } = createWriter(options, hearing)
+  const owner: LeaseOwner = { clock, apply, freed }
+  let leases = 0
 
-    return {
-      answered,
-      release(blame) {
-        if (released) throw new Error(`lease of ${health.id} released twice`)
-        released = true
-        health.inFlight--
-        if (onTrial && health.ejection === underEjection) health.trialInFlight = false
-        switch (blame.kind) {
-          case 'none':
-            return
-          case 'healthy':
-            return answered()
-          case 'throttled':
-            answered()
-            return throttle(health, blame.waitMs)
-          case 'ejected':
-            return blameFailure(blame.reason, blame.detail, blame.holdMs)
-          case 'unanswered':
-            if (health.lastAnsweredMs >= beganMs) return
-            return blameFailure(blame.reason, blame.detail, undefined)
-        }
-      },
+  // A lease may outlive its deployment's place in the config: its state then concerns nobody but itself.
+  const own = (health: BackendHealth): Own => byId.get(health.id) ?? (health as Own)
+  const clocks = () => ({ nowMs: clock.nowMs(), epochMs: clock.epochMs() })
+
+  const adoptOne = (given: HealthSnapshot): void => {
+    const health = byId.get(given.id)
+    if (health === undefined) return
+    const merged = mergeSnapshot(health, given, clocks(), recoveryMs())
+    if (merged === health) return
+    health.state = merged.state
+    health.writer = merged.writer
+    models.changed(false)
+    // Slow for another process, which had no answer to compare with: here it has answered meanwhile.
+    const { phase, sequence } = merged.state
+    if (phase.kind === 'held' && phase.trouble.silentSinceMs <= health.lastAnsweredMs) {
+      apply(health, { kind: 'answered', lease: 0, since: sequence })
     }
+    freed()
   }
 
   return {
     of(id) {
       let health = byId.get(id)
       if (health === undefined) {
-        health = {
-          id,
-          inFlight: 0,
-          throttledUntilMs: Number.NEGATIVE_INFINITY,
-          exhaustedUntilMs: Number.NEGATIVE_INFINITY,
-          ejection: undefined,
-          trialInFlight: false,
-          lastAnsweredMs: Number.NEGATIVE_INFINITY,
-          headroom: undefined,
-        }
+        health = newHealth(id, writer)
         byId.set(id, health)
       }
       return health
     },
-    lease,
+    lease: (health, onRelease) => new HealthLease(owner, own(health), ++leases, onRelease),
     noteHeadroom(given, headroom, exhaustedForMs) {
       const health = own(given)
       const atMs = clock.nowMs()
@@ -238,55 +254,27 @@ export function createHealthRegistry({
       health.headroom = { remainingRequests, remainingTokens, limitRequests, limitTokens, atMs }
       health.exhaustedUntilMs = atMs + exhaustedForMs
     },
-    probePassed(given, askedAtMs) {
-      const health = own(given)
-      const { ejection } = health
-      if (ejection === undefined || ejection.failedMs > askedAtMs || ejection.named) return
-      // A model list says nothing of a deployment, and a hand is stronger than a probe.
-      if (ejection.reason === 'deployment_missing' || ejection.reason === 'by_hand') return
-      if (ejection.reason === 'probe_failed') return restore(health, 'probe')
-      // The hold ends, and one request decides: what failed may fail in a way that no probe sees.
-      health.ejection = { ...ejection, untilMs: Math.min(ejection.untilMs, clock.nowMs()) }
+    probePassed: (health, askedMs) => apply(own(health), { kind: 'probe_passed', askedMs }),
+    probeUnknown: (health, askedMs) => apply(own(health), { kind: 'probe_unknown', askedMs }),
+    probeFailed: (health, reason, detail, silentSinceMs = Number.POSITIVE_INFINITY) =>
+      apply(own(health), { kind: 'probe_failed', reason, detail, silentSinceMs }),
+    withhold(health, reason, detail, holdMs) {
+      const since = own(health).state.sequence
+      const silentSinceMs = Number.POSITIVE_INFINITY
+      apply(own(health), { kind: 'failed', lease: 0, since, reason, detail, holdMs, suspect: 'no', silentSinceMs })
     },
-    probeFailed(given, reason, detail) {
-      const health = own(given)
-      const sinceMs = clock.nowMs()
-      const untilMs = sinceMs + recoveryMs()
-      if (health.ejection !== undefined && health.ejection.untilMs >= untilMs) return
-      eject(health, { sinceMs, failedMs: sinceMs, untilMs, reason, detail, named: false })
+    mended: (health, reason) => apply(own(health), { kind: 'mended', reason }),
+    eject: (health, holdMs) => apply(own(health), { kind: 'hand_ejected', holdMs }),
+    restore: health => apply(own(health), { kind: 'hand_restored' }),
+    setModels(next) {
+      models.set(next)
+      const kept = new Set(next.flatMap(({ members }) => members.map(({ id }) => id)))
+      for (const id of byId.keys()) if (!kept.has(id)) byId.delete(id)
     },
-    eject(given, holdMs) {
-      const sinceMs = clock.nowMs()
-      const untilMs = holdMs === undefined ? Number.POSITIVE_INFINITY : sinceMs + holdMs
-      eject(own(given), {
-        sinceMs,
-        failedMs: sinceMs,
-        untilMs,
-        reason: 'by_hand',
-        detail: 'ejected by hand',
-        named: true,
-      })
-    },
-    restore(given) {
-      const health = own(given)
-      health.throttledUntilMs = Number.NEGATIVE_INFINITY
-      restore(health, 'hand')
-    },
-    retain(ids) {
-      for (const id of byId.keys()) if (!ids.has(id)) byId.delete(id)
-    },
-    onChange(listener) {
-      listeners.add(listener)
-      return () => listeners.delete(listener)
-    },
-    adopt(id, learnt) {
-      const health = byId.get(id)
-      if (health === undefined) return
-      if (learnt.throttledUntilMs !== undefined && learnt.throttledUntilMs > health.throttledUntilMs) {
-        health.throttledUntilMs = learnt.throttledUntilMs
-      }
-      if (learnt.ejection === null) health.ejection = undefined
-      else if (learnt.ejection !== undefined) health.ejection = learnt.ejection
-    },
+    onChange: hearing.changes.add,
+    onVersion: hearing.versions.add,
+    onCapacity: hearing.capacity.add,
+    snapshot: only => (only === undefined ? [...byId.values()] : [only]).map(health => snapshotOf(health, clocks())),
+    adopt: states => states.forEach(adoptOne),
   }
 }

@@ -1,5 +1,5 @@
-// Asks every resource now and then, token-free, whether it lives and takes its credential; what they answer moves the standings
-// of all its deployments. How a resource is asked is handed in.
+// Asks every resource now and then, token-free, whether it lives and takes its credential; the answer moves the health of all its
+// deployments. How a resource is asked is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { EjectReason, HealthRegistry } from './health.ts'
 import type { Member } from './pool.ts'
@@ -9,6 +9,10 @@ export type ProbeVerdict =
   /** Something answers, but says nothing of the resource: a gateway that does not expose the model list. */
   | { readonly kind: 'unknown' }
   | { readonly kind: 'out'; readonly reason: EjectReason; readonly detail: string; readonly timeout: boolean }
+  /** It could not be asked, for a reason of ours that ends by itself after so many milliseconds: no token at the moment. */
+  | { readonly kind: 'withheld'; readonly reason: EjectReason; readonly detail: string; readonly holdMs: number }
+  /** It could not be asked, and that says nothing of it: no file descriptor is left, say. */
+  | { readonly kind: 'not_asked' }
 
 export interface ProbesOptions {
   readonly clock: Clock
@@ -18,8 +22,8 @@ export interface ProbesOptions {
   readonly members: () => readonly Member[]
   readonly settings: () => { readonly enabled: boolean; readonly intervalMs: number }
   readonly ask: (member: Member) => Promise<ProbeVerdict>
-  /** Sees every verdict, to share it with other processes. */
-  readonly onVerdict?: (resourceId: string, verdict: ProbeVerdict, askedAtMs: number) => void
+  /** What is asked once for all members for which this is equal. Default: the resource. */
+  readonly groupOf?: (member: Member) => string
 }
 
 export interface Probes {
@@ -27,12 +31,30 @@ export interface Probes {
   round(): Promise<void>
   start(): void
   stop(): void
-  /** Applies a verdict that another process obtained. */
-  apply(resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void
 }
 
 /** Rounds are spread by this share of the interval, so that many proxies do not ask in step. */
 const JITTER = 0.1
+/** The resources of one round are asked over this time at most, not all in one moment. */
+const SPREAD_MS = 1_000
+/** The spread's share of a short interval. */
+const SPREAD_SHARE = 0.1
+
+/**
+ * How long a failing probe's word stands without another probe, in milliseconds: two rounds, so that a hold outlasts the pause
+ * between two probes, and none lasts for ever when whoever probes is gone. 0 where probes are off.
+ */
+export function probeTrustMs({
+  enabled,
+  intervalMs,
+  timeoutMs,
+}: {
+  readonly enabled: boolean
+  readonly intervalMs: number
+  readonly timeoutMs: number
+}): number {
+  return enabled ? 2 * (intervalMs * (1 + JITTER) + timeoutMs) : 0
+}
 
 export function createProbes({
   clock,
@@ -41,57 +63,65 @@ export function createProbes({
   members,
   settings,
   ask,
-  onVerdict,
+  groupOf = member => member.resourceId,
 }: ProbesOptions): Probes {
   let timer: Timer | undefined
   let stopped = true
 
   const judge = ({ health }: Member, verdict: ProbeVerdict, askedAtMs: number): void => {
     if (verdict.kind === 'alive') healthRegistry.probePassed(health, askedAtMs)
-    // Busy is not dead: who answered others meanwhile was only too slow for a probe.
-    else if (verdict.kind === 'out' && !(verdict.timeout && health.lastAnsweredMs >= askedAtMs)) {
-      healthRegistry.probeFailed(health, verdict.reason, verdict.detail)
+    else if (verdict.kind === 'unknown') healthRegistry.probeUnknown(health, askedAtMs)
+    else if (verdict.kind === 'withheld') {
+      healthRegistry.withhold(health, verdict.reason, verdict.detail, verdict.holdMs)
+    } else if (verdict.kind === 'out') {
+      const { reason, detail, timeout } = verdict
+      // Busy is not dead: whoever answered requests meanwhile was only too slow for a probe.
+      if (timeout && health.lastAnsweredMs >= askedAtMs) healthRegistry.probeUnknown(health, askedAtMs)
+      else healthRegistry.probeFailed(health, reason, detail, timeout ? askedAtMs : Number.POSITIVE_INFINITY)
     }
   }
 
-  const apply = (resourceId: string, verdict: ProbeVerdict, askedAtMs: number): void => {
-    for (const member of members()) if (member.resourceId === resourceId) judge(member, verdict, askedAtMs)
-  }
+  const pause = (ms: number): Promise<void> =>
+    ms === 0 ? Promise.resolve() : new Promise(resolve => clock.after(ms, resolve))
 
-  const probe = async (group: readonly Member[], first: Member): Promise<void> => {
+  const probe = async (group: string, first: Member, afterMs: number): Promise<void> => {
+    await pause(afterMs)
+    if (afterMs > 0 && stopped) return
     const askedAtMs = clock.nowMs()
     const verdict = await ask(first)
-    onVerdict?.(first.resourceId, verdict, askedAtMs)
-    for (const member of group) judge(member, verdict, askedAtMs)
+    // As they are now: a reload may have come between.
+    for (const member of members()) if (groupOf(member) === group) judge(member, verdict, askedAtMs)
   }
 
-  const round = async (): Promise<void> => {
-    const groups = new Map<string, Member[]>()
+  const askAll = async (spreadMs: number): Promise<void> => {
+    const groups = new Map<string, Member>()
     for (const member of members()) {
-      const group = groups.get(member.resourceId)
-      if (group === undefined) groups.set(member.resourceId, [member])
-      else group.push(member)
+      const group = groupOf(member)
+      if (!groups.has(group)) groups.set(group, member)
     }
-    await Promise.all([...groups.values()].map(group => (group[0] === undefined ? undefined : probe(group, group[0]))))
+    await Promise.all([...groups].map(([group, first]) => probe(group, first, Math.floor(spreadMs * random()))))
   }
 
-  // The first round comes one interval after the start: the first requests find out sooner anyway.
-  const schedule = (): void => {
+  const run = (): void => {
     if (stopped) return
-    const { intervalMs } = settings()
-    timer = clock.after(intervalMs * (1 + JITTER * (random() - 0.5)), () => {
-      const next = settings().enabled ? round() : Promise.resolve()
-      next.then(schedule, schedule)
-    })
+    const { enabled, intervalMs } = settings()
+    const beganMs = clock.nowMs()
+    const next = (): void => {
+      if (stopped) return
+      const dueMs = settings().intervalMs * (1 + JITTER * (random() - 0.5))
+      timer = clock.after(Math.max(dueMs - (clock.nowMs() - beganMs), 0), run)
+    }
+    const round = enabled ? askAll(Math.min(SPREAD_MS, intervalMs * SPREAD_SHARE)) : Promise.resolve()
+    round.then(next, next)
   }
 
   return {
-    round,
-    apply,
+    round: () => askAll(0),
     start() {
       if (!stopped) return
       stopped = false
-      schedule()
+      // Right away, not an interval later: the first request need not be the one that finds out.
+      timer = clock.after(0, run)
     },
     stop() {
       stopped = true

@@ -1,7 +1,8 @@
-// Where requests wait when every backend of their model is throttled and soon back (retry.max_wait): first come, first
-// served, bounded, and left at once by clients that go away.
+// Where requests wait for capacity (retry.max_wait): one queue of permits per model. What appears is handed out at once, in the
+// order of arrival, to the first who can use it: a request that leaves the queue has its lease.
 import type { Clock, Timer } from '../clock.ts'
-import type { Pool } from './pool.ts'
+import type { HealthRegistry } from './health.ts'
+import type { Picker, PickResult, Pool } from './pool.ts'
 
 /** Requests waiting per model; beyond it a 429 is the honest answer. */
 export const MAX_WAITING = 1_000
@@ -11,90 +12,154 @@ export interface Leaving {
   onCancel(stop: () => void): () => void
 }
 
+/** A request that waits, maybe not for the first time: it keeps its place. */
+export interface Waiting {
+  readonly pool: Pool
+  readonly picker: Picker
+  readonly leaving: Leaving
+  /** Monotonic: what is not there by then is not waited for. */
+  readonly untilMs: number
+  /** Its place in the order of arrival, kept over several waits; 0: it has not waited yet. Written by the queue. */
+  readonly ticket: { place: number }
+}
+
+/** What a wait brings: a lease, or the pick that shows that waiting on is of no use; `left`: the client did not wait. */
+export type WaitResult = PickResult | { readonly kind: 'left' } | { readonly kind: 'queue_full' }
+
 export interface WaitQueue {
-  /** Goes to the end of the line if there is one, and resolves when its turn comes; at once when nobody waits. */
-  takePlace(pool: Pool, leaving: Leaving): Promise<void>
-  /**
-   * Waits until a throttled backend is back, at the place that was taken first.
-   * @returns false when the line is full or the client left
-   */
-  wait(pool: Pool, waitMs: number, leaving: Leaving): Promise<boolean>
-  waiting(pool: Pool): number
+  /** Waits for a lease. @param waitMs the soonest that capacity can appear by itself */
+  wait(waiting: Waiting, waitMs: number): Promise<WaitResult>
+  /** Gives what is free to those who wait: for a newcomer, before it picks for itself. */
+  serve(pool: Pool): void
+  /** Requests of the model that wait. */
+  waiting(pool: Pick<Pool, 'model'>): number
 }
 
 interface Waiter {
-  readonly order: number
-  readonly wake: (turnCame: boolean) => void
+  readonly given: Waiting
+  /** Monotonic: when to look again whatever happens. */
+  lookAtMs: number
+  readonly leave: (result: WaitResult) => void
 }
 
 interface Line {
-  waiters: Waiter[]
+  readonly waiters: Waiter[]
   timer: Timer | undefined
-  dueMs: number
+  timerMs: number
 }
 
-export function createWaitQueue(clock: Clock): WaitQueue {
-  const lines = new Map<Pool, Line>()
-  const places = new WeakMap<Leaving, number>()
-  let nextOrder = 0
+/** Whether there is something to wait for within so many milliseconds. A full backend may have a place at any time. */
+export function isWorthWaiting(pick: PickResult, leftMs: number): boolean {
+  if (pick.kind !== 'throttled') return false
+  return pick.isFull ? leftMs > 0 : pick.waitMs <= leftMs
+}
 
-  const wakeAll = (pool: Pool, line: Line): void => {
-    const woken = line.waiters
-    line.waiters = []
+/**
+ * @param health tells of a slot, a hold that ended, an answer after a throttle; listened to while somebody waits
+ */
+export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
+  const lines = new Map<string, Line>()
+  let nextPlace = 1
+  let stopListening: (() => void) | undefined
+  let serving = false
+  let again = false
+
+  const remove = (model: string, line: Line, waiter: Waiter): void => {
+    const at = line.waiters.indexOf(waiter)
+    if (at !== -1) line.waiters.splice(at, 1)
+    if (line.waiters.length > 0) return
+    line.timer?.cancel()
+    if (lines.get(model) === line) lines.delete(model)
+    if (lines.size > 0) return
+    stopListening?.()
+    stopListening = undefined
+  }
+
+  /** Asks for one waiter; what it gets, or that it had better not wait on, ends its wait. */
+  const look = (waiter: Waiter, nowMs: number): void => {
+    const { given, leave } = waiter
+    given.picker.retryThrottled()
+    const pick = given.picker.pick()
+    if (!isWorthWaiting(pick, given.untilMs - nowMs)) leave(pick)
+    else if (pick.kind === 'throttled') waiter.lookAtMs = Math.min(nowMs + pick.waitMs, given.untilMs)
+  }
+
+  const schedule = (model: string, line: Line): void => {
+    let atMs = Number.POSITIVE_INFINITY
+    for (const { lookAtMs } of line.waiters) atMs = Math.min(atMs, lookAtMs)
+    if (line.timer !== undefined && line.timerMs === atMs) return
     line.timer?.cancel()
     line.timer = undefined
-    lines.delete(pool)
-    // In order: each takes its turn in the same tick, before anyone who comes later.
-    for (const waiter of woken) waiter.wake(true)
-  }
-
-  const schedule = (pool: Pool, line: Line, waitMs: number): void => {
-    const dueMs = clock.nowMs() + waitMs
-    if (line.timer !== undefined && line.dueMs <= dueMs) return
-    line.timer?.cancel()
-    line.dueMs = dueMs
-    line.timer = clock.after(Math.ceil(waitMs), () => wakeAll(pool, line))
-  }
-
-  const join = (pool: Pool, waitMs: number | undefined, leaving: Leaving): Promise<boolean> => {
-    const line = lines.get(pool) ?? { waiters: [], timer: undefined, dueMs: 0 }
-    if (line.waiters.length >= MAX_WAITING) return Promise.resolve(false)
-    lines.set(pool, line)
-    const order = places.get(leaving) ?? nextOrder++
-    places.set(leaving, order)
-    return new Promise(resolve => {
-      let left = false
-      const waiter: Waiter = {
-        order,
-        wake(turnCame) {
-          stopWatching()
-          resolve(turnCame)
-        },
-      }
-      const stopWatching = leaving.onCancel(() => {
-        left = true
-        line.waiters = line.waiters.filter(other => other !== waiter)
-        if (line.waiters.length === 0) {
-          line.timer?.cancel()
-          if (lines.get(pool) === line) lines.delete(pool)
-        }
-        resolve(false)
+    line.timerMs = atMs
+    if (line.waiters.length > 0) {
+      line.timer = clock.after(Math.ceil(atMs - clock.nowMs()), () => {
+        line.timer = undefined
+        serveLine(model, line)
       })
-      // Who was gone already when it came takes no place: nobody would take it back again.
-      if (left) return
-      // Someone who was woken and found nothing keeps the place in front of those who came later.
-      const at = line.waiters.findIndex(other => other.order > order)
-      line.waiters.splice(at === -1 ? line.waiters.length : at, 0, waiter)
-      if (waitMs !== undefined) schedule(pool, line, waitMs)
-    })
+    }
+  }
+
+  const serveLine = (model: string, line: Line): void => {
+    // A lease that is taken here is news too: looked at once this round is over.
+    if (serving) {
+      again = true
+      return
+    }
+    serving = true
+    do {
+      again = false
+      const nowMs = clock.nowMs()
+      for (const waiter of [...line.waiters]) {
+        const { pool } = waiter.given
+        if (waiter.lookAtMs <= nowMs || pool.hasRoom() || !pool.hasBusy()) look(waiter, nowMs)
+      }
+    } while (again && line.waiters.some(({ given }) => given.pool.hasRoom()))
+    serving = false
+    schedule(model, line)
+  }
+
+  const onCapacity = (): void => {
+    for (const [model, line] of lines) {
+      const [first] = line.waiters
+      // Most news is of an answer that changes nothing for those who wait.
+      if (first !== undefined && (serving || first.given.pool.hasRoom() || !first.given.pool.hasBusy())) {
+        serveLine(model, line)
+      }
+    }
   }
 
   return {
-    async takePlace(pool, leaving) {
-      if (!lines.has(pool)) return
-      await join(pool, undefined, leaving)
+    wait(given, waitMs) {
+      const model = given.pool.model.name
+      const line = lines.get(model) ?? { waiters: [], timer: undefined, timerMs: 0 }
+      if (line.waiters.length >= MAX_WAITING) return Promise.resolve({ kind: 'queue_full' })
+      return new Promise(resolve => {
+        let left = false
+        const leave = (result: WaitResult): void => {
+          if (left) return
+          left = true
+          remove(model, line, waiter)
+          stopWatching()
+          resolve(result)
+        }
+        const waiter: Waiter = { given, lookAtMs: Math.min(clock.nowMs() + waitMs, given.untilMs), leave }
+        let stopWatching: () => void = () => undefined
+        stopWatching = given.leaving.onCancel(() => leave({ kind: 'left' }))
+        // A request that was cancelled before takes no place: nobody would take it back again.
+        if (left) return
+        if (given.ticket.place === 0) given.ticket.place = nextPlace++
+        // One that met another 429 keeps its place in front of those who came later.
+        const at = line.waiters.findIndex(other => other.given.ticket.place > given.ticket.place)
+        line.waiters.splice(at === -1 ? line.waiters.length : at, 0, waiter)
+        lines.set(model, line)
+        stopListening ??= health.onCapacity(onCapacity)
+        schedule(model, line)
+      })
     },
-    wait: join,
-    waiting: pool => lines.get(pool)?.waiters.length ?? 0,
+    serve({ model }) {
+      const line = lines.get(model.name)
+      if (line !== undefined) serveLine(model.name, line)
+    },
+    waiting: ({ model }) => lines.get(model.name)?.waiters.length ?? 0,
   }
 }

@@ -184,6 +184,7 @@ function buildBackend(
     apiVersion: options.api_version.value ?? 'v1',
     weight: options.weight.value,
     priority: options.priority.value,
+    maxInFlight: options.max_in_flight.value,
   }
 }
 

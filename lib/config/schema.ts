@@ -107,6 +107,7 @@ const backendFields = {
   type: defaulted(choice(['azure', 'openai']), 'azure'),
   weight: defaulted(whole(1, 1000), 1),
   priority: defaulted(whole(1, 100), 1),
+  max_in_flight: optional(whole(1, MAX_CONCURRENT), 'no limit'),
 }
 
 const timeout = duration({ min: '10ms', max: '1h' })

@@ -88,6 +88,8 @@ export interface BackendConfig {
   readonly weight: number
   /** Whole number from 1 to 100: 1 is used first. */
   readonly priority: number
+  /** Requests at once, in this process; undefined: no limit. */
+  readonly maxInFlight: number | undefined
 }
 
 /** What a million tokens cost, in any currency. */

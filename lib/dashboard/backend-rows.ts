@@ -1,5 +1,5 @@
 // How the config's backends stand, in the words of the live status page.
-import type { BackendHealth, HealthChange } from '../balancer/health.ts'
+import { type BackendHealth, type HealthChange, isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { BackendState, ChangeEntry } from './entries.ts'
 
@@ -19,18 +19,21 @@ function epochOf(ms: number, clock: Clock): number | null {
 
 type StateColumns = Pick<BackendState, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms'>
 
-function stateColumns({ ejection, throttledUntilMs }: BackendHealth, clock: Clock): StateColumns {
+function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
   const nowMs = clock.nowMs()
+  const { phase, throttle } = health.state
   const quiet = { reason: null, detail: null, since_ms: null }
-  if (ejection !== undefined && ejection.untilMs > nowMs) {
-    const { reason, detail, sinceMs, untilMs } = ejection
-    const [since_ms, until_ms] = [epochOf(sinceMs, clock), epochOf(untilMs, clock)]
-    return { state: 'ejected', reason, detail, since_ms, until_ms }
+  if (phase.kind !== 'in' && isEjected(health, nowMs)) {
+    const { reason, detail, sinceMs, untilMs, dueAtMs } = phase.trouble
+    const until_ms = epochOf(Math.max(untilMs, dueAtMs), clock)
+    return { state: 'ejected', reason, detail, since_ms: epochOf(sinceMs, clock), until_ms }
   }
   // Before a trial: while it is throttled it gets no request that could be one.
-  if (throttledUntilMs > nowMs) return { ...quiet, state: 'throttled', until_ms: epochOf(throttledUntilMs, clock) }
-  if (ejection !== undefined) {
-    const { reason, detail, sinceMs } = ejection
+  if (throttledForMs(health, nowMs) > 0) {
+    return { ...quiet, state: 'throttled', until_ms: epochOf(throttle.untilMs, clock) }
+  }
+  if (phase.kind !== 'in') {
+    const { reason, detail, sinceMs } = phase.trouble
     return { state: 'trial', reason, detail, since_ms: epochOf(sinceMs, clock), until_ms: null }
   }
   return { ...quiet, state: 'healthy', until_ms: null }
@@ -69,16 +72,19 @@ export function backendRows(pools: readonly PlacedPool[], clock: Clock): readonl
   return entries
 }
 
+/** A change of one backend; those of whole models stand in the log. */
+export type BackendChange = Exclude<HealthChange, { kind: 'model_down' | 'model_up' }>
+
 /** A change of a standing as the page lists it; `model` and `backend` name every place of the deployment. */
 export function changeEntry(
-  change: HealthChange,
+  change: BackendChange,
   { model, backend }: { readonly model: string; readonly backend: string },
   clock: Clock,
 ): ChangeEntry {
   const entry = { time_ms: clock.epochMs(), model, backend, reason: null, detail: null, until_ms: null, by: null }
   switch (change.kind) {
     case 'ejected': {
-      const { reason, detail, untilMs } = change.ejection
+      const { reason, detail, untilMs } = change.trouble
       return { ...entry, kind: 'ejected', reason, detail, until_ms: epochOf(untilMs, clock) }
     }
     case 'throttled':

@@ -79,7 +79,10 @@ export function createDashboard({ clock, log, health: healthRegistry, runtime, s
     attempted({ model, backend, label, ttfbMs }) {
       status.attemptDone({ model, backend, outcome: label, ttfbMs })
     },
-    changed: change => status.stateChanged(changeEntry(change, namesOf(change.health.id, runtime()), clock)),
+    changed(change) {
+      if (change.kind === 'model_down' || change.kind === 'model_up') return
+      status.stateChanged(changeEntry(change, namesOf(change.health.id, runtime()), clock))
+    },
     snapshot: status.snapshot,
     finished({ id, method, path, durationMs, record }) {
       if (record.model === undefined) return

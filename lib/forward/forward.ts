@@ -3,7 +3,7 @@
 
 import type { HealthRegistry, Lease } from '../balancer/health.ts'
 import type { Member, Picker, PickResult } from '../balancer/pool.ts'
-import type { WaitQueue } from '../balancer/wait-queue.ts'
+import { isWorthWaiting, type WaitQueue, type WaitResult } from '../balancer/wait-queue.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { CancelReason, Exchange } from '../request-context.ts'
 import {
@@ -90,30 +90,18 @@ function isPresentable(outcome: Outcome): boolean {
   return outcome.kind !== 'throttled' && outcome.kind !== 'misconfigured'
 }
 
-/** How long a request that got no lease would have to wait; undefined where no wait brings it anything. */
-function capacityWaitMs(pick: PickResult, picker: Picker, fallback: FallbackResponse | undefined): number | undefined {
-  if (pick.kind === 'throttled') return pick.waitMs
-  // Who found out for itself that they are throttled waits like those who come later, unless it has an answer to give.
-  if (pick.kind !== 'exhausted' || (fallback !== undefined && isPresentable(fallback.outcome))) return undefined
-  return picker.soonestMs()
-}
-
-/**
- * Waits in the model's queue while all that is left is throttled and back in time; the clock starts when the request comes.
- * @returns whether another turn may be taken
- */
-async function waitForCapacity(
+/** Waits in the model's queue for a lease, where there is something to wait for; the time runs from the request's head. */
+function waitForCapacity(
   exchange: Exchange,
-  request: ForwardRequest,
+  { pool }: ForwardRequest,
   picker: Picker,
-  waitMs: number | undefined,
-  deps: ForwardDeps,
-): Promise<boolean> {
-  const spentMs = deps.clock.nowMs() - exchange.beganMs
-  if (waitMs === undefined || waitMs > deps.limits.maxWaitMs - spentMs) return false
-  const woken = await deps.waitQueue.wait(request.pool, waitMs, exchange.cancellation)
-  if (woken) picker.retryThrottled()
-  return woken
+  pick: PickResult,
+  ticket: { place: number },
+  { limits, waitQueue, clock }: ForwardDeps,
+): WaitResult | Promise<WaitResult> {
+  const untilMs = exchange.beganMs + limits.maxWaitMs
+  if (pick.kind !== 'throttled' || !isWorthWaiting(pick, untilMs - clock.nowMs())) return pick
+  return waitQueue.wait({ pool, picker, leaving: exchange.cancellation, untilMs, ticket }, pick.waitMs)
 }
 
 /** An attempt that was the last one, whose lease is still held. */
@@ -143,15 +131,16 @@ async function tryBackends(
   const { record, cancellation } = exchange
   const history: History = { outcomes: [], throttledLeft: undefined, stopped: undefined }
   let fallback: FallbackResponse | undefined
-  let metSuspect = false
+  let firstSuspect: Lease | undefined
   // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry.
   let counted = 0
-  if (deps.limits.maxWaitMs > 0) await deps.waitQueue.takePlace(request.pool, cancellation)
+  const ticket = { place: 0 }
   while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
-    const pick = picker.pick()
+    const first = picker.pick()
+    const pick =
+      first.kind === 'throttled' ? await waitForCapacity(exchange, request, picker, first, ticket, deps) : first
     if (pick.kind !== 'lease') {
-      if (await waitForCapacity(exchange, request, picker, capacityWaitMs(pick, picker, fallback), deps)) continue
-      history.stopped = pick.kind
+      if (pick.kind !== 'left' && pick.kind !== 'queue_full') history.stopped = pick.kind
       break
     }
     const { member, lease } = pick
@@ -175,7 +164,13 @@ async function tryBackends(
     if (result.kind === 'response' && !shouldRetry(outcome, request)) {
       return { kind: 'response', member, lease, outcome, askedMs, response: result.response }
     }
-    lease.release(blameOf(outcome, metSuspect))
+    const isSuspect = (outcome.kind === 'failed' && outcome.suspect) || outcome.kind === 'misconfigured'
+    lease.release(blameOf(outcome, firstSuspect !== undefined))
+    if (isSuspect) {
+      if (firstSuspect === undefined) firstSuspect = lease
+      else firstSuspect.withdraw()
+    }
+    if (outcome.kind === 'throttled') picker.throttled(member)
     report(
       exchange,
       request,
@@ -183,7 +178,6 @@ async function tryBackends(
       { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs },
       deps.onAttempt,
     )
-    if (outcome.kind === 'failed' && outcome.suspect) metSuspect = true
     if (outcome.kind === 'unsupported') request.onUnsupported?.(member)
     fallback = result.kind === 'response' ? { member, response: result.response, outcome } : undefined
     if (outcome.kind !== 'state_elsewhere') counted++
@@ -198,9 +192,8 @@ async function tryBackends(
   if (fallback !== undefined && isPresentable(fallback.outcome)) {
     return { kind: 'fallback', member: fallback.member, response: fallback.response }
   }
-  history.throttledLeft = picker.soonestMs()
-  const ownerBackMs = request.pinned ? picker.soonestBackMs() : undefined
-  return { kind: 'refusal', refusal: exhaustedError(request.pool.model.name, history, ownerBackMs) }
+  history.throttledLeft = picker.soonest()?.waitMs
+  return { kind: 'refusal', refusal: exhaustedError(request.pool.model.name, history, undefined) }
 }
 
 /** Holds the lease until `passing` has ended, and tells how it did. */

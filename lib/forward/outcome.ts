@@ -43,7 +43,13 @@ const SERVED: Outcome = { kind: 'served' }
 /** A failure of the connection or its timing. */
 export function transportFailure(reason: EjectReason, detail: string): Outcome {
   const timeout = reason === 'header_timeout' || reason === 'first_output_timeout' || reason === 'idle_timeout'
-  return { kind: 'failed', reason, detail, suspect: timeout, timeout: timeout || reason === 'connect_timeout' }
+  return {
+    kind: 'failed',
+    reason,
+    detail,
+    suspect: reason !== 'connect_failed' && reason !== 'connect_timeout',
+    timeout: timeout || reason === 'connect_timeout',
+  }
 }
 
 /**
@@ -64,8 +70,7 @@ export function classifyResponse(
   if (status === 408) return { kind: 'request_timeout', detail }
   if (status >= 500 || status === 424) {
     const holdMs = namedWaitMs(headers, epochMs)
-    const suspect = status === 500 || status === 504 || status === 424
-    const failed = { kind: 'failed', reason: 'server_error', detail, suspect, timeout: false } as const
+    const failed = { kind: 'failed', reason: 'server_error', detail, suspect: true, timeout: false } as const
     return holdMs === undefined ? failed : { ...failed, holdMs }
   }
   if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail }
@@ -111,15 +116,17 @@ export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
       return { kind: 'none' }
     case 'throttled':
       return { kind: 'throttled', waitMs: outcome.waitMs }
-    case 'misconfigured':
-      return { kind: 'ejected', reason: outcome.reason, detail: outcome.detail }
-    case 'failed': {
-      if (outcome.suspect && metSuspect) return { kind: 'none' }
+    case 'misconfigured': {
       const { reason, detail } = outcome
-      if (outcome.timeout) return { kind: 'unanswered', reason, detail }
+      const suspect = reason === 'credential_unavailable' ? 'no' : metSuspect ? 'mark' : 'out'
+      return { kind: 'failed', reason, detail, suspect, timeout: false }
+    }
+    case 'failed': {
+      const { reason, detail, timeout } = outcome
+      const suspect = !outcome.suspect ? 'no' : metSuspect ? 'mark' : 'out'
       return outcome.holdMs === undefined
-        ? { kind: 'ejected', reason, detail }
-        : { kind: 'ejected', reason, detail, holdMs: outcome.holdMs }
+        ? { kind: 'failed', reason, detail, suspect, timeout }
+        : { kind: 'failed', reason, detail, suspect, timeout, holdMs: outcome.holdMs }
     }
   }
 }

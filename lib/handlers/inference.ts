@@ -158,12 +158,7 @@ function buildForwardRequest(
   const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
   const stripping = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
   const isBound = binding.kind === 'bound' && stripping === undefined
-  const allow =
-    home !== undefined
-      ? (member: Member) => member.resourceId === home
-      : isBound
-        ? (member: Member) => binding.resources.has(member.resourceId)
-        : undefined
+  const resources = home !== undefined ? new Set([home]) : isBound ? binding.resources : undefined
   return {
     pool,
     method: 'POST',
@@ -182,7 +177,7 @@ function buildForwardRequest(
     dropsUsageEvent: () => askedUsage,
     releaseBody,
     pickerOptions: {
-      allow,
+      resources,
       promptHash: hash,
       avoid: member => unsupported.has(member.health.id, operation.name) || stripping?.canRead(member) === false,
     },

@@ -110,7 +110,7 @@ export async function handleRealtime(
         body: () => ({ chunks: [], byteLength: 0 }),
         releaseBody: () => undefined,
         pickerOptions: {
-          ...(home === undefined ? {} : { allow: (member: Member) => member.resourceId === home }),
+          resources: home === undefined ? undefined : new Set([home]),
           avoid: member => unsupported.has(member.health.id, 'realtime'),
         },
         pinned: home !== undefined,

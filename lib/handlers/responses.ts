@@ -1,7 +1,7 @@
 // Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about which.
 import { storedResponsePath } from '../azure/operations.ts'
 import { queryValue } from '../azure/query.ts'
-import type { Member, Pool } from '../balancer/pool.ts'
+import type { Pool } from '../balancer/pool.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import { type Exchange, NO_USAGE } from '../request-context.ts'
@@ -60,7 +60,7 @@ export async function handleStoredResponse(
       path: backend => storedResponsePath(id, action, backend, query),
       body: () => ({ chunks: [], byteLength: 0 }),
       releaseBody: () => undefined,
-      pickerOptions: places === undefined ? {} : { allow: (member: Member) => places.has(member.resourceId) },
+      pickerOptions: { resources: places },
       pinned: places !== undefined,
       stateOwnerUnknown: false,
       onServed(_member, upstreamResponse) {

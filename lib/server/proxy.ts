@@ -1,10 +1,9 @@
 // One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
-import { randomUUID } from 'node:crypto'
 import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
 import { createHealthRegistry, type HealthChange } from '../balancer/health.ts'
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import { createOwners } from '../balancer/owners.ts'
-import { createProbes } from '../balancer/probes.ts'
+import { createProbes, probeTrustMs } from '../balancer/probes.ts'
 import { createUnsupportedOperations } from '../balancer/unsupported.ts'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import { createWaitQueue } from '../balancer/wait-queue.ts'
@@ -104,7 +103,12 @@ export function createProxy({
   let runtime: Runtime
   const current = (): Runtime => runtime
   const deadlines = createDeadlines(clock)
-  const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => current().config.healthCheck.recoveryMs })
+  const healthRegistry = createHealthRegistry({
+    clock,
+    recoveryMs: () => current().config.healthCheck.recoveryMs,
+    probeTrustMs: () => probeTrustMs(current().config.healthCheck),
+    writer: Math.floor(random() * 2 ** 32),
+  })
 
   const shared: SharedState = {
     clock,
@@ -112,7 +116,7 @@ export function createProxy({
     health: healthRegistry,
     owners: createOwners(),
     unsupported: createUnsupportedOperations(clock),
-    waitQueue: createWaitQueue(clock),
+    waitQueue: createWaitQueue(clock, healthRegistry),
     transport,
     deadlines,
     requestNames: createRequestNames(),
@@ -134,8 +138,6 @@ export function createProxy({
   }
   runtime = createRuntime(config, shared)
   healthRegistry.onChange((change: HealthChange) => {
-    // Another process has said so itself.
-    if (sharing?.isApplying() === true) return
     logHealthChange(log, change, current())
     watch.changed(change)
   })
@@ -192,7 +194,7 @@ export function createProxy({
         clock,
       }),
   })
-  const sharing = shareWith === undefined ? undefined : replicateState(shared, randomUUID(), shareWith)
+  const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
 
   return {
     runtime: current,

@@ -1,5 +1,5 @@
 // What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
-import { isEjected } from '../balancer/health.ts'
+import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createMetrics, type MetricsState } from '../metrics.ts'
@@ -72,9 +72,9 @@ export function createRequestMetrics({
     for (const pool of runtime().pools) {
       for (const { backend, health } of pool.members) {
         const labels = [pool.model.name, backend.name]
-        const { throttledUntilMs, headroom, inFlight } = health
+        const { headroom, inFlight } = health
         metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
-        metrics.set('proxy_backend_throttled', labels, throttledUntilMs > nowMs ? 1 : 0)
+        metrics.set('proxy_backend_throttled', labels, throttledForMs(health, nowMs) > 0 ? 1 : 0)
         metrics.set('proxy_backend_in_flight', labels, inFlight)
         if (headroom?.remainingRequests !== undefined) {
           metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests, toEpochMs(headroom.atMs))

@@ -1,6 +1,6 @@
 // Every message between the primary process and its workers, and what they carry. JSON: no undefined, no Infinity, no bytes.
 
-import type { Ejection } from '../balancer/health.ts'
+import type { HealthSnapshot } from '../balancer/health.ts'
 import type { Admission } from '../balancer/key-limits.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import type { MetricsState } from '../metrics.ts'
@@ -8,32 +8,10 @@ import type { MetricsState } from '../metrics.ts'
 /** The texts of the files a config was made of, by path: each worker serves what the primary has found sound. */
 export type FileTexts = readonly (readonly [path: string, text: string])[]
 
-/** A backend's health, whole. Times are durations: the processes' monotonic clocks differ. */
-export interface HealthStanding {
-  /** 0: not throttled. */
-  readonly throttledForMs: number
-  readonly ejection:
-    | (Omit<Ejection, 'sinceMs' | 'failedMs' | 'untilMs'> & {
-        readonly sinceAgoMs: number
-        readonly failedAgoMs: number
-        /** null: until restored by hand. */
-        readonly forMs: number | null
-      })
-    | null
-}
-
-/** One process's news. The update with the higher version wins; of equals, the one of the higher `by`. */
+/** One process's news. */
 export type StateUpdate =
-  | {
-      readonly kind: 'health'
-      readonly id: string
-      readonly version: number
-      /** The process that made this version. */
-      readonly by: string
-      /** How old the standing is. */
-      readonly agoMs: number
-      readonly standing: HealthStanding
-    }
+  /** A deployment's whole state, with its version. */
+  | { readonly kind: 'health'; readonly state: HealthSnapshot }
   /** `resourceId` null: forgotten; `maker` null: not known. */
   | {
       readonly kind: 'owner'

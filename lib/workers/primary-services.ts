@@ -35,7 +35,7 @@ export function createPrimaryServices(
   const keyUsage = createKeyUsage(clock, ledger)
   /** Admissions that each worker has not settled. */
   const tickets = new Map<number, Set<number>>()
-  const memory = createSharedMemory(clock)
+  const memory = createSharedMemory()
   const gathering = createGathering({
     clock,
     workers: () => listening,

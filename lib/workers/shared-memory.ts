@@ -1,6 +1,5 @@
-// What the workers have shared, kept in the primary for a worker that starts later: the latest of each. It understands no update
-// beyond its name, its version and its age.
-import type { Clock } from '../clock.ts'
+// What the workers have shared, kept in the primary for a worker that starts later: the latest of each.
+import { type HealthSnapshot, joinSnapshots } from '../balancer/health-snapshot.ts'
 import type { StateUpdate } from './messages.ts'
 
 /** Backends remembered: a config names them, so this holds only where reloads go on bringing others. */
@@ -8,22 +7,12 @@ const MAX_BACKENDS = 10_000
 /** Owners remembered, as many as each worker does (balancer/owners.ts). */
 const MAX_OWNERS = 50_000
 
-type HealthUpdate = StateUpdate & { readonly kind: 'health' }
 type OwnerUpdate = StateUpdate & { readonly kind: 'owner' }
 
 export interface SharedMemory {
   take(items: readonly StateUpdate[]): void
-  /** All of it, aged by the time it has lain here. */
+  /** All of it. */
   snapshot(): readonly StateUpdate[]
-}
-
-/** Whether an update is newer than the one known. The same order in every process, so that all end alike. */
-export function isNewer(
-  update: Pick<HealthUpdate, 'version' | 'by'>,
-  known: Pick<HealthUpdate, 'version' | 'by'> | undefined,
-): boolean {
-  if (known === undefined) return true
-  return update.version > known.version || (update.version === known.version && update.by > known.by)
 }
 
 /** Puts an entry last; the one used longest ago goes. */
@@ -35,16 +24,17 @@ function put<V>(map: Map<string, V>, id: string, value: V, max: number): void {
   if (oldest.done !== true) map.delete(oldest.value)
 }
 
-export function createSharedMemory(clock: Clock): SharedMemory {
-  const health = new Map<string, { readonly update: HealthUpdate; readonly atMs: number }>()
+/** Makes the primary's memory. It is bounded. */
+export function createSharedMemory(): SharedMemory {
+  const health = new Map<string, HealthSnapshot>()
   const owners = new Map<string, OwnerUpdate>()
   return {
     take(items) {
       for (const update of items) {
         if (update.kind === 'health') {
-          if (isNewer(update, health.get(update.id)?.update)) {
-            put(health, update.id, { update, atMs: clock.nowMs() }, MAX_BACKENDS)
-          }
+          const { state } = update
+          const known = health.get(state.id)
+          put(health, state.id, known === undefined ? state : joinSnapshots(known, state), MAX_BACKENDS)
         } else if (update.resourceId === null) owners.delete(update.id)
         else {
           // A worker that found it by asking the resources does not know its maker.
@@ -53,10 +43,6 @@ export function createSharedMemory(clock: Clock): SharedMemory {
         }
       }
     },
-    snapshot() {
-      const nowMs = clock.nowMs()
-      const aged = [...health.values()].map(({ update, atMs }) => ({ ...update, agoMs: update.agoMs + nowMs - atMs }))
-      return [...aged, ...owners.values()]
-    },
+    snapshot: () => [...[...health.values()].map(state => ({ kind: 'health', state }) as const), ...owners.values()],
   }
 }

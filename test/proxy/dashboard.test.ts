@@ -139,7 +139,9 @@ t.test('the event stream', async t => {
     const server = await stage(t)
     server.status.requestDone(REQUEST)
     server.standings.lease(server.standing('gpt-4o', 'b2')).release({
-      kind: 'ejected',
+      kind: 'failed',
+      suspect: 'no',
+      timeout: false,
       reason: 'server_error',
       detail: '503',
     })
@@ -198,7 +200,9 @@ t.test('the event stream', async t => {
   t.test('goes from ejected over trial to healthy by the clock and the first answer', async t => {
     const server = await stage(t)
     const health = server.standing('gpt-4o', 'b1')
-    server.standings.lease(health).release({ kind: 'ejected', reason: 'connect_failed', detail: 'ECONNREFUSED' })
+    server.standings
+      .lease(health)
+      .release({ kind: 'failed', suspect: 'no', timeout: false, reason: 'connect_failed', detail: 'ECONNREFUSED' })
     const viewer = await server.view()
     await viewer.next()
     const states: unknown[] = []

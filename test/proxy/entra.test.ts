@@ -457,8 +457,8 @@ t.test('once the token endpoint is back, so is the backend', async t => {
 
 t.test('a token for another audience is refused by the resource, and that is a mistake in the config', async t => {
   const { running, resource, said } = await serve(t, { scope: 'https://ai.azure.com/.default' })
-  t.equal(await status(running.chat()), 502)
-  t.equal(resource.resource.requests.length, 1)
+  for (let i = 0; i < 5; i++) t.equal(await status(running.chat()), 502)
+  t.equal(resource.resource.requests.length, 5)
   t.same(said, [], 'Entra gave it')
   t.match(
     running.lines.find(({ msg }) => String(msg).startsWith('backend ejected')),

@@ -149,6 +149,7 @@ function backend(index: number): BackendConfig {
     apiVersion: 'v1',
     weight: 1,
     priority: 1,
+    maxInFlight: undefined,
   }
 }
 

@@ -3,12 +3,9 @@ import t from 'tap'
 import type { Blame, Lease } from '../../lib/balancer/health.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
 import type { Picker, PickerOptions, PickResult } from '../../lib/balancer/pool.ts'
-import { createWaitQueue, MAX_WAITING } from '../../lib/balancer/wait-queue.ts'
-import { createCancellation } from '../../lib/request-context.ts'
-import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { createTestPool, type PoolUnderTest, RECOVERY_MS } from '../fixtures/pools.ts'
 
-const BROKEN: Blame = { kind: 'ejected', reason: 'connection_lost', detail: 'ECONNRESET' }
+const BROKEN: Blame = { kind: 'failed', suspect: 'no', timeout: false, reason: 'connection_lost', detail: 'ECONNRESET' }
 const NONE: Blame = { kind: 'none' }
 const throttledFor = (waitMs: number): Blame => ({ kind: 'throttled', waitMs })
 
@@ -102,10 +99,17 @@ t.test('who comes back is given one request first, and the others go elsewhere m
 t.test('when every backend is throttled, the request is told when the soonest is back', t => {
   const scene = createTestPool(['', '', ''])
   const picker = scene.pool.picker({})
-  for (const waitMs of [9_000, 4_000, 6_000]) leaseOf(picker.pick()).release(throttledFor(waitMs))
-  t.equal(picker.soonestMs(), 4_000)
-  t.same(picker.pick(), { kind: 'exhausted' }, 'each was tried')
-  t.same(scene.pool.picker({}).pick(), { kind: 'throttled', waitMs: 4_000 }, 'nobody is asked to no purpose')
+  for (const waitMs of [9_000, 4_000, 6_000]) {
+    const pick = picker.pick()
+    leaseOf(pick).release(throttledFor(waitMs))
+    if (pick.kind === 'lease') picker.throttled(pick.member)
+  }
+  t.same(picker.pick(), { kind: 'throttled', waitMs: 4_000, isFull: false }, 'tried or not, they are sound')
+  t.same(
+    scene.pool.picker({}).pick(),
+    { kind: 'throttled', waitMs: 4_000, isFull: false },
+    'nobody is asked to no purpose',
+  )
   scene.clock.advance(4_000)
   t.equal(serve(scene), 'b2')
   t.end()
@@ -114,10 +118,12 @@ t.test('when every backend is throttled, the request is told when the soonest is
 t.test('who was tried and throttled may be tried again once its wait has passed', t => {
   const scene = createTestPool(['', ''])
   const picker = scene.pool.picker({})
-  leaseOf(picker.pick()).release(throttledFor(2_000))
+  const first = picker.pick()
+  leaseOf(first).release(throttledFor(2_000))
+  if (first.kind === 'lease') picker.throttled(first.member)
   leaseOf(picker.pick()).release(NONE)
   picker.retryThrottled()
-  t.equal(nameOf(picker.pick()), 'exhausted')
+  t.equal(nameOf(picker.pick()), 'throttled')
   scene.clock.advance(2_000)
   picker.retryThrottled()
   t.equal(nameOf(picker.pick()), 'b1', 'but not who failed otherwise')
@@ -125,10 +131,15 @@ t.test('who was tried and throttled may be tried again once its wait has passed'
   t.end()
 })
 
-t.test('when all are out, failed ones are tried all the same, the longest rested first', t => {
+t.test('when all are out, failed ones are tried all the same, the one seen healthy last first', t => {
   const scene = createTestPool(['', 'priority: 2', ''])
   takeOut(scene, ['b3', 'b2', 'b1'])
   t.same(scene.pool.counts(), { healthy: 0, total: 3 })
+  t.same(wayOf(scene.pool.picker({})), ['b1', 'b3', 'b2', 'exhausted'], 'none was ever seen: in the order of the tiers')
+  scene.standings.lease(scene.member('b2').health).answered()
+  scene.clock.advance(1)
+  scene.standings.lease(scene.member('b3').health).answered()
+  takeOut(scene, ['b3', 'b2'])
   const picker = scene.pool.picker({})
   const first = picker.pick()
   t.match(first, { kind: 'lease', failOpen: true })
@@ -142,15 +153,18 @@ t.test('a failed one that answers all the same is back', t => {
   takeOut(scene, ['b1', 'b2'])
   t.equal(serve(scene), 'b1')
   t.same(scene.pool.counts(), { healthy: 1, total: 2 })
-  t.match(scene.changes.at(-1), { kind: 'restored', by: 'request' })
+  t.match(scene.changes.at(-2), { kind: 'restored', by: 'request' })
+  t.match(scene.changes.at(-1), { kind: 'model_up' })
   t.end()
 })
 
-t.test('of failed and throttled ones the failed are tried, and never the throttled', t => {
+t.test('beside a throttled one, which is sound, failed ones are not tried', t => {
   const scene = createTestPool(['', ''])
   takeOut(scene, ['b1'], throttledFor(60_000))
   takeOut(scene, ['b2'])
-  t.same(wayOf(scene.pool.picker({})), ['b2', 'throttled'])
+  t.same(wayOf(scene.pool.picker({})), ['throttled'])
+  takeOut(scene, ['b1'])
+  t.same(wayOf(scene.pool.picker({})), ['b2', 'exhausted'], 'out and throttled: it is not asked before its time')
   t.end()
 })
 
@@ -219,21 +233,50 @@ t.test('who is known not to offer the operation is asked last', t => {
   t.end()
 })
 
-t.test('what is bound to one resource goes nowhere else, and waits for it while the others are sound', t => {
+t.test('what is bound to one resource goes nowhere else, and is tried there though it is out', t => {
   const scene = createTestPool(['', ''])
-  const bound = (): Picker => scene.pool.picker({ allow: ({ backend }) => backend.name === 'b1' })
+  const bound = (): Picker => scene.pool.picker({ resources: new Set(['https://r1.openai.azure.com']) })
   t.same(wayOf(bound()), ['b1', 'exhausted'])
-  t.equal(bound().soonestBackMs(), 0)
   takeOut(scene, ['b1'])
-  t.same(wayOf(bound()), ['exhausted'])
-  t.equal(bound().soonestBackMs(), RECOVERY_MS - 1_000)
-  takeOut(scene, ['b2'])
-  t.same(wayOf(bound()), ['b1', 'exhausted'], 'in an outage of all it is tried all the same')
+  t.same(wayOf(bound()), ['b1', 'exhausted'], 'nobody else can serve it, and waiting protects nobody')
+  const held = Array.from({ length: 4 }, () => bound().pick())
+  t.same(held.map(nameOf), ['b1', 'b1', 'b1', 'over_budget'], 'within the retry budget')
   const throttled = createTestPool(['', ''])
   takeOut(throttled, ['b1'], throttledFor(8_000))
-  const picker = throttled.pool.picker({ allow: ({ backend }) => backend.name === 'b1' })
-  t.same(picker.pick(), { kind: 'throttled', waitMs: 7_000 })
-  t.equal(picker.soonestBackMs(), 7_000)
+  const picker = throttled.pool.picker({ resources: new Set(['https://r1.openai.azure.com']) })
+  t.same(picker.pick(), { kind: 'throttled', waitMs: 7_000, isFull: false })
+  t.end()
+})
+
+t.test('a full one is passed over like a throttled one, and does not take a failed one with it', t => {
+  const scene = createTestPool(['max_in_flight: 2', 'max_in_flight: 1, priority: 2'])
+  const held = Array.from({ length: 4 }, () => scene.pool.picker({}).pick())
+  t.same(held.map(nameOf), ['b1', 'b1', 'b2', 'throttled'])
+  t.same(held[3], { kind: 'throttled', waitMs: 1_000, isFull: true })
+  const [first, second] = held
+  if (first !== undefined) leaseOf(first).release({ kind: 'healthy' })
+  t.equal(serve(scene), 'b1')
+  if (second !== undefined) leaseOf(second).release(BROKEN)
+  t.same(scene.pool.picker({}).pick(), { kind: 'throttled', waitMs: 1_000, isFull: true }, 'b2 is only full')
+  t.end()
+})
+
+t.test('the last backend that is in stays in after one suspect failure, and goes after five in a row', t => {
+  const suspect: Blame = { kind: 'failed', reason: 'server_error', detail: '500', suspect: 'out', timeout: false }
+  const scene = createTestPool(['', ''])
+  takeOut(scene, ['b1'])
+  for (let i = 1; i < 5; i++) {
+    takeOut(scene, ['b2'], suspect)
+    t.same(scene.pool.counts(), { healthy: 1, total: 2 }, `${i}`)
+  }
+  takeOut(scene, ['b2'], suspect)
+  t.same(scene.pool.counts(), { healthy: 0, total: 2 })
+  t.same(
+    scene.changes.map(({ kind }) => kind),
+    ['ejected', 'ejected', 'model_down'],
+  )
+  scene.standings.restore(scene.member('b1').health)
+  t.match(scene.changes.at(-1), { kind: 'model_up', model: 'gpt-4o' })
   t.end()
 })
 
@@ -255,108 +298,6 @@ t.test('throttled backends count as healthy, those on trial too', t => {
   scene.clock.advance(RECOVERY_MS)
   t.same(scene.pool.counts(), { healthy: 3, total: 3 })
   t.end()
-})
-
-// Waiting for a throttled backend.
-
-function queueing() {
-  const clock = createFakeClock()
-  const { pool } = createTestPool([''])
-  const queue = createWaitQueue(clock)
-  const done: string[] = []
-  const wait = (name: string, waitMs: number, leaving = createCancellation()): Promise<void> =>
-    queue.wait(pool, waitMs, leaving).then(turnCame => {
-      done.push(turnCame ? name : `${name} left`)
-    })
-  return { clock, pool, queue, done, wait, settled: () => new Promise(resolve => setImmediate(resolve)) }
-}
-
-t.test('those who wait are woken in the order in which they came, when the soonest is back', async t => {
-  const { clock, pool, queue, done, wait, settled } = queueing()
-  for (const [name, ms] of [
-    ['a', 500],
-    ['b', 300],
-    ['c', 900],
-  ] as const)
-    wait(name, ms)
-  t.equal(queue.waiting(pool), 3)
-  clock.advance(299)
-  await settled()
-  t.same(done, [])
-  clock.advance(1)
-  await settled()
-  t.same(done, ['a', 'b', 'c'])
-  t.equal(queue.waiting(pool), 0)
-  t.equal(clock.pending(), 0)
-})
-
-t.test('who was woken for nothing keeps the place in front of those who came later', async t => {
-  const { clock, done, wait, settled } = queueing()
-  const first = createCancellation()
-  const second = createCancellation()
-  wait('a', 100, first)
-  wait('b', 100, second)
-  clock.advance(100)
-  await settled()
-  wait('late', 100)
-  wait('b again', 100, second)
-  wait('a again', 100, first)
-  clock.advance(100)
-  await settled()
-  t.same(done, ['a', 'b', 'a again', 'b again', 'late'])
-})
-
-t.test('a client that goes away leaves the line at once, and nothing of it stays', async t => {
-  const { clock, pool, queue, done, wait, settled } = queueing()
-  const leaving = createCancellation()
-  wait('a', 100)
-  wait('b', 100, leaving)
-  leaving.cancel('client_closed')
-  await settled()
-  t.same(done, ['b left'])
-  t.equal(queue.waiting(pool), 1)
-  clock.advance(100)
-  await settled()
-  t.same(done, ['b left', 'a'])
-  const alone = createCancellation()
-  wait('c', 100, alone)
-  alone.cancel('client_closed')
-  await settled()
-  t.equal(clock.pending(), 0, 'its timer is cancelled')
-  await wait('d', 100, alone)
-  t.same(done.slice(2), ['c left', 'd left'], 'who is gone already does not even begin to wait')
-  t.equal(clock.pending(), 0)
-  wait('e', 100)
-  await wait('f', 50, alone)
-  t.equal(queue.waiting(pool), 1, 'nor take a place')
-  clock.advance(50)
-  await settled()
-  t.same(done.slice(4), ['f left'], 'nor wake anybody')
-})
-
-t.test('who comes while others wait goes to the end of the line; where nobody waits it goes on', async t => {
-  const { clock, pool, queue, done, wait, settled } = queueing()
-  await queue.takePlace(pool, createCancellation())
-  wait('a', 100)
-  queue.takePlace(pool, createCancellation()).then(() => done.push('newcomer'))
-  await settled()
-  t.same(done, [])
-  clock.advance(100)
-  await settled()
-  t.same(done, ['a', 'newcomer'])
-})
-
-t.test('the line is bounded, and pools do not wait for each other', async t => {
-  const { clock, pool, queue, wait, done } = queueing()
-  t.equal(MAX_WAITING, 1_000)
-  for (let i = 0; i < MAX_WAITING; i++) wait(`${i}`, 1_000)
-  t.equal(await queue.wait(pool, 1_000, createCancellation()), false)
-  t.equal(queue.waiting(pool), MAX_WAITING)
-  const other = createTestPool(['']).pool
-  const elsewhere = queue.wait(other, 10, createCancellation())
-  clock.advance(10)
-  t.equal(await elsewhere, true)
-  t.equal(done.length, 0)
 })
 
 // Who holds what.

@@ -1,6 +1,7 @@
 // Worker processes without processes: what the primary decides, keeps and answers, and how workers end up with the same.
 import t from 'tap'
-import { createHealthRegistry } from '../../lib/balancer/health.ts'
+import { type BackendHealth, createHealthRegistry } from '../../lib/balancer/health.ts'
+import { troubleOf } from '../../lib/balancer/health-state.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
 import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { type MetricsState, mergeMetrics } from '../../lib/metrics.ts'
@@ -255,22 +256,20 @@ t.test('limits of keys, counted in the primary', async t => {
 /** Some workers over one primary's memory; messages travel when told to. */
 function workers(count: number) {
   const clock = createFakeClock()
-  const memory = createSharedMemory(clock)
+  const memory = createSharedMemory()
   const made: ReturnType<typeof startOne>[] = []
-  const startOne = (source: string) => {
-    const health = createHealthRegistry({ clock, recoveryMs: () => 30_000 })
+  const startOne = (writer: number) => {
+    const health = createHealthRegistry({ clock, recoveryMs: () => 30_000, writer })
     const owners = createOwners()
     const sent: StateUpdate[] = []
     const changes: string[] = []
     const backend = health.of('b')
-    const sharing = replicateState({ clock, health, owners }, source, items => sent.push(...items))
-    health.onChange(({ kind }) => {
-      if (!sharing.isApplying()) changes.push(kind)
-    })
+    const sharing = replicateState({ clock, health, owners }, items => sent.push(...items))
+    health.onChange(({ kind }) => changes.push(kind))
     return { health, owners, backend, sharing, sent, changes }
   }
   const start = () => {
-    const worker = startOne(`w${made.length + 1}`)
+    const worker = startOne(made.length + 1)
     worker.sharing.applyUpdates(memory.snapshot())
     made.push(worker)
     return worker
@@ -300,7 +299,7 @@ t.test('what one worker learns all know, and say once', async t => {
   one.health.probeFailed(one.backend, 'probe_failed', 'ECONNREFUSED')
   deliver()
   t.same(
-    all.map(({ backend }) => backend.ejection?.reason),
+    all.map(({ backend }) => troubleOf(backend.state)?.reason),
     ['probe_failed', 'probe_failed', 'probe_failed'],
   )
   t.same(
@@ -318,10 +317,13 @@ t.test('what one worker learns all know, and say once', async t => {
   two.health.restore(two.backend)
   deliver()
   t.same(
-    all.map(({ backend }) => backend.ejection),
+    all.map(({ backend }) => troubleOf(backend.state)),
     [undefined, undefined, undefined],
   )
 })
+
+const detailOf = (worker: { readonly backend: BackendHealth } | undefined): string | undefined =>
+  worker && troubleOf(worker.backend.state)?.detail
 
 t.test('two that learn at once end with the same, in whatever order they hear of each other', async t => {
   for (const order of [
@@ -330,12 +332,17 @@ t.test('two that learn at once end with the same, in whatever order they hear of
   ]) {
     const { all, deliver } = workers(2)
     for (const [i, { health, backend }] of all.entries()) {
-      health
-        .lease(backend)
-        .release({ kind: 'ejected', reason: 'server_error', detail: `${i}`, holdMs: 60_000 * (i + 1) })
+      health.lease(backend).release({
+        kind: 'failed',
+        suspect: 'no',
+        timeout: false,
+        reason: 'server_error',
+        detail: `${i}`,
+        holdMs: 60_000 * (i + 1),
+      })
     }
     deliver(order)
-    t.equal(all[0]?.backend.ejection?.detail, all[1]?.backend.ejection?.detail, `order ${order}`)
+    t.equal(detailOf(all[0]), detailOf(all[1]), `order ${order}`)
   }
 })
 
@@ -350,15 +357,15 @@ t.test('a new worker begins with all that is known, as old as it is by then', as
   deliver()
   clock.advance(3_600_000)
   const late = start()
-  t.match(late.backend.ejection, { reason: 'by_hand', untilMs: Number.POSITIVE_INFINITY })
-  t.equal(clock.nowMs() - (late.backend.ejection?.sinceMs ?? 0), 3_600_020)
+  t.match(troubleOf(late.backend.state), { reason: 'by_hand', untilMs: Number.POSITIVE_INFINITY })
+  t.equal(clock.nowMs() - (troubleOf(late.backend.state)?.sinceMs ?? 0), 3_600_020)
   t.equal(late.owners.of('resp_1'), 'resource-1')
   t.equal(late.owners.makerOf('resp_1'), 'alice', 'with the key that made it')
   t.equal(late.owners.of('resp_2'), undefined)
 
   one.health.restore(one.backend)
   deliver()
-  t.equal(late.backend.ejection, undefined, 'and follows from there')
+  t.equal(troubleOf(late.backend.state), undefined, 'and follows from there')
 })
 
 t.test('of news that comes twice or late the newest stays', async t => {
@@ -372,7 +379,7 @@ t.test('of news that comes twice or late the newest stays', async t => {
   deliver()
   for (const worker of all) worker.sharing.applyUpdates(old)
   t.same(
-    all.map(({ backend }) => backend.ejection),
+    all.map(({ backend }) => troubleOf(backend.state)),
     [undefined, undefined],
   )
 })

@@ -9,6 +9,7 @@ import {
   isAvailable,
   isEjected,
 } from '../../lib/balancer/health.ts'
+import { troubleOf } from '../../lib/balancer/health-state.ts'
 import type { Member } from '../../lib/balancer/pool.ts'
 import { createProbes, type ProbeVerdict } from '../../lib/balancer/probes.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
@@ -16,9 +17,21 @@ import { createTestPool } from '../fixtures/pools.ts'
 
 const RECOVERY_MS = 30_000
 const HEALTHY: Blame = { kind: 'healthy' }
-const BROKEN: Blame = { kind: 'ejected', reason: 'connection_lost', detail: 'ECONNRESET' }
-const FAILED_500: Blame = { kind: 'ejected', reason: 'server_error', detail: '500' }
-const SLOW: Blame = { kind: 'unanswered', reason: 'header_timeout', detail: 'none in 2000 ms' }
+const BROKEN = {
+  kind: 'failed',
+  suspect: 'no',
+  timeout: false,
+  reason: 'connection_lost',
+  detail: 'ECONNRESET',
+} as const
+const FAILED_500 = { kind: 'failed', suspect: 'no', timeout: false, reason: 'server_error', detail: '500' } as const
+const SLOW: Blame = {
+  kind: 'failed',
+  suspect: 'no',
+  timeout: true,
+  reason: 'header_timeout',
+  detail: 'none in 2000 ms',
+}
 
 interface Scene {
   readonly clock: FakeClock
@@ -76,7 +89,7 @@ t.test('a lease counts as in flight until it is given back, which happens once',
 t.test('a failed one is out for the recovery time, to the millisecond', t => {
   const { clock, attempt, available, out, standing: health } = scene()
   attempt(BROKEN)
-  t.match(health.ejection, { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
+  t.match(troubleOf(health.state), { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
   clock.advance(RECOVERY_MS - 1)
   t.equal(out(), true)
   t.equal(available(), false)
@@ -109,7 +122,7 @@ t.test('who comes back is given one request first; its success returns it in ful
   t.match(changes.at(-1), { kind: 'restored', by: 'trial' })
   trial.release(HEALTHY)
   t.same(kinds(changes), ['ejected', 'restored'], 'said once')
-  t.equal(health.ejection, undefined)
+  t.equal(health.state.phase.kind, 'in')
   t.end()
 })
 
@@ -171,7 +184,7 @@ t.test('trouble that goes on keeps the time when it began, by which the longest 
   const since = clock.nowMs()
   clock.advance(10_000)
   healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
-  t.match(health.ejection, { sinceMs: since, failedMs: since + 10_000, untilMs: since + 10_000 + RECOVERY_MS })
+  t.match(troubleOf(health.state), { sinceMs: since, failedMs: since + 10_000, untilMs: since + 10_000 + RECOVERY_MS })
   t.end()
 })
 
@@ -252,7 +265,7 @@ t.test('a throttled answer on trial shows that it lives', t => {
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   attempt({ kind: 'throttled', waitMs: 1_000 })
-  t.equal(health.ejection, undefined)
+  t.equal(health.state.phase.kind, 'in')
   t.equal(available(), false)
   t.same(kinds(changes), ['ejected', 'restored', 'throttled'])
   t.end()
@@ -306,7 +319,8 @@ const KEPT: readonly (readonly [string, (scene: Scene) => void])[] = [
   ['a time that the server named', ({ attempt }) => attempt({ ...FAILED_500, holdMs: 20_000 })],
   [
     'a missing deployment, of which the model list says nothing',
-    ({ attempt }) => attempt({ kind: 'ejected', reason: 'deployment_missing', detail: '404' }),
+    ({ attempt }) =>
+      attempt({ kind: 'failed', suspect: 'no', timeout: false, reason: 'deployment_missing', detail: '404' }),
   ],
   ["an operator's hand", ({ standings: healthRegistry, standing: health }) => healthRegistry.eject(health, undefined)],
 ]
@@ -352,33 +366,10 @@ t.test('an answer of one that was asked because nobody else was left returns it,
   t.end()
 })
 
-t.test('what another worker learnt is taken over; of two throttles the longer one stands', t => {
-  const { clock, standings: healthRegistry, standing: health, available } = scene()
-  const nowMs = clock.nowMs()
-  healthRegistry.adopt('d1', { throttledUntilMs: nowMs + 5_000 })
-  healthRegistry.adopt('d1', { throttledUntilMs: nowMs + 1_000 })
-  t.equal(health.throttledUntilMs, nowMs + 5_000)
-  const ejection = {
-    sinceMs: nowMs,
-    failedMs: nowMs,
-    untilMs: nowMs + 9_000,
-    reason: 'server_error',
-    detail: '500',
-    named: false,
-  } as const
-  healthRegistry.adopt('d1', { ejection })
-  clock.advance(5_000)
-  t.equal(available(), false)
-  healthRegistry.adopt('d1', { ejection: null })
-  t.equal(available(), true)
-  healthRegistry.adopt('never seen', { throttledUntilMs: nowMs + 1 })
-  t.end()
-})
-
 t.test('a deployment that leaves the config is forgotten, and its last lease harms nobody', t => {
   const { standings: healthRegistry, standing: health } = scene()
   const lease = healthRegistry.lease(health)
-  healthRegistry.retain(new Set(['d2']))
+  healthRegistry.setModels([{ name: 'other', members: [healthRegistry.of('d2')] }])
   const fresh = healthRegistry.of('d1')
   t.not(fresh, health)
   lease.release({ kind: 'none' })
@@ -466,12 +457,15 @@ t.test('rounds follow each other by the interval, and stop when told', async t =
   probes.start()
   probes.start()
   t.equal(clock.pending(), 1, 'starting twice is starting once')
-  clock.advance(29_999)
-  t.equal(asked.length, 0, 'the first requests find out sooner anyway')
-  clock.advance(1)
+  clock.advance(0)
+  t.equal(asked.length, 0, 'spread over the round, not all in one moment')
+  clock.advance(1_000)
+  await settled()
+  t.equal(asked.length, 3, 'the first round is right after the start')
+  clock.advance(28_000)
   await settled()
   t.equal(asked.length, 3)
-  clock.advance(30_000)
+  clock.advance(2_000)
   await settled()
   t.equal(asked.length, 6)
   disable()
