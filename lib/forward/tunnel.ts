@@ -1,8 +1,9 @@
 // Joins a client's WebSocket to a backend's once both have agreed: bytes go through untouched in both directions, with
-// back-pressure. What it adds is at most one frame at the very end, which tells the client why.
+// back-pressure. It adds at most one frame at the very end, which says why.
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import type { Cancellation } from '../request-context.ts'
+import { createPacedWrites } from './paced-writes.ts'
 import type { RelayResult } from './upstream.ts'
 
 // Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a tunnel says
@@ -92,29 +93,35 @@ export interface TunnelOptions {
   readonly backendHead: Buffer
   readonly cancellation: Cancellation
   readonly clock: Clock
+  /** How long a side may take nothing of what is sent to it, in milliseconds. */
+  readonly idleMs: number
   onBytes(direction: 'in' | 'out', bytes: number): void
 }
 
-/** How long a side that was told the end has to hang up by itself. */
+/** How long a side has to hang up by itself once the end has been announced to it. */
 const CLOSE_GRACE_MS = 400
 
 const GOING_AWAY = closeFrame(1001, 'The proxy is shutting down.')
 const BROKE_OFF = closeFrame(1011, 'The backend broke off.')
+const FELL_SILENT = closeFrame(1011, 'The backend takes nothing more.')
 
 /** Resolves when the session has ended, however it did; both sockets are then closed or about to be. Never rejects. */
 export function tunnel(options: TunnelOptions): Promise<RelayResult> {
-  const { client, backend, cancellation, clock, onBytes } = options
+  const { client, backend, cancellation, clock, idleMs, onBytes } = options
   const fromBackend = trackFrames()
   const fromClient = trackFrames()
 
   return new Promise(resolve => {
     let over = false
+    let stopWatching: () => void = () => undefined
     let farewell: { readonly frame: Buffer; readonly end: RelayResult } | undefined
 
     const finish = (end: RelayResult): void => {
       if (over) return
       over = true
       stopWatching()
+      toBackend.stop()
+      toClient.stop()
       client.end()
       backend.end()
       clock.after(CLOSE_GRACE_MS, () => {
@@ -127,40 +134,52 @@ export function tunnel(options: TunnelOptions): Promise<RelayResult> {
       if (client.writable && !fromBackend.closed()) client.write(frame)
       finish(end)
     }
-    /** One direction. pipeline would destroy the client together with a backend that broke off, and its farewell with it. */
-    const passOn = (from: Duplex, to: Duplex, chunk: Buffer): void => {
-      if (to.writable && !to.write(chunk)) {
-        from.pause()
-        to.once('drain', () => from.resume())
-      }
-    }
     const clientBytes = (chunk: Buffer): void => {
       if (over) return
       fromClient.push(chunk)
       onBytes('in', chunk.length)
-      passOn(client, backend, chunk)
+      toBackend.write(chunk)
     }
     const backendBytes = (chunk: Buffer): void => {
       if (over) return
       const whole = fromBackend.push(chunk)
       onBytes('out', chunk.length)
       if (farewell === undefined || whole === 0) {
-        passOn(backend, client, chunk)
+        toClient.write(chunk)
         return
       }
       // The frame that was under way has ended: now a last one of our own may follow.
       client.write(chunk.subarray(0, whole))
       sayFarewell(farewell.frame, farewell.end)
     }
+    /** Nothing more comes from the backend: the client hears why, unless a frame is under way. */
+    const breakOff = (frame: Buffer, end: RelayResult): void => {
+      if (!fromBackend.atBoundary()) client.destroy()
+      sayFarewell(frame, end)
+    }
     const backendGone = (): void => {
       if (over) return
       if (fromBackend.closed() || fromClient.closed()) finish({ kind: 'complete' })
-      else if (fromBackend.atBoundary()) sayFarewell(BROKE_OFF, { kind: 'cut', detail: 'connection_lost' })
-      else {
-        client.destroy()
-        finish({ kind: 'cut', detail: 'connection_lost' })
-      }
+      else breakOff(BROKE_OFF, { kind: 'cut', detail: 'connection_lost' })
     }
+    // pipeline would destroy the client together with a backend that broke off, and its farewell with it.
+    const toBackend = createPacedWrites({
+      from: client,
+      to: backend,
+      clock,
+      idleMs,
+      onStalled: () => breakOff(FELL_SILENT, { kind: 'cut', detail: 'idle_timeout' }),
+    })
+    const toClient = createPacedWrites({
+      from: backend,
+      to: client,
+      clock,
+      idleMs,
+      onStalled() {
+        client.destroy()
+        finish({ kind: 'cancelled', reason: 'client_stalled' })
+      },
+    })
     const clientGone = (): void => {
       const said = fromBackend.closed() || fromClient.closed()
       finish(said ? { kind: 'complete' } : { kind: 'cancelled', reason: 'client_closed' })
@@ -169,7 +188,7 @@ export function tunnel(options: TunnelOptions): Promise<RelayResult> {
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     client.on('error', clientGone).on('close', clientGone).on('end', clientGone).on('data', clientBytes)
     backend.on('error', backendGone).on('close', backendGone).on('end', backendGone).on('data', backendBytes)
-    const stopWatching = cancellation.onCancel(reason => {
+    stopWatching = cancellation.onCancel(reason => {
       const end: RelayResult = { kind: 'cancelled', reason }
       if (reason !== 'shutdown') finish(end)
       else if (fromBackend.atBoundary()) sayFarewell(GOING_AWAY, end)

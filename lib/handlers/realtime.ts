@@ -131,6 +131,7 @@ export async function handleRealtime(
               backendHead: upgraded.head,
               cancellation,
               clock,
+              idleMs: runtime.forwardDeps.limits.idleMs,
               onBytes(direction, bytes) {
                 if (direction === 'in') record.bytesIn += bytes
                 else record.bytesOut += bytes
