@@ -44,6 +44,8 @@ export async function main(argv: readonly string[], build: Build): Promise<ExitC
       const { rest: files, by, from, to, format } = flags
       return (await import('./commands/usage.ts')).usage({ files, by, from, to, format })
     }
+    case 'new-key':
+      return (await import('./commands/new-key.ts')).newKey(flags.keyName)
     case 'demo':
       return (await import('./commands/demo.ts')).demo({ port, version: build.version })
     case 'serve':

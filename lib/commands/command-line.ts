@@ -7,7 +7,7 @@ import { DIMENSIONS, type Dimension } from '../usage/report.ts'
 export const HELP = `Azure OpenAI Proxy: one URL and one key in front of all your Azure OpenAI resources.
 
 Usage: azure-openai-proxy [--config FILE] [--port N]
-       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --version | --help
+       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --new-key NAME | --version | --help
        azure-openai-proxy --usage [FILE...] [--by LIST] [--from DATE] [--to DATE] [--format table|csv|json]
 
   -c, --config FILE   the config; config.yaml in the current folder if left out
@@ -16,6 +16,7 @@ Usage: azure-openai-proxy [--config FILE] [--port N]
       --check         validates the config, prints every problem with its place, and warnings
       --probe         validates, then asks every backend once, token-free, and prints a table (--json: for scripts)
       --health [URL]  asks a running proxy's /health: exit 0 healthy, 1 not
+      --new-key NAME  prints a fresh client key once, and the config lines that hold only its hash
       --usage [FILE]  sums up JSON logs (.gz too; none: standard input): requests, tokens and cost
       --by LIST       of ${DIMENSIONS.join(',')}; key,model,month if left out
       --from, --to    UTC dates such as 2026-11-01, both included
@@ -34,6 +35,7 @@ const OPTIONS = {
   probe: { type: 'boolean' },
   json: { type: 'boolean' },
   health: { type: 'boolean' },
+  'new-key': { type: 'string' },
   usage: { type: 'boolean' },
   by: { type: 'string' },
   from: { type: 'string' },
@@ -43,7 +45,7 @@ const OPTIONS = {
   help: { type: 'boolean', short: 'h' },
 } as const
 
-const COMMANDS = ['demo', 'check', 'probe', 'health', 'usage', 'version', 'help'] as const
+const COMMANDS = ['demo', 'check', 'probe', 'health', 'usage', 'new-key', 'version', 'help'] as const
 
 /** Options that go with one command only. */
 const BELONGS: Readonly<Record<string, (typeof COMMANDS)[number]>> = {
@@ -65,6 +67,8 @@ export interface Flags {
   readonly from: string | undefined
   readonly to: string | undefined
   readonly format: UsageFormat
+  /** Of the key that --new-key makes. */
+  readonly keyName: string
 }
 
 const DEFAULT_BY: readonly Dimension[] = ['key', 'model', 'month']
@@ -127,7 +131,7 @@ export function parseCommandLine(argv: readonly string[]): Flags | string {
     return error instanceof Error ? error.message : 'the command line is wrong'
   }
   const { values, positionals } = parsed
-  const asked = COMMANDS.filter(name => values[name] === true)
+  const asked = COMMANDS.filter(name => values[name] !== undefined && values[name] !== false)
   const commands = values.help === true ? asked.filter(name => name === 'help') : asked
   if (commands.length > 1) return `--${commands.join(' and --')} do not go together`
   const command: Flags['command'] = commands[0] ?? 'serve'
@@ -141,6 +145,7 @@ export function parseCommandLine(argv: readonly string[]): Flags | string {
     from: values.from,
     to: values.to,
     format: 'table',
+    keyName: values['new-key'] ?? '',
   }
   if (command === 'help') return flags
   const stray = positionals[maxRest(command)]

@@ -1,10 +1,12 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
 // The command line as users' scripts see it: flags, exit codes, and what is printed where. PROXY_BIN=FILE tests a packaged program.
 import { execFile } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { flags, read } from '../fixtures/deploy-files.ts'
+import { flags, load, read } from '../fixtures/deploy-files.ts'
 import { configFor } from '../fixtures/run-proxy.ts'
 import { ask, CHAT, runToEnd, spawnProxy, startProxy } from '../fixtures/spawn-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
@@ -40,6 +42,26 @@ t.test('--version prints the version of the package alone', async t => {
   t.match(commit, /^[0-9a-f]+$/)
 })
 
+t.test('--new-key prints a fresh key once, and config lines that hold only its hash', async t => {
+  for (const name of ['team-a', 'a: "quoted" ${x} # name']) {
+    const { code, stdout, stderr } = await runToEnd(t, ['--new-key', name])
+    t.same({ code, stderr }, { code: 0, stderr: '' })
+    const keys = stdout.match(/\bsk-[\w-]+/g) ?? []
+    t.equal(keys.length, 1, 'once')
+    const lines = stdout.slice(stdout.indexOf('- name:'))
+    const models = 'models: {m: {backends: [{endpoint: "https://r.openai.azure.com", api_key: k}]}}'
+    const result = load(`auth:\n  keys:\n    ${lines}${models}\n`)
+    const hash = createHash('sha256').update(keys[0] ?? '')
+    const read = result.kind === 'ok' ? result.config.auth.keys : []
+    t.same(
+      read.map(key => [key.name, key.digest.toString('hex')]),
+      [[name, hash.digest('hex')]],
+    )
+    const again = await runToEnd(t, ['--new-key', name])
+    t.not(again.stdout, stdout, 'another each time')
+  }
+})
+
 t.test('--help names every flag and every exit code, on standard output', async t => {
   const { code, stdout, stderr } = await runToEnd(t, ['--help'])
   t.same({ code, stderr }, { code: 0, stderr: '' })
@@ -54,6 +76,9 @@ t.test(
       [['--konfig', 'x'], /--konfig/],
       [['--port', '70000'], /--port takes a whole number from 0 to 65535/],
       [['--check', '--probe'], /--check and --probe do not go together/],
+      [['--new-key'], /new-key/],
+      [['--new-key', ''], /--new-key takes a name/],
+      [['--new-key', 'a', '--check'], /do not go together/],
       [['stray'], /unexpected argument "stray"/],
       [['mine.yaml'], /unexpected argument "mine\.yaml"; did you mean --config mine\.yaml\?/],
       [['--cofnig', 'x'], /there is no --cofnig; did you mean --config\?/],
