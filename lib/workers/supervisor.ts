@@ -24,6 +24,35 @@ export interface SupervisorOptions {
   readonly log: Log
   /** Sums of the days and months of keys. */
   readonly ledger: UsageLedger
+  /** Starts a worker process; left out: a fork of this program. */
+  readonly spawn?: (args: unknown) => WorkerProcess
+}
+
+/** What the primary needs of a worker process. */
+export interface WorkerProcess {
+  readonly id: number
+  readonly pid: number | undefined
+  /** Does nothing where the process does not hear any more. */
+  send(message: ToWorker): void
+  /** Ends it at once. */
+  kill(): void
+  onMessage(hear: (message: unknown) => void): void
+  onExit(ended: (code: number | null, signal: string | null) => void): void
+}
+
+function fork(args: unknown): WorkerProcess {
+  const worker: Worker = cluster.fork({ [WORKER_ARGS]: JSON.stringify(args) })
+  worker.on('error', () => undefined)
+  return {
+    id: worker.id,
+    pid: worker.process.pid,
+    send(message) {
+      if (worker.isConnected()) worker.send(message, () => undefined)
+    },
+    kill: () => void worker.process.kill('SIGKILL'),
+    onMessage: hear => void worker.on('message', hear),
+    onExit: ended => void worker.once('exit', ended),
+  }
 }
 
 export type Started =
@@ -40,7 +69,7 @@ export interface Supervisor {
 }
 
 interface Acting extends SupervisorOptions {
-  readonly running: Map<number, Worker>
+  readonly running: Map<number, WorkerProcess>
   readonly services: PrimaryServices
   readonly tell: (id: number, message: ToWorker) => void
   readonly fork: () => void
@@ -69,7 +98,7 @@ function act(effect: Effect, acting: Acting): void {
       tell(effect.id, { kind: 'shutdown' })
       return
     case 'kill':
-      running.get(effect.id)?.process.kill('SIGKILL')
+      running.get(effect.id)?.kill()
       return
     case 'listening':
       acting.onStarted({ kind: 'listening', port: effect.port })
@@ -79,12 +108,12 @@ function act(effect: Effect, acting: Acting): void {
       return
     case 'log_death': {
       const { id, code, signal, inMs } = effect
-      const pid = running.get(id)?.process.pid ?? null
+      const pid = running.get(id)?.pid ?? null
       log.error('worker died and is replaced', { pid, code, signal, in_ms: inMs })
       return
     }
     case 'log_cannot_listen': {
-      const pid = running.get(effect.id)?.process.pid ?? null
+      const pid = running.get(effect.id)?.pid ?? null
       log.error('worker cannot listen', { pid, error: effect.message })
       return
     }
@@ -99,30 +128,24 @@ function act(effect: Effect, acting: Acting): void {
 }
 
 export function createSupervisor(options: SupervisorOptions): Supervisor {
-  const { workers, args, texts, clock } = options
-  const running = new Map<number, Worker>()
+  const { workers, args, texts, clock, spawn = fork } = options
+  const running = new Map<number, WorkerProcess>()
   let state = INITIAL
   let onStarted: (started: Started) => void = () => undefined
   let onAllGone: () => void = () => undefined
 
-  const tell = (id: number, message: ToWorker): void => {
-    const worker = running.get(id)
-    if (worker?.isConnected() === true) worker.send(message, () => undefined)
-  }
+  const tell = (id: number, message: ToWorker): void => running.get(id)?.send(message)
   const services = createPrimaryServices(clock, tell, options.ledger)
 
-  const fork = (): void => {
-    const worker = cluster.fork({ [WORKER_ARGS]: JSON.stringify(args) })
+  const startOne = (): void => {
+    const worker = spawn(args)
     const { id } = worker
     running.set(id, worker)
-    worker.on('message', message => {
+    worker.onMessage(message => {
       // What a worker said before its end may arrive after it.
       if (isMessage(message) && state.workers.has(id)) hear(id, message)
     })
-    worker.on('error', () => undefined)
-    worker.once('exit', (code: number | null, signal: string | null) =>
-      happened({ kind: 'exited', id, code, signal, atMs: clock.nowMs() }),
-    )
+    worker.onExit((code, signal) => happened({ kind: 'exited', id, code, signal, atMs: clock.nowMs() }))
     happened({ kind: 'forked', id, atMs: clock.nowMs() })
   }
 
@@ -146,7 +169,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   const happened = (event: SupervisionEvent): void => {
     const { next, effects } = decide(state, event)
     state = next
-    const acting = { ...options, running, services, tell, fork, happened, onStarted, onAllGone }
+    const acting = { ...options, running, services, tell, fork: startOne, happened, onStarted, onAllGone }
     for (const effect of effects) act(effect, acting)
   }
 

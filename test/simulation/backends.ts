@@ -1,6 +1,7 @@
 // The simulated resources: they take connections, read what the proxy sends, and answer by the plan. What they were asked, and
 // what they meant to answer, is kept: it is what the checks compare with.
 import type net from 'node:net'
+import type { Transport, WireRequest } from '../../lib/http1/send.ts'
 import { type Answer, type Asked, errorAnswer, foreignState, soundAnswer, troubledAnswer } from './answers.ts'
 import type { Engine, Host } from './engine.ts'
 import { createMessageReader, type ReadMessage } from './http-text.ts'
@@ -17,17 +18,20 @@ export interface Attempt {
   /** The backend's index; of a probe or lookup the first one of its resource. */
   readonly backend: number
   readonly process: number
+  /** When the proxy decided for it; the request goes out when the connection stands. */
   readonly sentMs: number
   /** The connection had brought an answer before. */
-  readonly reused: boolean
+  reused: boolean
   arrivedMs: number | undefined
   answer: Answer | undefined
   /** The last piece has reached the proxy. */
   answeredMs: number | undefined
   /** The first piece has. */
   begunMs: number | undefined
-  /** The proxy closed the connection while this was its business. */
+  /** The proxy gave it up, or its connection. */
   droppedMs: number | undefined
+  /** The proxy has learnt that no answer comes. */
+  failedMs: number | undefined
   /** The connection's end or reset has reached the proxy while this was its business. */
   lostMs: number | undefined
   /** Which of its resource's backends was meant cannot be told: it reads a stored object. */
@@ -37,7 +41,9 @@ export interface Attempt {
 }
 
 export interface Backends {
-  connect(process: number, host: Host, target: string, options: net.SocketConstructorOpts): net.Socket
+  connect(host: Host, target: string, options: { readonly onread?: net.OnReadOpts | undefined }): net.Socket
+  /** A transport whose requests are known from the moment when the proxy decides for them. */
+  watch(process: number, transport: Transport): Transport
   /** Every attempt so far. */
   readonly attempts: readonly Attempt[]
   of(requestId: string): readonly Attempt[]
@@ -131,31 +137,38 @@ export function createBackends(deps: BackendsDeps): Backends {
     return Math.ceil(((1 - state.tokens) / bucket.perSecond) * 1000)
   }
 
-  const identify = (host: string, text: string): Pick<Attempt, 'kind' | 'requestId' | 'backend'> => {
+  const identify = (
+    host: string,
+    { method, path, headers }: WireRequest,
+    body: string,
+  ): Pick<Attempt, 'kind' | 'requestId' | 'backend'> => {
     const [first = 0] = indicesOf(host)
-    const requestId = /\r\nx-client-request-id: (\w+)/i.exec(text)?.[1] ?? ''
-    if (requestId === '') return { kind: /^GET \S*\/models/.test(text) ? 'probe' : 'lookup', requestId, backend: first }
-    const deployment = /\/deployments\/(\w+)\//.exec(text)?.[1] ?? /"model":"(\w+)"/.exec(text)?.[1]
+    const at = headers.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'x-client-request-id')
+    const requestId = at === -1 ? '' : (headers[at + 1] ?? '')
+    if (requestId === '')
+      return { kind: method === 'GET' && /\/models/.test(path) ? 'probe' : 'lookup', requestId, backend: first }
+    const deployment = /\/deployments\/(\w+)\//.exec(path)?.[1] ?? /"model":"(\w+)"/.exec(body)?.[1]
     const backend = plan.backends.findIndex(candidate => candidate.host === host && candidate.deployment === deployment)
     return { kind: 'request', requestId, backend: backend === -1 ? first : backend }
   }
 
-  const sent = (process: number, connection: Connection, text: string): void => {
-    if (!/^[A-Z]+ \S+ HTTP\/1\.1\r\n/.test(text)) return
+  const begin = (process: number, wire: WireRequest, body: readonly Buffer[]): Attempt => {
+    const host = wire.endpoint.hostname
     const attempt: Attempt = {
       number: attempts.length,
-      ...identify(connection.host, text),
-      host: connection.host,
+      ...identify(host, wire, Buffer.concat([...body]).toString('latin1')),
+      host,
       process,
       sentMs: engine.nowMs(),
-      reused: connection.used,
+      reused: false,
       arrivedMs: undefined,
       answer: undefined,
       answeredMs: undefined,
       begunMs: undefined,
       droppedMs: undefined,
+      failedMs: undefined,
       lostMs: undefined,
-      ambiguous: !text.startsWith('POST ') && indicesOf(connection.host).length > 1,
+      ambiguous: wire.method !== 'POST' && indicesOf(host).length > 1,
       refusedByBucket: false,
     }
     attempts.push(attempt)
@@ -164,8 +177,13 @@ export function createBackends(deps: BackendsDeps): Backends {
       if (known === undefined) byRequest.set(attempt.requestId, [attempt])
       else known.push(attempt)
     }
-    connection.attempt = attempt
-    deps.onSent(attempt)
+    return attempt
+  }
+
+  /** A request head goes out on a connection. */
+  const sent = (connection: Connection, text: string): void => {
+    const number = /^[A-Z]+ \S+ HTTP\/1\.1\r\n[\s\S]*?\r\nx-attempt: (\d+)\r\n/.exec(text)?.[1]
+    if (number !== undefined) connection.attempt = attempts[Number(number)]
   }
 
   const askedOf = (attempt: Attempt, { line, body }: ReadMessage): Asked & { readonly names: string | undefined } => {
@@ -337,7 +355,35 @@ export function createBackends(deps: BackendsDeps): Backends {
         }
       }
     },
-    connect(process, host, target, options) {
+    watch: (process, transport) => ({
+      ...transport,
+      send(wire, body, options, handler) {
+        const attempt = begin(process, wire, body)
+        deps.onSent(attempt)
+        const headers = [...wire.headers, 'x-attempt', String(attempt.number)]
+        const under = transport.send({ ...wire, headers }, body, options, {
+          connecting: () => handler.connecting?.(),
+          connected: () => handler.connected(),
+          head: (head, response) => handler.head(head, response),
+          switched: (head, socket, rest) => handler.switched(head, socket, rest),
+          failed(error, stale) {
+            attempt.failedMs = engine.nowMs()
+            handler.failed(error, stale)
+          },
+        })
+        attempt.reused = !under.connecting
+        return {
+          get connecting() {
+            return under.connecting
+          },
+          destroy() {
+            if (attempt.begunMs === undefined) attempt.droppedMs ??= engine.nowMs()
+            under.destroy()
+          },
+        }
+      },
+    }),
+    connect(host, target, options) {
       const connection: Connection = {
         host: target,
         peer: undefined,
@@ -350,7 +396,7 @@ export function createBackends(deps: BackendsDeps): Backends {
       }
       connections.add(connection)
       const watch = {
-        wrote: (text: string) => sent(process, connection, text),
+        wrote: (text: string) => sent(connection, text),
         destroyed() {
           connection.open = false
           connections.delete(connection)

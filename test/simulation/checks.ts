@@ -1,6 +1,6 @@
 // The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the clients saw;
 // the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
-import { isAvailable, isEjected } from '../../lib/balancer/health.ts'
+import { isAvailable, isEjected, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -57,6 +57,11 @@ const STALE_MS = 1_000
 /** Capacity that nobody is woken for is a fault when it lasts; a wake may be a turn away. */
 const WAKE_MS = 30
 
+/** Nothing of it is under way any more. */
+function isOver({ answeredMs, droppedMs, failedMs }: Attempt): boolean {
+  return answeredMs !== undefined || droppedMs !== undefined || failedMs !== undefined
+}
+
 export function createChecks(deps: ChecksDeps): Checks {
   const { engine, plan, latencyMs } = deps
   const { backends: specs, settings } = plan
@@ -106,7 +111,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const checkAbort = (asking: Asking): void => {
     if (asking.process.host.gone || asking.process.host.frozenUntilMs + ABORT_MS > engine.nowMs()) return
     for (const attempt of deps.backends().of(asking.id)) {
-      if (attempt.droppedMs === undefined && attempt.answeredMs === undefined) {
+      if (!isOver(attempt)) {
         violate(
           4,
           'abort',
@@ -192,10 +197,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         !process.host.gone &&
         process.host.frozenUntilMs < engine.nowMs() &&
         engine.nowMs() > sentMs + latencyMs &&
-        deps
-          .backends()
-          .of(id)
-          .every(({ answeredMs, droppedMs }) => answeredMs !== undefined || droppedMs !== undefined),
+        deps.backends().of(id).every(isOver),
     )
 
   /** Invariant 7: nobody waits while what it could use is idle. */
@@ -264,7 +266,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (isAvailable(member.health, nowMs)) return `${spec.name} was sound, available, and never asked`
       const throttled = specs.some(({ name }) => {
         const other = memberOf(asking.process, name)
-        return other !== undefined && other.health.throttledUntilMs > nowMs
+        return other !== undefined && throttledForMs(other.health, nowMs) > 0
       })
       if (throttled || asking.process.proxy.app.inFlight() > 3) continue
       return `${spec.name} was sound, and never asked though all were out`

@@ -19,14 +19,14 @@ export interface Mutant {
 export const MUTANTS: readonly Mutant[] = [
   {
     name: 'a lease that ends does not give its place back',
-    file: 'lib/balancer/health.ts',
-    text: '        health.inFlight--\n',
+    file: 'lib/balancer/health-lease.ts',
+    text: '    health.inFlight--\n',
     replacement: '',
   },
   {
     name: 'a later, shorter throttle cuts a longer one',
-    file: 'lib/balancer/health.ts',
-    text: 'if (untilMs <= health.throttledUntilMs) return',
+    file: 'lib/balancer/health-requests.ts',
+    text: 'if (untilMs <= state.throttle.untilMs) return endThrottleTrial(alive, event)',
     replacement: '',
   },
   {

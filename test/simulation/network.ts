@@ -287,7 +287,7 @@ const NOTHING: PeerEvents = { data: () => undefined, gone: () => undefined }
 export function dial(
   engine: Engine,
   options: Omit<LinkOptions, 'latencyMs' | 'windowBytes'> & Partial<LinkOptions>,
-  socketOptions: net.SocketConstructorOpts & { readonly onread?: net.OnReadOpts },
+  socketOptions: { readonly onread?: net.OnReadOpts | undefined },
   answer: () => Dialled,
 ): net.Socket {
   const full = { latencyMs: DEFAULT_LATENCY_MS, windowBytes: DEFAULT_WINDOW_BYTES, ...options }

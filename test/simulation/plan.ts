@@ -123,7 +123,7 @@ export type PlanEvent =
   | { readonly kind: 'eject' | 'restore'; readonly atMs: number; readonly backend: number; readonly process: number }
   /** `without`: a backend that the new config does not have; undefined: all of them, one weight changed. */
   | { readonly kind: 'reload'; readonly atMs: number; readonly without: number | undefined }
-  | { readonly kind: 'kill'; readonly atMs: number; readonly process: number; readonly againAfterMs: number }
+  | { readonly kind: 'kill'; readonly atMs: number; readonly process: number }
 
 export interface WorldPlan {
   readonly seed: number
@@ -342,7 +342,7 @@ function drawTroubles(dice: Dice, backends: number, spanMs: number): readonly Tr
     const connects = trouble.kind === 'unconnectable' || trouble.kind === 'black_hole' || trouble.kind === 'restart'
     return {
       kind: 'trouble',
-      atMs: between(0, spanMs),
+      atMs: STARTED_MS + between(0, spanMs),
       forMs: brief ? 0 : one([50, 300, 1_000, 3_000, 8_000]),
       backend: only ?? between(0, backends - 1),
       scope: connects || brief ? 'all' : one(['all', 'requests', 'requests', 'probes']),
@@ -358,25 +358,38 @@ function drawOthers(dice: Dice, backends: number, processes: number, spanMs: num
   const process = (): number => between(0, processes - 1)
   if (chance(0.15)) {
     const backend = between(0, backends - 1)
-    const atMs = between(0, spanMs)
+    const atMs = STARTED_MS + between(0, spanMs)
     events.push({ kind: 'eject', atMs, backend, process: process() })
     events.push({ kind: 'restore', atMs: atMs + between(1, 4_000), backend, process: process() })
   } else if (chance(0.1)) {
-    events.push({ kind: 'restore', atMs: between(0, spanMs), backend: between(0, backends - 1), process: process() })
+    events.push({
+      kind: 'restore',
+      atMs: STARTED_MS + between(0, spanMs),
+      backend: between(0, backends - 1),
+      process: process(),
+    })
   }
   if (chance(0.1)) {
     const without = backends > 1 && chance(0.4) ? between(0, backends - 1) : undefined
-    const atMs = between(0, spanMs)
+    const atMs = STARTED_MS + between(0, spanMs)
     events.push({ kind: 'reload', atMs, without })
     if (without !== undefined) events.push({ kind: 'reload', atMs: atMs + between(1, 3_000), without: undefined })
   }
   if (chance(0.1))
-    events.push({ kind: 'freeze', atMs: between(0, spanMs), forMs: between(100, 4_000), process: process() })
+    events.push({
+      kind: 'freeze',
+      atMs: STARTED_MS + between(0, spanMs),
+      forMs: between(100, 4_000),
+      process: process(),
+    })
   if (processes > 1 && chance(0.4)) {
-    events.push({ kind: 'kill', atMs: between(0, spanMs), process: process(), againAfterMs: between(1, 1_000) })
+    events.push({ kind: 'kill', atMs: STARTED_MS + between(0, spanMs), process: process() })
   }
   return events
 }
+
+/** By then the workers of a proxy with several serve. */
+const STARTED_MS = 250
 
 /**
  * All of a world, from its seed.
@@ -395,7 +408,7 @@ export function drawPlan(seed: number, letsIn: (event: PlanEvent) => boolean): W
   ]
   const created: string[] = []
   const requests = between(8, 26)
-  let atMs = between(1, 200)
+  let atMs = STARTED_MS + between(1, 200)
   for (let i = 0; i < requests; i++) {
     const request = drawRequest(dice, i, atMs, processes, created)
     if (request.form === 'create' || request.form === 'create_stream') created.push(request.id)

@@ -1,10 +1,15 @@
 // The proxy's processes of a world: the real thing, with this world's clock, chance, connections and messages.
 import type { TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'
 import type { Member } from '../../lib/balancer/pool.ts'
+import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { parseEndpoint } from '../../lib/config/endpoint.ts'
 import type { BackendConfig, Config, Endpoint } from '../../lib/config/types.ts'
+import { createTransport } from '../../lib/http1/send.ts'
 import { createLog } from '../../lib/log.ts'
-import { createProxy, type ProxyServer } from '../../lib/server/proxy.ts'
+import { createProxy, type ProxyOptions, type ProxyServer } from '../../lib/server/proxy.ts'
+import type { FileTexts, FromWorker, StateUpdate, ToWorker } from '../../lib/workers/messages.ts'
+import { createPeers } from '../../lib/workers/peers.ts'
+import { createSupervisor, type WorkerProcess } from '../../lib/workers/supervisor.ts'
 import { readConfig } from '../fixtures/run-proxy.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 import type { Backends } from './backends.ts'
@@ -115,97 +120,208 @@ export interface ProcessesDeps {
 }
 
 export interface Processes {
-  /** Those that live, by index; a place is empty between a death and the next start. */
+  /** Those that serve, by the slot in which clients know them; a place is empty between a death and the next start. */
   readonly all: readonly (Process | undefined)[]
-  /** Every process that ever was. */
+  /** Every process that ever served. */
   readonly ever: readonly Process[]
   reload(without: number | undefined): void
-  kill(index: number, againAfterMs: number): void
+  kill(slot: number): void
+  /** All of them stand still, or one does. */
+  freeze(slot: number, forMs: number): void
   shutdown(): Promise<void>
 }
 
-export function createProcesses({ engine, plan, configOf, backends, onLine, trace }: ProcessesDeps): Processes {
+/** What starting a program takes. */
+const START_MS = 40
+/** What a shutdown leaves to requests in flight. */
+const GRACE_MS = 5_000
+
+/** One process of a world that serves; `among` is what it has as one of several. */
+function createProcess(
+  { engine, plan, backends, onLine, trace }: ProcessesDeps,
+  config: Config,
+  slot: number,
+  number: number,
+  host: Host,
+  among: Pick<ProxyOptions, 'shareWith' | 'peers'>,
+): Process {
+  const clock = engine.clockOf(host)
+  const lines: LogLine[] = []
+  const log = createLog({
+    clock,
+    level: () => 'info',
+    format: () => 'json',
+    write(text) {
+      trace(() => `p${slot} log ${text.trimEnd()}`)
+      const line: LogLine = JSON.parse(text)
+      lines.push(line)
+      onLine(process, line)
+    },
+  })
+  const transport = createTransport(clock, {
+    makeSocket(_, options) {
+      const target = 'host' in options ? (options.host ?? '') : ''
+      return backends().connect(host, target, 'onread' in options ? { onread: options.onread } : {})
+    },
+  })
+  const proxy = createProxy({
+    config,
+    version: 'simulated',
+    clock,
+    random: seededRandom(plan.seed * 31 + number),
+    log,
+    tokenAuthorizer: NO_TOKENS,
+    transport: backends().watch(slot, transport),
+    ...among,
+  })
+  const process: Process = { index: slot, host, proxy, lines }
+  return process
+}
+
+/** Several processes: the real supervisor in a primary of its own, its workers, and messages that take their time. */
+function createWorkers(deps: ProcessesDeps): Processes {
+  const { engine, plan, configOf, trace } = deps
   const all: (Process | undefined)[] = []
   const ever: Process[] = []
-  let config = configOf(plan, undefined)
-  let leader: Process | undefined
+  const exits = new Map<Host, () => void>()
+  const primary = createHost('primary')
+  const clock = engine.clockOf(primary)
+  let without: number | undefined
+  let started = 0
 
-  const lead = (): void => {
-    if (leader !== undefined && !leader.host.gone) return
-    leader = all.find(candidate => candidate !== undefined)
-    leader?.proxy.startProbes()
-  }
+  const later = (run: () => void, host: Host): void => engine.at(engine.nowMs() + plan.messageMs, run, host)
+  /** JSON, as between processes. */
+  const copy = <T>(value: T): T => JSON.parse(JSON.stringify(value))
 
-  const share = (from: Process, items: Parameters<ProxyServer['learn']>[0]): void => {
-    const text = JSON.stringify(items)
-    trace(() => `p${from.index} shares ${text}`)
-    engine.at(engine.nowMs() + plan.messageMs, () => {
-      for (const to of all) {
-        if (to === undefined || to === from) continue
-        engine.at(engine.nowMs() + plan.messageMs, () => to.proxy.learn(JSON.parse(text)), to.host)
+  const spawn = (): WorkerProcess => {
+    const number = ++started
+    const host = createHost(`w${number}`)
+    let hear: (message: unknown) => void = () => undefined
+    let ended: (code: number | null, signal: string | null) => void = () => undefined
+    let process: Process | undefined
+    let slot = -1
+    const workerClock = engine.clockOf(host)
+
+    const say = (message: FromWorker): void => {
+      const sent = copy(message)
+      if (message.kind === 'share') trace(() => `${host.name} shares ${JSON.stringify(message.items)}`)
+      later(() => hear(sent), primary)
+    }
+    const peers = createPeers(workerClock, say)
+    const exit = (code: number | null, signal: string | null): void => {
+      if (host.gone) return
+      host.gone = true
+      if (process !== undefined && all[slot] === process) all[slot] = undefined
+      for (const die of host.deaths) die()
+      later(() => ended(code, signal), primary)
+    }
+    exits.set(host, () => exit(null, 'SIGKILL'))
+
+    const start = (message: ToWorker & { readonly kind: 'start' }): void => {
+      slot = Array.from({ length: plan.processes }, (_, i) => i).find(i => all[i] === undefined) ?? plan.processes
+      const share = (items: readonly StateUpdate[]): void => say({ kind: 'share', items })
+      const made = createProcess(deps, configFrom(message.texts), slot, number, host, { shareWith: share, peers })
+      process = made
+      made.proxy.applyUpdates(message.items)
+      all[slot] = made
+      ever.push(made)
+      say({ kind: 'ready', port: 3000 })
+    }
+    const configFrom = (texts: FileTexts): Config => {
+      const text = texts[0]?.[1] ?? ''
+      return configOf(plan, text === '' ? undefined : Number(text))
+    }
+    /** As commands/serve-worker.ts does it. */
+    const take = (message: ToWorker): void => {
+      const proxy = process?.proxy
+      if (message.kind === 'start') start(message)
+      else if (proxy === undefined) return
+      else if (message.kind === 'share') proxy.applyUpdates(message.items)
+      else if (message.kind === 'lead') proxy.startProbes()
+      else if (message.kind === 'count') say({ kind: 'counted', round: message.round, state: proxy.state() })
+      else if (message.kind === 'gathered' || message.kind === 'admission') peers.onReply(message)
+      else if (message.kind === 'reload') proxy.reload(configFrom(message.texts), undefined)
+      else if (message.kind === 'shutdown') {
+        proxy.shutdown(GRACE_MS).then(() => {
+          say({ kind: 'counted', round: null, state: proxy.state() })
+          exit(0, null)
+        })
       }
-    })
-  }
-
-  const start = (index: number): void => {
-    const host = createHost(`p${index}`)
-    const clock = engine.clockOf(host)
-    const lines: LogLine[] = []
-    const log = createLog({
-      clock,
-      level: () => 'info',
-      format: () => 'json',
-      write(text) {
-        trace(() => `p${index} log ${text.trimEnd()}`)
-        const line: LogLine = JSON.parse(text)
-        lines.push(line)
-        onLine(process, line)
+    }
+    engine.at(engine.nowMs() + START_MS, () => say({ kind: 'awake' }), host)
+    return {
+      id: number,
+      pid: number,
+      send(message) {
+        const sent = copy(message)
+        later(() => take(sent), host)
       },
-    })
-    const proxy = createProxy({
-      config,
-      version: 'simulated',
-      clock,
-      random: seededRandom(plan.seed * 31 + ever.length),
-      log,
-      tokenAuthorizer: NO_TOKENS,
-      makeSocket: (_, options) =>
-        backends().connect(index, host, 'host' in options ? (options.host ?? '') : '', options),
-      ...(plan.processes > 1 ? { shareWith: items => share(process, items) } : {}),
-    })
-    const process: Process = { index, host, proxy, lines }
-    all[index] = process
-    ever.push(process)
-    lead()
+      kill: () => exit(null, 'SIGKILL'),
+      onMessage(run) {
+        hear = run
+      },
+      onExit(run) {
+        ended = run
+      },
+    }
   }
 
-  for (let i = 0; i < plan.processes; i++) start(i)
-
+  const log = createLog({
+    clock,
+    level: () => 'info',
+    format: () => 'json',
+    write: text => trace(() => `primary log ${text.trimEnd()}`),
+  })
+  const supervisor = createSupervisor({
+    workers: plan.processes,
+    args: {},
+    texts: () => [['config.yaml', without === undefined ? '' : String(without)]],
+    clock,
+    log,
+    ledger: createUsageLedger({ clock, file: undefined, onProblem: () => undefined }),
+    spawn,
+  })
+  supervisor.start()
   return {
     all,
     ever,
-    reload(without) {
-      config = configOf(plan, without)
-      const taken = config
-      for (const process of all) {
-        if (process === undefined) continue
-        engine.at(engine.nowMs() + plan.messageMs, () => process.proxy.reload(taken, undefined), process.host)
-      }
+    reload(index) {
+      without = index
+      supervisor.reload()
     },
-    kill(index, againAfterMs) {
-      const process = all[index]
-      if (process === undefined) return
-      trace(() => `p${index} is killed`)
-      process.host.gone = true
-      all[index] = undefined
-      for (const die of process.host.deaths) die()
-      lead()
-      engine.at(engine.nowMs() + againAfterMs, () => start(index))
+    kill(slot) {
+      const host = all[slot]?.host
+      if (host === undefined) return
+      trace(() => `p${slot} is killed`)
+      exits.get(host)?.()
     },
-    async shutdown() {
-      await Promise.all(all.map(process => process?.proxy.shutdown(5_000)))
+    freeze(slot, forMs) {
+      const host = all[slot]?.host ?? primary
+      host.frozenUntilMs = engine.nowMs() + forMs
     },
+    shutdown: () => supervisor.shutdown(GRACE_MS),
   }
+}
+
+/** One process alone. */
+function createSingle(deps: ProcessesDeps): Processes {
+  const { engine, plan, configOf } = deps
+  const process = createProcess(deps, configOf(plan, undefined), 0, 0, createHost('p0'), {})
+  process.proxy.startProbes()
+  return {
+    all: [process],
+    ever: [process],
+    reload: without => process.proxy.reload(configOf(plan, without), undefined),
+    kill: () => undefined,
+    freeze(_, forMs) {
+      process.host.frozenUntilMs = engine.nowMs() + forMs
+    },
+    shutdown: () => process.proxy.shutdown(GRACE_MS),
+  }
+}
+
+export function createProcesses(deps: ProcessesDeps): Processes {
+  return deps.plan.processes === 1 ? createSingle(deps) : createWorkers(deps)
 }
 
 /** A backend's place in a process's pool, by the backend's name; undefined where the config in force does not have it. */

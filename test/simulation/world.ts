@@ -134,11 +134,9 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
       case 'trouble':
         backends.begin(event)
         return
-      case 'freeze': {
-        const process = processes.all[event.process]
-        if (process !== undefined) process.host.frozenUntilMs = engine.nowMs() + event.forMs
+      case 'freeze':
+        processes.freeze(event.process, event.forMs)
         return
-      }
       case 'eject':
       case 'restore':
         checks.steered(event.kind, event.backend)
@@ -153,7 +151,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         return
       case 'kill':
         checks.killed(event.process)
-        processes.kill(event.process, event.againAfterMs)
+        processes.kill(event.process)
     }
   }
 
