@@ -8,6 +8,8 @@ const NOT_YET: ReadonlySet<string> = new Set([
   '1 error',
   '2 out',
   '3 probe',
+  '3 throttled',
+  '3 tier',
   '3 unavailable',
   '3 weights',
   '4 twice',

@@ -304,7 +304,7 @@ function drawRequest(
   index: number,
   atMs: number,
   processes: number,
-  created: readonly string[],
+  created: readonly RequestEvent[],
 ): RequestEvent {
   const { one, between, chance, random } = dice
   const hostile = chance(0.12)
@@ -314,16 +314,18 @@ function drawRequest(
       ? ['chat', 'chat', 'stream', 'stream', 'create', 'create_stream', 'embeddings']
       : ['chat', 'chat', 'stream', 'stream', 'create', 'follow_up', 'follow_up', 'read']
   const form: RequestForm = hostile ? one<RequestForm>(['chat', 'stream']) : one(forms)
+  const isAbout = about !== undefined && (form === 'follow_up' || form === 'read')
   return {
     kind: 'request',
     atMs,
     id: `q${index}`,
-    key: hostile ? 'hostile' : chance(0.1) ? 'limited' : 'good',
+    // Only the key that made a response may go on from it.
+    key: isAbout ? about.key : hostile ? 'hostile' : chance(0.1) ? 'limited' : 'good',
     form,
     connection: chance(0.6) ? between(0, 3) : 1000 + index,
     process: between(0, processes - 1),
     poison: hostile ? drawPoison(dice) : undefined,
-    about: form === 'follow_up' || form === 'read' ? about : undefined,
+    about: isAbout ? about.id : undefined,
     leavesAfterMs: chance(0.08) ? between(0, 800) : undefined,
     stallMs: chance(0.05) ? between(100, 1500) : undefined,
     effort: chance(0.1) ? between(2, 8) : 1,
@@ -406,12 +408,12 @@ export function drawPlan(seed: number, letsIn: (event: PlanEvent) => boolean): W
     ...drawTroubles(dice, backends.length, spanMs),
     ...drawOthers(dice, backends.length, processes, spanMs),
   ]
-  const created: string[] = []
+  const created: RequestEvent[] = []
   const requests = between(8, 26)
   let atMs = STARTED_MS + between(1, 200)
   for (let i = 0; i < requests; i++) {
     const request = drawRequest(dice, i, atMs, processes, created)
-    if (request.form === 'create' || request.form === 'create_stream') created.push(request.id)
+    if (request.form === 'create' || request.form === 'create_stream') created.push(request)
     events.push(request)
     // Bursts and pauses.
     atMs += chance(0.35) ? between(0, 5) : between(10, (2 * spanMs) / requests)
