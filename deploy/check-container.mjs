@@ -2,7 +2,7 @@
 // are installed (BUILDAH_STORAGE=vfs: where overlay file systems are not to be had). Says plainly what ran and what did not.
 // `--static`: our own check alone; `--root FOLDER`: of another tree.
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -154,7 +154,8 @@ function composeCheck(root, print) {
   const work = mkdtempSync(join(tmpdir(), 'container-check-'))
   try {
     cpSync(join(root, 'docker-compose.yml'), join(work, 'docker-compose.yml'))
-    writeFileSync(join(work, 'config.yaml'), '')
+    mkdirSync(join(work, 'config'))
+    writeFileSync(join(work, 'config', 'config.yaml'), '')
     const { kind, said } = run('docker-compose', ['config', '-q'], { cwd: work })
     if (kind === 'absent') print('docker-compose config: NOT RUN: docker-compose is not installed')
     else print(`docker-compose config: ${kind === 'ok' ? 'ok' : `FAILED\n${said}`}`)

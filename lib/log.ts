@@ -23,6 +23,8 @@ export interface LogOptions {
   readonly level: () => LogLevel
   readonly format: () => 'json' | 'text'
   readonly write: (line: string) => void
+  /** Colours the text format; for terminals. */
+  readonly colour?: boolean
 }
 
 const RANK: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 }
@@ -40,8 +42,72 @@ function textValue(value: string | number | boolean | null): string {
   return /^[\w./:@+-]+$/.test(value) ? value : plain(JSON.stringify(value))
 }
 
-function textLine(time: string, level: LogLevel, msg: string, fields: LogFields): string {
-  const shared = [time.slice(11, 23), level.toUpperCase().padEnd(5), msg]
+/** SGR codes of ECMA-48, as every terminal knows them. */
+const COLOURS = { red: 31, green: 32, yellow: 33, blue: 34, dim: 2, bold: 1 } as const
+type Paint = (colour: keyof typeof COLOURS, text: string) => string
+
+const COLOURED: Paint = (colour, text) => `\u001b[${COLOURS[colour]}m${text}\u001b[0m`
+const UNCOLOURED: Paint = (_colour, text) => text
+
+const LEVEL_COLOURS = { debug: 'dim', info: 'blue', warn: 'yellow', error: 'red' } as const
+
+/** Fields of a request's line that have their place in front. */
+const REQUEST_FIELDS: ReadonlySet<string> = new Set([
+  'status',
+  'duration_ms',
+  'model',
+  'backend',
+  'attempts',
+  'key',
+  'method',
+  'path',
+  'prompt_tokens',
+  'completion_tokens',
+  'error',
+])
+/** Left out for people: JSON has them. */
+const UNSHOWN_FIELDS: ReadonlySet<string> = new Set(['ttfb_ms', 'bytes_in', 'bytes_out', 'stream', 'cached_tokens'])
+
+function shown(value: LogFields[string]): string {
+  return value === undefined || value === null ? '-' : plain(String(value))
+}
+
+function statusText(status: number, paint: Paint): string {
+  const colour = status >= 500 || status === 0 ? 'red' : status >= 400 ? 'yellow' : 'green'
+  return paint(colour, String(status).padStart(3))
+}
+
+/** What people look for first: status, milliseconds, where it went, how often it was tried, whose it was; its id comes last. */
+function requestText(fields: LogFields, paint: Paint): string {
+  const { status, duration_ms: ms, model, backend, attempts, key, method, path, error } = fields
+  const parts = [
+    statusText(Number(status), paint),
+    `${Math.round(Number(ms))} ms`.padStart(8),
+    model === null || model === undefined ? '' : paint('bold', `${shown(model)} → ${shown(backend)}`),
+    Number(attempts) > 1 ? paint('yellow', `×${shown(attempts)}`) : '',
+    key === null || key === undefined ? '' : shown(key),
+    `${shown(method)} ${shown(path)}`,
+    error === null || error === undefined ? '' : paint('red', shown(error)),
+    typeof fields.prompt_tokens === 'number' || typeof fields.completion_tokens === 'number'
+      ? `${shown(fields.prompt_tokens)}+${shown(fields.completion_tokens)} tokens`
+      : '',
+  ]
+  return parts.filter(part => part !== '').join('  ')
+}
+
+function textLine(time: string, level: LogLevel, msg: string, fields: LogFields, paint: Paint): string {
+  const isRequest = msg === 'request' && fields.method !== undefined && fields.duration_ms !== undefined
+  const clock = paint('dim', time.slice(11, 23))
+  const word = paint(LEVEL_COLOURS[level], level.toUpperCase().padEnd(5))
+  if (isRequest) {
+    const rest = Object.entries(fields)
+      .filter(([name, value]) => value !== undefined && value !== null && !REQUEST_FIELDS.has(name))
+      .filter(([name]) => !UNSHOWN_FIELDS.has(name) && name !== 'id')
+      .map(([name, value]) => `${name}=${textValue(value ?? null)}`)
+    const id = fields.id === undefined ? [] : [`id=${textValue(fields.id)}`]
+    return [clock, word, requestText(fields, paint), paint('dim', [...rest, ...id].join(' '))].join(' ').trimEnd()
+  }
+  const shared = [clock, word, msg]
   for (const [name, value] of Object.entries(fields)) {
     if (value !== undefined && value !== null) shared.push(`${name}=${textValue(value)}`)
   }
@@ -112,13 +178,14 @@ function createTimeText(): (epochMs: number) => string {
   }
 }
 
-export function createLog({ clock, level, format, write }: LogOptions): Log {
+export function createLog({ clock, level, format, write, colour = false }: LogOptions): Log {
+  const paint = colour ? COLOURED : UNCOLOURED
   const timeText = createTimeText()
   const jsonLine = createJsonLine()
   const line = (at: LogLevel, msg: string, fields: LogFields): void => {
     if (RANK[at] < RANK[level()]) return
     const time = timeText(clock.epochMs())
-    write(format() === 'json' ? jsonLine(time, at, msg, fields) : textLine(time, at, msg, fields))
+    write(format() === 'json' ? jsonLine(time, at, msg, fields) : textLine(time, at, msg, fields, paint))
   }
   return {
     debug: (msg, fields = {}) => line('debug', msg, fields),

@@ -1,6 +1,6 @@
 // From the command line to a command to an exit code. The flags are the contract's section 2.
 import cluster from 'node:cluster'
-import { HELP, parseCommandLine } from './commands/command-line.ts'
+import { parseCommandLine } from './commands/command-line.ts'
 import type { ExitCode } from './commands/exit-code.ts'
 import { serve } from './commands/serve.ts'
 import { serveAsWorker } from './commands/serve-worker.ts'
@@ -10,6 +10,30 @@ import { WORKER_ARGS } from './workers/supervisor.ts'
 export interface Build {
   readonly version: string
 }
+
+const HELP = `Azure OpenAI Proxy: one URL and one key in front of all your Azure OpenAI resources.
+
+Usage: azure-openai-proxy [--config FILE] [--port N]
+       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --new-key NAME | --version | --help
+       azure-openai-proxy --usage [FILE...] [--by LIST] [--from DATE] [--to DATE] [--format table|csv|json]
+
+  --config FILE | -c  the config; config.yaml in the current folder if left out
+  --port N | -p       listens on this port instead of the config's
+  --demo              simulated Azure OpenAI backends and a proxy in front of them: no account, no config
+  --check             validates the config, prints every problem with its place and what looks like a mistake, exits
+  --probe             validates, then asks every backend once, token-free, and prints a table (--json: for scripts)
+  --health [URL]      asks a running proxy's /health: exit 0 healthy, 1 not
+  --new-key NAME      prints a fresh client key once, and the config lines that hold only its hash
+  --usage [FILE...]   sums up JSON logs (.gz too; none: standard input): requests, errors, tokens, cost
+  --by LIST           with --usage: any of key,model,backend,day,month; key,model,month if left out
+  --from DATE         with --usage: the first day, such as 2026-11-01 (UTC)
+  --to DATE           with --usage: the last day
+  --format FORMAT     with --usage: table, csv or json
+  --version | -v      prints the version
+  --help | -h         prints this
+
+Exit codes: 0 done; 1 could not run; 2 the command line or the config is wrong.
+`
 
 /**
  * Runs the program.

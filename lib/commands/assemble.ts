@@ -146,7 +146,15 @@ export function openLog(clock: Clock, config: () => Config['logging'], shared: b
   const { file } = config()
   const target = file === undefined ? ({ kind: 'fd', fd: 1 } as const) : ({ kind: 'file', path: file } as const)
   const output = shared ? createLogOutput(target, ATOMIC_WRITE_BYTES) : createLogOutput(target)
-  const log = createLog({ clock, level: () => config().level, format: () => config().format, write: output.write })
+  // https://no-color.org: any value but an empty one.
+  const colour = file === undefined && process.stdout.isTTY === true && (process.env.NO_COLOR ?? '') === ''
+  const log = createLog({
+    clock,
+    level: () => config().level,
+    format: () => config().format,
+    write: output.write,
+    colour,
+  })
   return { log, output }
 }
 

@@ -1,31 +1,8 @@
-// The command line: its help, and what is wrong with one. Pure.
+// The command line: its flags, and what is wrong with one. Pure. Its help: main.ts.
 import { parseArgs } from 'node:util'
 import { nearest } from '../config/nearest.ts'
 import { FORMATS, type UsageFormat } from '../usage/print.ts'
 import { DIMENSIONS, type Dimension } from '../usage/report.ts'
-
-export const HELP = `Azure OpenAI Proxy: one URL and one key in front of all your Azure OpenAI resources.
-
-Usage: azure-openai-proxy [--config FILE] [--port N]
-       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --new-key NAME | --version | --help
-       azure-openai-proxy --usage [FILE...] [--by LIST] [--from DATE] [--to DATE] [--format table|csv|json]
-
-  -c, --config FILE   the config; config.yaml in the current folder if left out
-  -p, --port N        listens on this port instead of the config's
-      --demo          simulated Azure OpenAI backends and a proxy in front of them: no account, no config
-      --check         validates the config, prints every problem with its place, and warnings
-      --probe         validates, then asks every backend once, token-free, and prints a table (--json: for scripts)
-      --health [URL]  asks a running proxy's /health: exit 0 healthy, 1 not
-      --new-key NAME  prints a fresh client key once, and the config lines that hold only its hash
-      --usage [FILE]  sums up JSON logs (.gz too; none: standard input): requests, tokens and cost
-      --by LIST       of ${DIMENSIONS.join(',')}; key,model,month if left out
-      --from, --to    UTC dates such as 2026-11-01, both included
-      --format        table, csv or json
-  -v, --version       prints the version
-  -h, --help          prints this
-
-Exit codes: 0 done; 1 could not run; 2 the command line or the config is wrong.
-`
 
 const OPTIONS = {
   config: { type: 'string', short: 'c' },

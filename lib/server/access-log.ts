@@ -3,6 +3,7 @@ import type { EjectReason, HealthChange } from '../balancer/health.ts'
 import type { Log } from '../log.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import { namesOf, type Runtime } from '../runtime.ts'
+import { isOwnRoute } from './own-routes.ts'
 
 function ms(value: number | undefined): number | null {
   return value === undefined ? null : Math.round(value * 10) / 10
@@ -14,7 +15,9 @@ export function logFinished(
   { id, method, path, client, traceparent, durationMs, cost, record }: FinishedRequest,
 ): void {
   const { usage } = record
-  log.info('request', {
+  // Probes and scrapers would fill the log: a Kubernetes pod's alone write 26,000 lines a day.
+  const isWatching = isOwnRoute(path) && (method === 'GET' || method === 'HEAD')
+  log[isWatching && record.status < 400 ? 'debug' : 'info']('request', {
     id,
     key: record.key ?? null,
     method,

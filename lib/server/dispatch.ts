@@ -8,6 +8,7 @@ import { handleModel, handleModels } from '../handlers/models.ts'
 import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
 import { handleResponsesSocket } from '../handlers/responses-socket.ts'
+import { handleRoot } from '../handlers/root.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
@@ -30,6 +31,8 @@ export interface DispatchDeps {
 const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'health',
   'livez',
+  'readyz',
+  'root',
   'metrics',
   'unknown_url',
   'method_not_allowed',
@@ -52,6 +55,11 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
     const current = runtime()
     const { auth } = current.config
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
+    if (target.kind === 'readyz') {
+      // It does not hang on Azure: with every backend out, clients must get the proxy's own answer and not find it gone.
+      return sendJson(exchange, isDraining() ? 503 : 200, { status: isDraining() ? 'draining' : 'ok' })
+    }
+    if (target.kind === 'root') return handleRoot(exchange, version)
     if (target.kind === 'health') {
       const report = healthReport(current, {
         version,

@@ -6,6 +6,7 @@ import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import type { Runtime, SharedState } from '../runtime.ts'
 import type { App } from './app.ts'
+import { isOwnRoute } from './own-routes.ts'
 
 /** What the process says of itself; passed in, since only commands touch it. */
 export interface ProcessFigures {
@@ -37,9 +38,6 @@ export interface RequestMetrics {
 
 /** What stands where a request has no model of the config, no key, no status: an empty label would read as a missing one. */
 const NONE = 'none'
-
-/** Routes that watch the proxy are not its work: they would drown it in the figures. */
-const WATCHING = /^\/(health|livez|metrics|dashboard)(\/|$)/
 
 /** Statuses that may become a label; an upstream's invention does not. */
 function statusLabel(status: number): string {
@@ -105,7 +103,7 @@ export function createRequestMetrics({
     finished({ path, durationMs, cost, record }) {
       const { model, key = NONE, ttfbMs, usage } = record
       if (model === undefined) {
-        if (!WATCHING.test(path)) requests.of(NONE, key, statusLabel(record.status)).add(1)
+        if (!isOwnRoute(path)) requests.of(NONE, key, statusLabel(record.status)).add(1)
         return
       }
       requests.of(model, key, statusLabel(record.status)).add(1)

@@ -24,6 +24,8 @@ export type Route =
   | { readonly kind: 'responses_socket'; readonly model: string | undefined; readonly query: string }
   | { readonly kind: 'health' }
   | { readonly kind: 'livez' }
+  | { readonly kind: 'readyz' }
+  | { readonly kind: 'root' }
   | { readonly kind: 'metrics' }
   | { readonly kind: 'dashboard'; readonly path: string; readonly query: string }
   | { readonly kind: 'method_not_allowed'; readonly allow: string }
@@ -149,12 +151,15 @@ function byPath(method: string, path: string, query: string): Route {
     return api(method, segments.slice(second === 'v1' ? 2 : 1), query)
   }
   if (first === 'dashboard') return { kind: 'dashboard', path: segments.slice(1).join('/'), query }
+  if (first === undefined) return method === 'GET' || method === 'HEAD' ? { kind: 'root' } : UNKNOWN
   if (segments.length !== 1) return UNKNOWN
   switch (first) {
     case 'health':
       return get(method, { kind: 'health' })
     case 'livez':
       return get(method, { kind: 'livez' })
+    case 'readyz':
+      return get(method, { kind: 'readyz' })
     case 'metrics':
       return get(method, { kind: 'metrics' })
     default:

@@ -136,15 +136,7 @@ t.test('a URL that means nothing is a 404 that says so, a wrong method a 405 wit
   const { running } = await oneBackend(t)
   const headers = { 'api-key': CLIENT_KEY }
   const asked = (method: string, path: string): Promise<Response> => fetch(`${running.url}${path}`, { method, headers })
-  for (const path of [
-    '/',
-    '/v2/models',
-    '/v1',
-    '/v1/nothing',
-    '/health/x',
-    '/openai/deployments',
-    '/openai/deployments//x',
-  ])
+  for (const path of ['/v2/models', '/v1', '/v1/nothing', '/health/x', '/openai/deployments', '/openai/deployments//x'])
     t.strictSame(await refusal(await asked('GET', path)), [404, 'unknown_url'], path)
   const files = errorIn(await (await asked('GET', '/v1/files')).text())
   t.match(files, { code: 'unknown_url', message: /one Azure OpenAI resource/ })

@@ -1,7 +1,7 @@
 // Container and Kubernetes files agree with the program: its routes, flags, defaults and config.
 import { spawnSync } from 'node:child_process'
 import { cpSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import t from 'tap'
 import { parse, parseAllDocuments } from 'yaml'
 import { at, CONFIG_PATH, defaultPort, drainSeconds, flags, items, load, read } from '../fixtures/deploy-files.ts'
@@ -78,7 +78,8 @@ t.test('the image listens, is asked and is configured where the program expects 
 
 t.test('docker-compose mounts the config where the image looks, and waits for the drain', async t => {
   const proxy = at(parse(read('docker-compose.yml')), 'services', 'proxy')
-  t.same(at(proxy, 'volumes', 0), { type: 'bind', source: './config.yaml', target: CONFIG_PATH, read_only: true })
+  t.same(at(proxy, 'volumes', 0), { type: 'bind', source: './config', target: dirname(CONFIG_PATH), read_only: true })
+  t.match(read('docker-compose.yml'), /kill -s HUP proxy/, 'a change is a reload, not a restart')
   t.same(at(proxy, 'ports'), [`${defaultPort()}:${defaultPort()}`])
   t.ok(Number.parseInt(String(at(proxy, 'stop_grace_period')), 10) > drainSeconds())
 })
@@ -120,7 +121,7 @@ t.test('Kubernetes probes the routes there are, on the port there is, and waits 
   t.same(at(container, 'ports'), [{ name: 'http', containerPort: defaultPort() }])
   t.same(at(container, 'livenessProbe', 'httpGet'), { path: '/livez', port: 'http' })
   t.same(at(container, 'startupProbe', 'httpGet'), { path: '/livez', port: 'http' })
-  t.same(at(container, 'readinessProbe', 'httpGet'), { path: '/health', port: 'http' })
+  t.same(at(container, 'readinessProbe', 'httpGet'), { path: '/readyz', port: 'http' }, 'does not hang on Azure')
   t.equal(at(manifest('Service'), 'spec', 'ports', 0, 'targetPort'), 'http')
   const pause = Number(at(container, 'lifecycle', 'preStop', 'exec', 'command', 1))
   t.ok(Number(at(pod, 'terminationGracePeriodSeconds')) > pause + drainSeconds())

@@ -62,6 +62,10 @@ t.test('the systemd unit starts the program with flags it has, reloads by SIGHUP
   t.same(args, ['--config', CONFIG_PATH])
   t.ok(flags().includes('--config'))
   t.match(settings.get('ExecReload'), /-HUP \$MAINPID$/)
+  t.match(
+    read('deploy/systemd/azure-openai-proxy.service'),
+    /^ExecReload=\/usr\/bin\/azure-openai-proxy --check .*\nExecReload=\/bin\/kill/m,
+  )
   t.equal(settings.get('KillMode'), 'mixed')
   t.ok(Number(settings.get('TimeoutStopSec')) > drainSeconds())
   t.equal(settings.get('RestartPreventExitStatus'), '2', 'the exit code of a wrong config')

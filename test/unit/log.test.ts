@@ -115,6 +115,55 @@ t.test('a text line is short, quotes what is not plain, and leaves nothing out t
   t.end()
 })
 
+const REQUEST: LogFields = {
+  id: 'req-1',
+  key: 'webshop',
+  method: 'POST',
+  path: '/v1/chat/completions',
+  model: 'gpt-4o',
+  backend: 'sweden',
+  status: 200,
+  attempts: 2,
+  duration_ms: 812.4,
+  ttfb_ms: 300,
+  bytes_in: 10,
+  bytes_out: 20,
+  stream: true,
+  prompt_tokens: 100,
+  completion_tokens: 20,
+  cached_tokens: 0,
+  cost: 0.5,
+  client: '10.0.0.1',
+  error: null,
+}
+
+t.test('a request as text says what people look for first, and its id last', async t => {
+  t.equal(
+    lineOf('text', 'request', REQUEST),
+    '13:46:41.000 WARN  200    812 ms  gpt-4o → sweden  ×2  webshop  POST /v1/chat/completions  100+20 tokens cost=0.5 client=10.0.0.1 id=req-1',
+  )
+  t.match(
+    lineOf('text', 'request', { ...REQUEST, status: 502, backend: null, error: 'upstream_error' }),
+    /502 {4}812 ms {2}gpt-4o → - .* upstream_error /,
+  )
+})
+
+t.test('a terminal gets colours, and nothing of a client can colour it', async t => {
+  const lines: string[] = []
+  const log = createLog({
+    clock: createFakeClock(),
+    level: () => 'debug',
+    format: () => 'text',
+    write: line => lines.push(line),
+    colour: true,
+  })
+  log.info('request', { ...REQUEST, status: 503, path: '/\u001b[32m' })
+  log.error('backend ejected', { reason: 'server_error' })
+  t.match(lines[0], /\u001b\[31m503\u001b\[0m/)
+  t.notMatch(lines[0], /\/\u001b\[32m/)
+  t.match(lines[1], /\u001b\[31mERROR\u001b\[0m backend ejected reason=server_error/)
+})
+
 t.test("a client's text never becomes a line or a terminal command of its own", t => {
   for (const hostile of ['a\nb', 'a\r\nb', '\u001b[31mred', 'a\u2028b', '\u009b31m', '\u0000']) {
     for (const format of ['json', 'text'] as const) {
