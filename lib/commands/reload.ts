@@ -27,16 +27,18 @@ export function reloadConfig(file: string, log: Log): ReloadResult | undefined {
   return undefined
 }
 
-/** Takes a config up; a certificate that cannot be used leaves the old one in force. */
+/** Takes a config up; a certificate that cannot be used leaves the old one in force. @returns whether it is in force now */
 export function applyConfig(
   proxy: ProxyServer,
   { config, texts }: Pick<ReloadResult, 'config' | 'texts'>,
   log: Log,
-): void {
+): boolean {
   try {
     proxy.reload(config, tlsFrom(config.server.tls, texts))
+    return true
   } catch (error) {
     log.error('config not reloaded', { problem: error instanceof Error ? error.message : 'unknown' })
+    return false
   }
 }
 

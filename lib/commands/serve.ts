@@ -43,16 +43,27 @@ function followConfig(
   options: ServeOptions,
   first: ReloadResult,
   { log, output }: OpenedLog,
-  { takeOver, reopen }: { readonly takeOver: (fresh: ReloadResult) => void; readonly reopen?: () => void },
+  { takeOver, reopen }: { readonly takeOver: (fresh: ReloadResult) => boolean; readonly reopen?: () => void },
 ): void {
   let files = first.files
   let watched = first.config.server.watch
-  const again = (): void => {
+  const readAgain = (): boolean => {
     const fresh = reloadConfig(options.file, log)
-    if (fresh === undefined) return
+    if (fresh === undefined) return false
     files = fresh.files
     watched = fresh.config.server.watch
-    takeOver({ ...fresh, config: withPort(fresh.config, options.port) })
+    return takeOver({ ...fresh, config: withPort(fresh.config, options.port) })
+  }
+  // A signal says nothing of its sender; whoever may send one, or change the file, has the rights of this process.
+  const again = (by: 'SIGHUP' | 'file_change'): void => {
+    const applied = readAgain()
+    log[applied ? 'info' : 'error'](applied ? 'config reload' : 'config reload refused', {
+      audit: true,
+      by,
+      file: options.file,
+      key: null,
+      client: null,
+    })
   }
   const reopenAll = (): void => {
     output.reopen()
@@ -60,7 +71,7 @@ function followConfig(
   }
   process.on('SIGHUP', () => {
     reopenAll()
-    again()
+    again('SIGHUP')
   })
   // By habit of nginx and others. Unheard, the one would open Node's debugger, and the other end the process.
   process.on('SIGUSR1', reopenAll)
@@ -69,7 +80,7 @@ function followConfig(
     systemClock(),
     () => files,
     () => {
-      if (watched) again()
+      if (watched) again('file_change')
     },
   )
 }
@@ -148,6 +159,7 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
       config = fresh.config
       texts = fresh.texts
       supervisor.reload()
+      return true
     },
     reopen: supervisor.reopen,
   })

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { ClientKey, TokenIssuer } from '../config/types.ts'
-import { refuse } from '../errors.ts'
+import { type RefusalCode, refuse } from '../errors.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import type { Log } from '../log.ts'
 import type { Exchange, FinishedRequest } from '../request-context.ts'
@@ -38,6 +38,20 @@ function rounded(ms: number): number {
   return Math.round(ms * 10) / 10
 }
 
+/** The audit line of a key or token that asked for what only an admin may see or do. */
+export function auditRefusedAdmin(log: Log, { id, client, clientKey, request }: Exchange, error: RefusalCode): void {
+  const path = (request.url ?? '').split('?', 1)[0] ?? ''
+  const asked = path.endsWith('/eject') ? 'eject' : path.endsWith('/restore') ? 'restore' : 'read'
+  log.warn('admin access refused', {
+    audit: true,
+    asked,
+    key: clientKey?.name ?? null,
+    client: client ?? null,
+    error,
+    id,
+  })
+}
+
 export function createDashboard({ clock, log, health: healthRegistry, runtime, snapshots }: DashboardDeps): Dashboard {
   const status = createStatus({
     clock,
@@ -50,9 +64,12 @@ export function createDashboard({ clock, log, health: healthRegistry, runtime, s
     const member = pool?.members.find(candidate => candidate.backend.name === backend)
     if (member === undefined) return false
     log.warn(action === 'eject' ? 'backend ejected by hand' : 'backend restored by hand', {
+      audit: true,
       model,
       backend,
-      key: by ?? null,
+      key: by.key ?? null,
+      client: by.client ?? null,
+      id: by.id,
     })
     if (action === 'eject') healthRegistry.eject(member.health, undefined)
     else healthRegistry.restore(member.health)
@@ -125,6 +142,7 @@ export function createDashboard({ clock, log, health: healthRegistry, runtime, s
       })
       if (target.kind === 'page') return dashboard.page(request, response)
       if (!isAdmin(clientKey)) {
+        auditRefusedAdmin(log, exchange, 'admin_key_required')
         return refuse(exchange, {
           status: 403,
           code: 'admin_key_required',
@@ -132,7 +150,11 @@ export function createDashboard({ clock, log, health: healthRegistry, runtime, s
         })
       }
       if (target.kind === 'events') return dashboard.events(response, () => isAdmin(clientKey))
-      return dashboard.steer(request, response, target.kind, clientKey?.name)
+      return dashboard.steer(request, response, target.kind, {
+        key: clientKey?.name,
+        client: exchange.client,
+        id: exchange.id,
+      })
     },
     close: dashboard.close,
   }

@@ -9,12 +9,20 @@ import { createViewers, FULL_WAIT_MS, MAX_VIEWERS } from './viewers.ts'
 const MAX_ORDER_BYTES = 4_096
 export type SteerAction = 'eject' | 'restore'
 
+/** Who gave an order, and from where, for the audit line. */
+export interface Operator {
+  /** Name of the key; undefined where authentication is off. */
+  readonly key: string | undefined
+  readonly client: string | undefined
+  /** Of the request. */
+  readonly id: string
+}
+
 /** An operator's order. */
 export interface SteerOrder {
   readonly model: string
   readonly backend: string
-  /** Name of the key that gave it; undefined where authentication is off. */
-  readonly by: string | undefined
+  readonly by: Operator
 }
 
 export type DashboardRoute =
@@ -56,7 +64,7 @@ export interface DashboardRoutes {
   page(request: IncomingMessage, response: ServerResponse): Promise<void>
   /** Streams until the viewer goes, is too slow, or may no longer see it. @param mayStay asked every tick: a reload may take the right away */
   events(response: ServerResponse, mayStay: () => boolean): Promise<void>
-  steer(request: IncomingMessage, response: ServerResponse, action: SteerAction, by: string | undefined): Promise<void>
+  steer(request: IncomingMessage, response: ServerResponse, action: SteerAction, by: Operator): Promise<void>
   viewers(): number
   /** Ends every stream: the process is about to stop. */
   close(): void

@@ -7,7 +7,6 @@ import { costOf } from '../cost.ts'
 import { createDenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
 import { refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
-import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import { clientAddress } from './client-address.ts'
 import { createDispatch, type DispatchDeps } from './dispatch.ts'
@@ -16,7 +15,6 @@ import { route } from './router.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
 export interface AppDeps extends Omit<DispatchDeps, 'isDraining'> {
-  readonly log: Log
   onFinished(finished: FinishedRequest): void
 }
 

@@ -1,5 +1,6 @@
 // From a route to its handler: past the drain and the authentication that it needs.
 import type { Clock } from '../clock.ts'
+import { auditRefusedAdmin } from '../dashboard/dashboard.ts'
 import { refuse } from '../errors.ts'
 import { ephemeralKey } from '../handlers/ephemeral-keys.ts'
 import { healthReport, healthStatus } from '../handlers/health.ts'
@@ -10,6 +11,7 @@ import { handleStoredResponse } from '../handlers/responses.ts'
 import { handleResponsesSocket } from '../handlers/responses-socket.ts'
 import { handleRoot } from '../handlers/root.ts'
 import { sendJson, sendText } from '../handlers/send.ts'
+import type { Log } from '../log.ts'
 import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
 import { principalOf, type Runtime } from '../runtime.ts'
@@ -19,6 +21,7 @@ import type { Route } from './router.ts'
 
 export interface DispatchDeps {
   readonly clock: Clock
+  readonly log: Log
   readonly version: string
   runtime(): Runtime
   /** The text of GET /metrics; undefined: the figures of the other processes cannot be had. */
@@ -48,7 +51,7 @@ function takesEphemeral(target: Route): boolean {
 export type Dispatch = (exchange: Exchange, target: Route, client: ClientSocket | undefined) => void | Promise<void>
 
 export function createDispatch(deps: DispatchDeps): Dispatch {
-  const { clock, version, runtime, metricsText, dashboard, isDraining } = deps
+  const { clock, log, version, runtime, metricsText, dashboard, isDraining } = deps
   const startedMs = clock.nowMs()
   const authenticatorFor = authenticators(clock)
   return (exchange, target, client) => {
@@ -94,7 +97,10 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
       // The issuer of a token may have been asked meanwhile.
       if (exchange.cancellation.reason !== undefined) return undefined
       if (result.kind === 'known') exchange.clientKey = result.principal
-      else if (!takesEphemeral(target) || !useEphemeral(exchange, current)) return refuse(exchange, result.refusal)
+      else if (!takesEphemeral(target) || !useEphemeral(exchange, current)) {
+        if (target.kind === 'dashboard' && result.given) auditRefusedAdmin(log, exchange, result.refusal.code)
+        return refuse(exchange, result.refusal)
+      }
       exchange.record.key = exchange.clientKey?.name
       return serveRoute(exchange, target, client, current, dashboard)
     }

@@ -120,6 +120,7 @@ t.test(
     proxy.rewrite(first.replace('  gpt-4o:', '  gpt-5:'))
     proxy.kill('SIGHUP')
     await proxy.line('config reloaded')
+    t.match(await proxy.line('config reload'), { audit: true, by: 'SIGHUP', file: /config\.yaml$/ })
     t.same(await modelsOf(proxy.port), ['gpt-5'])
     t.equal((await ask(proxy.port, { body: CHAT })).status, 404)
     held.letGo()
@@ -130,6 +131,7 @@ t.test(
     proxy.kill('SIGHUP')
     const { level, problem } = await proxy.line('config not reloaded')
     t.equal(level, 'error')
+    t.match(await proxy.line('config reload refused'), { audit: true, by: 'SIGHUP' })
     t.match(problem, /config\.yaml:\d+:\d+ models\.gpt-4o\.backend: .*backends/)
     t.same(await modelsOf(proxy.port), ['gpt-5'], 'the old one stays in force')
 
@@ -156,7 +158,7 @@ t.test(
     t.equal((await ask(proxy.port, { body: CHAT })).status, 502)
 
     writeFileSync(join(proxy.folder, 'key'), 'renewed-key')
-    await proxy.line('config reloaded')
+    t.match(await proxy.line('config reload'), { audit: true, by: 'file_change' })
     t.equal((await ask(proxy.port, { body: CHAT })).status, 200, 'the renewed secret is used')
 
     proxy.rewrite(config.replace('  gpt-4o:', '  gpt-4o-mini:'))

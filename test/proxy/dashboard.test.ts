@@ -83,6 +83,8 @@ const REQUEST = {
   error: null,
 } as const
 
+const OPERATOR = { key: 'operator', client: undefined, id: 'request-1' }
+
 function steer(server: DashboardServer, action: string, body: string, key = ADMIN_KEY): Promise<Response> {
   const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
   return fetch(`${server.url}/dashboard/backends/${action}`, { method: 'POST', headers, body })
@@ -316,8 +318,8 @@ t.test('eject and restore by hand', async t => {
     t.match(await viewer.next(), { event: 'tick', data: { backends: [{ state: 'healthy' }, {}] } })
     t.match(await viewer.next(), { event: 'change', data: { changes: [{ kind: 'restored', by: 'hand' }] } })
     t.same(server.orders, [
-      { action: 'eject', model: 'gpt-4o', backend: 'b1', by: 'operator' },
-      { action: 'restore', model: 'gpt-4o', backend: 'b1', by: 'operator' },
+      { action: 'eject', model: 'gpt-4o', backend: 'b1', by: OPERATOR },
+      { action: 'restore', model: 'gpt-4o', backend: 'b1', by: OPERATOR },
     ])
   })
 

@@ -93,12 +93,28 @@ t.test('a backend taken out by hand gets nothing until it is brought back; both 
   t.equal(backends[0]?.resource.requests.length, 2)
   const orders = proxy.lines.filter(({ msg }) => /by hand$/.test(String(msg)))
   t.match(orders, [
-    { msg: 'backend ejected by hand', backend: 'b1', key: 'ops' },
-    { msg: 'backend restored by hand', backend: 'b1', key: 'ops' },
+    { audit: true, msg: 'backend ejected by hand', backend: 'b1', key: 'ops', client: '127.0.0.1', id: String },
+    { audit: true, msg: 'backend restored by hand', backend: 'b1', key: 'ops', client: '127.0.0.1', id: String },
   ])
   const unknown = await order(proxy, 'eject', 'nobody')
   t.equal(unknown.status, 404)
   await unknown.arrayBuffer()
+})
+
+t.test('each refused admin login is an audit line, with whose key it was and where it came from', async t => {
+  const { proxy } = await start(t)
+  for (const headers of [{ authorization: `Bearer ${CLIENT_KEY}` }, { authorization: 'Bearer a-guess-at-a-key' }, {}]) {
+    await (await fetch(`${proxy.url}/dashboard/events`, { headers })).arrayBuffer()
+  }
+  await (await order(proxy, 'eject', 'b1', { authorization: `Bearer ${CLIENT_KEY}` })).arrayBuffer()
+  const lines = proxy.lines.filter(({ audit }) => audit === true)
+  t.match(lines, [
+    { msg: 'admin access refused', asked: 'read', key: 'tester', client: '127.0.0.1', error: 'admin_key_required' },
+    { msg: 'admin access refused', asked: 'read', key: null, client: '127.0.0.1', error: 'invalid_api_key' },
+    { msg: 'admin access refused', asked: 'eject', key: 'tester', client: '127.0.0.1', error: 'admin_key_required' },
+  ])
+  t.equal(lines.length, 3, 'who shows no key has not tried to log in')
+  t.notOk(JSON.stringify(proxy.lines).includes('a-guess'))
 })
 
 t.test('an open page does not hold up the shutdown', async t => {
