@@ -1,10 +1,12 @@
 // Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second chance: a part
 // never looks like the whole.
+
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/send.ts'
 import type { Exchange } from '../request-context.ts'
 import { type BodyPlan, declareLength } from './client-framing.ts'
+import { ALLOW_ORIGIN, withoutUpstreamCors } from './cors.ts'
 import { capWaits } from './headers.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
@@ -30,7 +32,8 @@ function writeHead(
   epochMs: number,
 ): void {
   const { response, record } = exchange
-  const { headers: list, values, contentLength } = upstreamResponse.headers
+  const { headers, values, contentLength } = upstreamResponse.headers
+  const list = response.hasHeader(ALLOW_ORIGIN) ? withoutUpstreamCors(headers) : headers
   if (upstreamResponse.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS, epochMs)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   declareLength(list, contentLength, upstreamResponse.status, body)

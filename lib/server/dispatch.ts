@@ -16,6 +16,7 @@ import { METRICS_CONTENT_TYPE } from '../metrics.ts'
 import type { Exchange } from '../request-context.ts'
 import { principalOf, type Runtime } from '../runtime.ts'
 import { type Authenticator, type AuthResult, createAuthenticator } from './auth.ts'
+import { answerCors } from './cors.ts'
 import { redactedPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
 
@@ -56,7 +57,9 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
   const authenticatorFor = authenticators(clock)
   return (exchange, target, client) => {
     const current = runtime()
-    const { auth } = current.config
+    const { auth, server } = current.config
+    // The status page is read from its own origin only.
+    if (server.corsOrigins.length > 0 && target.kind !== 'dashboard' && answerCors(exchange, server.corsOrigins)) return
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
     if (target.kind === 'readyz') {
       // It does not hang on Azure: with every backend out, clients must get the proxy's own answer and not find it gone.
