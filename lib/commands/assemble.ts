@@ -14,6 +14,7 @@ import type { ProcessFigures } from '../server/request-metrics.ts'
 import type { FileTexts, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
 import type { ExitCode } from './exit-code.ts'
+import { maxConnectionsFor, openFileLimit } from './file-limit.ts'
 import { tlsFrom } from './load.ts'
 
 /** Log lines that are still queued at the end get this long to reach their reader. */
@@ -101,6 +102,7 @@ export function assemble(
   const tls = tlsFrom(config.server.tls, texts)
   const ledger = among === undefined ? openLedger(config, opened.log) : undefined
   if (typeof ledger === 'string') return ledger
+  const maxConnections = maxConnectionsFor(openFileLimit())
   const entra = createEntra(clock, (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message))
   const proxy = createProxy({
     config,
@@ -113,6 +115,7 @@ export function assemble(
     ...(among ?? {}),
     ...(ledger === undefined ? {} : { ledger }),
     processFigures: processFigures(opened.output),
+    ...(maxConnections === undefined ? {} : { maxConnections }),
   })
   current = () => proxy.runtime().config
   return { proxy, entra, opened, ledger }

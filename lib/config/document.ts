@@ -66,6 +66,8 @@ export const CONFIG_MAX_CHARS = 1_000_000
 const DEPTH_MAX = 20
 // Values in the finished tree, aliases followed: ends "billion laughs" long before memory does.
 const NODES_MAX = 100_000
+// Values that aliases repeat; a real config shares some lists of backends. Nine lists of nine aliases, eight deep, are 43 million.
+const ALIASED_MAX = 20_000
 
 const SYNTAX_MESSAGES: ReadonlyMap<string, string> = new Map([
   ['BAD_ALIAS', 'this alias (*) is not usable: its anchor (&) must stand before it'],
@@ -178,10 +180,17 @@ function buildTree(
   const aliases = new Map<Alias, unknown>()
   const open = new Set<unknown>()
   let count = 0
+  let aliased = 0
+  /** How many aliases are being followed. */
+  let following = 0
 
   // `around`: the place to name when the node has none of its own (nothing after a colon), and the path in any case.
   function toNode(node: unknown, around: Place, depth: number): Node {
     count++
+    if (following > 0 && ++aliased === ALIASED_MAX) {
+      count = NODES_MAX
+      return broken(around, `aliases (*) repeat more than ${ALIASED_MAX} values`)
+    }
     if (count === NODES_MAX) return broken(around, `more than ${NODES_MAX} values, aliases followed`)
     if (count > NODES_MAX) return { ...around, kind: 'broken' }
     if (depth > DEPTH_MAX) return broken(around, 'nested too deeply')
@@ -205,7 +214,10 @@ function buildTree(
     const place = { ...placeOf(alias.range), path: around.path }
     if (known === undefined) return broken(place, 'this alias (*) has no anchor (&) before it')
     aliases.set(alias, known)
-    return toNode(known, place, depth + 1)
+    following++
+    const node = toNode(known, place, depth + 1)
+    following--
+    return node
   }
 
   function toScalar(value: unknown, source: string, place: Place): Node {

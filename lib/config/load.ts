@@ -1,5 +1,5 @@
 // The config from its file to a frozen Config or a list of problems: the one entrance to this folder.
-import { closeSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
 import { buildConfig } from './build.ts'
 import type { Env } from './credential.ts'
@@ -155,15 +155,21 @@ function checkPair(files: { readonly cert: string; readonly key: string }, place
   }
 }
 
+// Files of /proc and the like say size 0 and hold more.
+const READ_BEYOND_BYTES = 64 * 1024
+
 function readSecretText(path: string): string {
   return new TextDecoder().decode(readBounded(path, SECRET_FILE_MAX_BYTES))
 }
 
-// Not readFileSync: a device or an endless pipe named by mistake must not fill the memory.
+// Not readFileSync: a device must not fill the memory, a pipe must not be waited for (O_NONBLOCK: not even to open it).
 function readBounded(path: string, maxBytes: number): Uint8Array {
-  const buffer = Buffer.alloc(maxBytes + 1)
-  const file = openSync(path, 'r')
+  const file = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0))
   try {
+    const stat = fstatSync(file)
+    if (stat.isDirectory()) throw Object.assign(new Error('a folder'), { code: 'EISDIR' })
+    if (!stat.isFile()) throw Object.assign(new Error('no regular file'), { code: 'NO_REGULAR_FILE' })
+    const buffer = Buffer.alloc(Math.min(maxBytes, stat.size) + READ_BEYOND_BYTES)
     let length = 0
     while (length < buffer.length) {
       const count = readSync(file, buffer, length, buffer.length - length, null)

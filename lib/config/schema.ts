@@ -37,6 +37,7 @@ const MAX_QUOTA_TOKENS = 1_000_000_000_000_000
 /** Money of a month, and of a million tokens, in whatever currency. */
 const MAX_COST = 1_000_000_000
 const MAX_PRICE = 1_000_000
+const MAX_CONNECTIONS = 1_000_000
 
 const label = text({ allowed: 'a text of at most 128 visible ASCII characters', pattern: LABEL })
 const headerSecret = text({
@@ -171,6 +172,7 @@ const rootFields = {
     host: optional(text({ allowed: 'a host name or IP address without brackets', pattern: HOST }), 'all interfaces'),
     workers: defaulted(workers, 1),
     max_body: defaulted(size({ min: '1KB', max: '1GB' }), '64MB'),
+    max_connections: optional(whole(1, MAX_CONNECTIONS), 'half of what the limit of open files leaves'),
     max_buffered: defaulted(size({ min: '1KB', max: '256GB' }), '512MB'),
     shutdown_grace: defaulted(duration({ min: '1ms', max: '1h', zero: 'stop at once' }), '30s'),
     stream_keepalive: defaulted(duration({ min: '10ms', max: '1h', zero: 'off' }), '15s'),

@@ -179,6 +179,8 @@ export interface ServerConfig {
   readonly workers: number | 'auto'
   readonly maxBodyBytes: number
   readonly maxBufferedBytes: number
+  /** Of one process; undefined: what the limit of open files allows. */
+  readonly maxConnections: number | undefined
   readonly shutdownGraceMs: number
   readonly streamKeepaliveMs: number
   readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined

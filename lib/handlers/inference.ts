@@ -66,7 +66,7 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     scanner: reader.scanner,
   })
   if (taken.kind === 'gone') {
-    record.error = exchange.cancellation.reason ?? 'client_closed'
+    record.error ??= exchange.cancellation.reason ?? 'client_closed'
     return
   }
   if (taken.kind === 'refused') return refuse(exchange, taken.refusal)

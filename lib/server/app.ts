@@ -4,13 +4,16 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { costOf } from '../cost.ts'
+import type { Timer } from '../clock.ts'
 import { createDenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
-import { refuse } from '../errors.ts'
+import { type Refusal, refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import { clientAddress } from './client-address.ts'
 import { createDispatch, type DispatchDeps } from './dispatch.ts'
+import { createTurns } from './pipelining.ts'
 import { redactedPath } from './redacted-path.ts'
+import { headRefusal } from './request-head.ts'
 import { route } from './router.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
@@ -22,6 +25,8 @@ export interface App {
   handle(request: IncomingMessage, response: ServerResponse): void
   /** A request to switch to WebSocket; the socket is no longer the server's. */
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void
+  /** The framing of a request's body is broken. @returns false: it cannot be answered any more */
+  refuseBroken(response: ServerResponse, refusal: Refusal): boolean
   /** Refuses new work from now on; resolves when the last request in flight has ended. */
   drain(): Promise<void>
   /** Ends what is still in flight: streams are told, the rest is cut. */
@@ -31,10 +36,15 @@ export interface App {
 }
 
 /** An exchange with its place among those in flight. */
-type Live = Exchange & Slotted
+interface Live extends Exchange, Slotted {
+  /** When its handler had done its part; the last bytes may still wait for the client to read. */
+  handledMs: number | undefined
+}
 
 const ignore = (): void => undefined
 
+/** How often answers that no client takes are looked for. */
+const STALL_CHECK_MS = 1_000
 /** How long, and no longer, an answered client may go on sending. */
 const LINGER_MS = 2_000
 /** A client's own request id is taken over when it is made of these; it ends up in logs and headers. */
@@ -58,6 +68,7 @@ export function createApp(deps: AppDeps): App {
   const live = createDenseSet<Live>()
   const whenIdle: (() => void)[] = []
   let draining = false
+  let stallCheck: Timer | undefined
   const dispatch = createDispatch({ ...deps, isDraining: () => draining })
 
   const finish = (exchange: Live): void => {
@@ -82,6 +93,24 @@ export function createApp(deps: AppDeps): App {
     if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
   }
 
+  /** Ends answers whose last bytes the client has not taken within `idle_timeout`: short ones, which nothing else watches. */
+  const checkStalled = (): void => {
+    if (live.size() === 0) {
+      stallCheck?.cancel()
+      stallCheck = undefined
+      return
+    }
+    const longestMs = runtime().config.retry.idleTimeoutMs
+    const nowMs = clock.nowMs()
+    live.visit(exchange => {
+      const { handledMs, response, record, cancellation } = exchange
+      if (handledMs === undefined || nowMs - handledMs < longestMs) return
+      record.error = 'client_stalled'
+      cancellation.cancel('client_stalled')
+      response.destroy()
+    })
+  }
+
   const fail = (exchange: Exchange, error: unknown): void => {
     log.error('handler failed', {
       id: exchange.id,
@@ -104,16 +133,11 @@ export function createApp(deps: AppDeps): App {
   const serve = (exchange: Exchange, client: ClientSocket | undefined, done: () => void): void => {
     const { request } = exchange
     try {
-      // RFC 9112 section 3.2: without a Host, or with two, a request is malformed.
+      const refusal = headRefusal(request)
       const pending =
-        request.httpVersion === '1.1' && request.headers.host === undefined
-          ? refuse(exchange, {
-              status: 400,
-              code: 'invalid_request',
-              message: 'The Host header is missing.',
-              close: true,
-            })
-          : dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+        refusal === undefined
+          ? dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+          : refuse(exchange, refusal)
       if (pending instanceof Promise) {
         pending.then(
           () => {
@@ -154,35 +178,47 @@ export function createApp(deps: AppDeps): App {
       clientKey: undefined,
       ephemeral: undefined,
       slot: NO_SLOT,
+      handledMs: undefined,
     }
     live.add(exchange)
+    stallCheck ??= clock.every(STALL_CHECK_MS, checkStalled)
     // Both may fail again while they are torn down, and neither must be uncaught.
     request.on('error', ignore)
     response.on('error', ignore)
     return exchange
   }
 
-  const onSocketClose = createSocketWatch()
+  const takeTurns = createTurns()
+
+  const run = (request: IncomingMessage, response: ServerResponse): void => {
+    // The connection may have closed while its turn came.
+    if (response.destroyed) return
+    const exchange = begin(request, response)
+    // A request that is answered, and a response that is closed: only then is everything known that the log wants to say.
+    let open = 2
+    const oneDone = (): void => {
+      if (--open === 0) finish(exchange)
+    }
+    response.once('close', () => {
+      if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
+      oneDone()
+    })
+    serve(exchange, undefined, () => {
+      exchange.handledMs = clock.nowMs()
+      oneDone()
+    })
+  }
 
   return {
-    handle(request, response) {
-      const exchange = begin(request, response)
-      // A request that is answered, and a response that is closed: only then is everything known that the log wants to say.
-      let open = 2
-      const oneDone = (): void => {
-        if (--open === 0) finish(exchange)
-      }
-      let closed = false
-      const onClosed = (): void => {
-        if (closed) return
-        closed = true
-        stopWatching?.()
-        if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
-        oneDone()
-      }
-      const stopWatching = response.socket === null ? onSocketClose(request.socket, onClosed) : undefined
-      response.once('close', onClosed)
-      serve(exchange, undefined, oneDone)
+    handle: (request, response) => takeTurns(request, response, () => run(request, response)),
+    refuseBroken(response, refusal) {
+      let found: Live | undefined
+      live.visit(exchange => {
+        if (exchange.response === response) found = exchange
+      })
+      if (found === undefined || response.headersSent) return false
+      refuse(found, refusal)
+      return true
     },
     upgrade(request, socket, head) {
       const client = clientSocket(request, socket, head)
@@ -210,29 +246,5 @@ export function createApp(deps: AppDeps): App {
       })
       return open
     },
-  }
-}
-
-// Tells requests that their connection has closed. A response that waits behind another one of its connection (pipelining) has
-// no socket yet, and Node never closes it when that connection ends.
-
-/** Calls `run` when the socket closes; returns how to take that back. */
-export type SocketWatch = (socket: Duplex, run: () => void) => () => void
-
-/** One listener a socket, however many requests stand in it. */
-export function createSocketWatch(): SocketWatch {
-  const bySocket = new WeakMap<Duplex, Set<() => void>>()
-  return (socket, run) => {
-    let waiting = bySocket.get(socket)
-    if (waiting === undefined) {
-      const all = new Set<() => void>()
-      waiting = all
-      bySocket.set(socket, all)
-      socket.once('close', () => {
-        for (const each of all) each()
-      })
-    }
-    waiting.add(run)
-    return () => waiting.delete(run)
   }
 }

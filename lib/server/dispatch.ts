@@ -19,6 +19,7 @@ import { type Authenticator, type AuthResult, createAuthenticator } from './auth
 import { answerCors } from './cors.ts'
 import { redactedPath } from './redacted-path.ts'
 import type { Route } from './router.ts'
+import { foreignPageRefusal, formRefusal } from './same-origin.ts'
 
 export interface DispatchDeps {
   readonly clock: Clock
@@ -90,6 +91,12 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
         retryAfterMs: 1000,
         close: true,
       })
+    }
+    if (!auth.enabled) {
+      const { request } = exchange
+      const foreign = foreignPageRefusal(request, current.config.server.corsOrigins)
+      const refusal = foreign ?? (target.kind === 'dashboard' ? formRefusal(request) : undefined)
+      if (refusal !== undefined) return refuse(exchange, refusal)
     }
     const isPage = target.kind === 'dashboard' && target.path === ''
     if (!auth.enabled || isPage || OPEN_ROUTES.has(target.kind)) {

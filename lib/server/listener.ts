@@ -3,6 +3,7 @@ import http, { type IncomingMessage, type ServerOptions, type ServerResponse, ST
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../errors.ts'
+import { afterAnswers, currentResponse, hasWaiting } from './pipelining.ts'
 import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
 /** Headers of one request, in bytes: room for a long token beside the rest. */
@@ -25,12 +26,19 @@ export interface ListenerOptions {
   readonly tls: TlsFiles | undefined
   readonly onRequest: (request: IncomingMessage, response: ServerResponse) => void
   readonly onUpgrade: (request: IncomingMessage, socket: Duplex, head: Buffer) => void
+  /** The framing of a body broke before its request was answered. @returns false: it cannot be answered any more */
+  readonly onBroken: (response: ServerResponse, refusal: Refusal) => boolean
+  /** Connections at once; further ones are closed. undefined: no limit. */
+  readonly maxConnections: number | undefined
+  /** A connection was closed for that limit. */
+  readonly onDropped: () => void
 }
 
 export interface Listener {
   readonly server: http.Server | https.Server
   /** @throws (rejects) with the system's error, EADDRINUSE for one */
   listen(port: number, host: string | undefined): Promise<{ readonly port: number }>
+  setMaxConnections(max: number | undefined): void
   /** Takes up renewed certificates; connections that are open go on. */
   setTls(files: TlsFiles): void
   close(): Promise<void>
@@ -65,17 +73,47 @@ export function refuseOnSocket(socket: Duplex, refusal: Refusal, requestId?: str
   socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
 }
 
-/** Whether the socket is answering a request: what was sent behind it must not bring a second answer into the first. */
-function isAnswering(socket: Duplex): boolean {
-  return '_httpMessage' in socket && socket._httpMessage !== null && socket._httpMessage !== undefined
+/** Answers what is no HTTP: behind all that came before it, and where an answer has begun by cutting it. */
+function createClientErrors(onBroken: ListenerOptions['onBroken']) {
+  const broken = new WeakSet<Duplex>()
+
+  const settle = (socket: Duplex, refusal: Refusal): void => {
+    const current = currentResponse(socket)
+    if (current === undefined) {
+      if (!socket.writableEnded) refuseOnSocket(socket, refusal)
+    } else if (current.req.complete) current.once('close', () => settle(socket, refusal))
+    else if (!onBroken(current, refusal)) socket.destroy()
+  }
+
+  return (error: NodeJS.ErrnoException, socket: Duplex): void => {
+    const { code } = error
+    // The client has left, in the middle of its body perhaps.
+    if (code === 'ECONNRESET' || code === 'EPIPE' || code === 'HPE_INVALID_EOF_STATE') {
+      socket.destroy()
+      return
+    }
+    // A head that is late because it is not read.
+    if (code === 'ERR_HTTP_REQUEST_TIMEOUT' && hasWaiting(socket)) return
+    // Node reports each further piece of what it cannot read.
+    if (broken.has(socket)) return
+    broken.add(socket)
+    settle(socket, refusalFor(code))
+  }
 }
 
-function onClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
-  if (error.code === 'ECONNRESET' || isAnswering(socket)) socket.destroy()
-  else refuseOnSocket(socket, refusalFor(error.code))
+/** Hears errors of sockets that Node has let go of: one that nobody hears would end the process. */
+function createErrorEar() {
+  const heard = new WeakSet<Duplex>()
+  return (socket: Duplex): void => {
+    // Once a socket: a client may ask for another protocol with each of its requests.
+    if (heard.has(socket)) return
+    heard.add(socket)
+    socket.on('error', () => undefined)
+  }
 }
 
-export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): Listener {
+export function createListener(given: ListenerOptions): Listener {
+  const { tls, onRequest, onUpgrade, onBroken, maxConnections, onDropped } = given
   const options: ServerOptions & { readonly shouldUpgradeCallback: (request: IncomingMessage) => boolean } = {
     // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see upgrade-socket.ts).
     shouldUpgradeCallback: isWebSocket,
@@ -97,6 +135,15 @@ export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): 
       ? http.createServer(options)
       : https.createServer({ ...options, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
   server.timeout = 0
+  // Keep them all, up to MAX_HEAD_BYTES: what Node cuts off beyond a number might be the Content-Length. Counted in request-head.ts.
+  server.maxHeadersCount = 0
+  const setMaxConnections = (max: number | undefined): void => {
+    // Node's own "none" is 0 to some versions and undefined to its types.
+    server.maxConnections = max ?? Number.MAX_SAFE_INTEGER
+  }
+  setMaxConnections(maxConnections)
+  server.on('drop', onDropped)
+  const hearErrors = createErrorEar()
   server.on('request', onRequest)
   // The handlers write the 100 themselves, when they want the body.
   server.on('checkContinue', onRequest)
@@ -109,22 +156,26 @@ export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): 
     })
     response.writeHead(417, [...headers]).end(body)
   })
-  server.on('clientError', onClientError)
+  server.on('clientError', createClientErrors(onBroken))
   server.on('connect', (_request: IncomingMessage, socket: Duplex) => {
-    refuseOnSocket(socket, {
-      status: 405,
-      code: 'method_not_allowed',
-      message: 'This is no forward proxy.',
-      headers: ['allow', 'GET, POST, DELETE'],
-    })
+    hearErrors(socket)
+    afterAnswers(socket, () =>
+      refuseOnSocket(socket, {
+        status: 405,
+        code: 'method_not_allowed',
+        message: 'This is no forward proxy.',
+        headers: ['allow', 'GET, POST, DELETE'],
+      }),
+    )
   })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    // Node has taken its listeners off; an error that nobody hears would end the process.
-    socket.on('error', () => undefined)
-    // No client pipelines a handshake behind a request that is still being answered.
-    if (isAnswering(socket)) socket.destroy()
-    else if (isWebSocket(request)) onUpgrade(request, socket, head)
-    else serveWithoutUpgrade(server, request, socket, head)
+    hearErrors(socket)
+    afterAnswers(socket, () => {
+      // The answer before it may have been the connection's last.
+      if (!socket.writable) socket.destroy()
+      else if (isWebSocket(request)) onUpgrade(request, socket, head)
+      else serveWithoutUpgrade(server, request, socket, head)
+    })
   })
 
   return {
@@ -139,6 +190,7 @@ export function createListener({ tls, onRequest, onUpgrade }: ListenerOptions): 
         })
       })
     },
+    setMaxConnections,
     setTls(files) {
       if (server instanceof https.Server) server.setSecureContext({ ...files, minVersion: 'TLSv1.2' })
     },

@@ -46,6 +46,8 @@ export interface ProxyOptions {
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
   readonly processFigures?: () => ProcessFigures
+  /** Where the config does not say: so many connections leave descriptors for the backends. */
+  readonly maxConnections?: number
   /** Makes the connections to backends; left out: node's agents. */
   readonly makeSocket?: SocketFactory
   /** Carries requests to backends; left out: one of its own. Closed at the proxy's end. */
@@ -81,6 +83,22 @@ export interface ProxyServer {
   finished(): number
 }
 
+/** Refused connections are logged this often, together. */
+const DROP_LOG_MS = 60_000
+
+/** One line for all connections that were closed above `server.max_connections` within a minute. */
+function createDropLog(clock: Clock, log: Log): () => void {
+  let dropped = 0
+  return () => {
+    if (dropped++ > 0) return
+    log.warn('connections refused: server.max_connections is reached')
+    clock.after(DROP_LOG_MS, () => {
+      if (dropped > 1) log.warn('connections refused', { count: dropped })
+      dropped = 0
+    })
+  }
+}
+
 /** After the grace period: what is cut off has this long to hear of it. */
 const CLOSE_FLUSH_MS = 500
 
@@ -96,6 +114,7 @@ export function createProxy({
   shareWith,
   peers,
   processFigures,
+  maxConnections,
   makeSocket,
   transport = createTransport(clock, { makeSocket }),
   ledger,
@@ -180,7 +199,14 @@ export function createProxy({
       logFinished(log, finished)
     },
   })
-  const listener = createListener({ tls, onRequest: app.handle, onUpgrade: app.upgrade })
+  const listener = createListener({
+    tls,
+    onRequest: app.handle,
+    onUpgrade: app.upgrade,
+    onBroken: app.refuseBroken,
+    maxConnections: config.server.maxConnections ?? maxConnections,
+    onDropped: createDropLog(clock, log),
+  })
   const probes = createProbes({
     clock,
     random,
@@ -219,6 +245,7 @@ export function createProxy({
         { ...next, server, logging: { ...next.logging, file: before.logging.file }, usage: before.usage },
         shared,
       )
+      listener.setMaxConnections(next.server.maxConnections ?? maxConnections)
       measure.reloaded()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })

@@ -10,8 +10,6 @@ const LINGER_MS = 2_000
 
 /** Gives the socket a response to answer with as long as no tunnel has taken it over. */
 export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buffer): ClientSocket {
-  // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
-  socket.on('error', () => undefined)
   const response = new ServerResponse(request)
   response.shouldKeepAlive = false
   if (socket instanceof Socket) response.assignSocket(socket)

@@ -213,6 +213,7 @@ const CODES: ReadonlySet<unknown> = new Set([
   'missing_model',
   'invalid_api_key',
   'model_not_found',
+  'response_not_found',
   'unknown_url',
   'method_not_allowed',
   'request_too_large',

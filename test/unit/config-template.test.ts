@@ -87,7 +87,14 @@ t.test('the switched-on defaults give the same config as leaving them out', asyn
   t.same(full.config.healthCheck, sparse.config.healthCheck)
   t.same(full.config.metrics, sparse.config.metrics)
   t.same(
-    { ...full.config.server, tls: undefined, host: undefined, trustedProxies: undefined, corsOrigins: [] },
+    {
+      ...full.config.server,
+      tls: undefined,
+      host: undefined,
+      maxConnections: undefined,
+      trustedProxies: undefined,
+      corsOrigins: [],
+    },
     sparse.config.server,
   )
   t.same({ ...full.config.logging, file: undefined }, sparse.config.logging)

@@ -1,5 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
 // The config: what loads and what it becomes; what is refused, where, and what the message names.
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { inspect } from 'node:util'
@@ -699,7 +700,10 @@ t.test('what is refused, where, and what the message names', async t => {
     let laughs = 'a: &a [x,x,x,x,x,x,x,x,x,x]\n'
     for (const [name, before] of ['ba', 'cb', 'dc', 'ed', 'fe', 'gf', 'hg'])
       laughs += `${name}: &${name} [${`*${before},`.repeat(10)}]\n`
-    t.match(refuse(laughs).find(problem => problem.message.includes('100000 values'))?.path, /^[a-h]/)
+    t.match(refuse(laughs).find(problem => problem.message.includes('repeat more than 20000 values'))?.path, /^[a-h]/)
+    const backend = 'endpoint: "http://127.0.0.1:1", api_key: a-long-key'
+    const alike = `auth: {enabled: false}\nmodels: {m: {backends: [&b {${backend}},${'*b,'.repeat(16_000)}]}}\n`
+    t.match(refuse(alike), [{ message: /repeat more than 20000/ }], 'a list that is valid, and alike in each item')
     t.match(refuse('['.repeat(100_000)), [{ message: /nested/ }])
     t.match(refuse(`a: ${'{a: '.repeat(100)}1${'}'.repeat(100)}\n${REST}`), [{ path: 'a' }, { message: /nested/ }])
     t.match(refuse(`# ${'x'.repeat(1_000_000)}\n`), [{ message: /longer than 1000000/ }])
@@ -885,6 +889,13 @@ t.test('from the disk', async t => {
     t.match(message(`${folder}/nowhere.yaml`), /ENOENT/)
     t.match(message(folder), /EISDIR/)
     t.match(message(`${folder}/latin1`), /UTF-8/)
-    t.match(message('/dev/zero'), /larger/)
+    t.match(message('/dev/zero'), /NO_REGULAR_FILE/)
+    t.match(message('/dev/stdin'), /NO_REGULAR_FILE|EISDIR|ENXIO|EACCES/)
+    if (process.platform !== 'win32') {
+      execFileSync('mkfifo', [`${folder}/pipe`])
+      t.match(message(`${folder}/pipe`), /NO_REGULAR_FILE/, 'a pipe that nobody writes to is not waited for')
+      writeFileSync(`${folder}/with-pipe.yaml`, REST.replace('client-key-1', '"${file:pipe}"'))
+      t.match(message(`${folder}/with-pipe.yaml`), /NO_REGULAR_FILE/, 'as a secret neither')
+    }
   })
 })
