@@ -19,8 +19,11 @@ export interface ParserEvents {
 
 /** An answer's head beyond this is an error of the far side; Node's own default. */
 const MAX_HEAD_BYTES = 16 * 1024
-/** 100, 102 and 103 may come before an answer; nobody sends more of them than this. */
-const MAX_INTERIM = 8
+/**
+ * 100, 102 and 103 may come before an answer for as long as its time limit lets them: a slow server sends a 102 every few seconds
+ * (RFC 2518 section 10.1). All of their heads together; nobody sends a hundredth of this.
+ */
+const MAX_INTERIM_BYTES = 1024 * 1024
 /** Hexadecimal digits of a chunk's size: fifteen petabytes. */
 const MAX_SIZE_DIGITS = 13
 /** Chunk extensions and trailers, per chunk and per answer: nobody uses them, and they are thrown away. */
@@ -60,7 +63,7 @@ export class ResponseParser {
   private state = IDLE
   private bodiless = false
   private maySwitch = false
-  private interim = 0
+  private interimBytes = 0
   /** The beginning of a head that has not come whole. */
   private carry: Buffer | undefined
   /** Bytes left of the body or the chunk; while a size is read, the size so far. */
@@ -80,7 +83,7 @@ export class ResponseParser {
     this.state = HEAD
     this.bodiless = bodiless
     this.maySwitch = maySwitch
-    this.interim = 0
+    this.interimBytes = 0
     this.seen = 0
     this.carry = undefined
   }
@@ -128,6 +131,7 @@ export class ResponseParser {
       }
       const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.lowerCase)
       if (typeof head === 'string') return head
+      const headBytes = end - at
       at = end + HEAD_END.length
       if (head.status === 101) {
         if (!this.maySwitch) return 'unasked_upgrade'
@@ -136,7 +140,8 @@ export class ResponseParser {
         return undefined
       }
       if (head.status >= 200) return this.beginBody(head, bytes, at)
-      if (++this.interim > MAX_INTERIM) return 'too_many_interim_answers'
+      this.interimBytes += HEAD_END.length + headBytes
+      if (this.interimBytes > MAX_INTERIM_BYTES) return 'too_many_interim_answers'
     }
   }
 

@@ -267,8 +267,9 @@ t.test('heads, interim answers, extensions and trailers have limits', t => {
   t.equal(read(headOfBytes(MAX + 4)).end, 'head_too_large', 'it is not waited for')
 
   const interim = 'HTTP/1.1 102 Processing\r\n\r\n'
-  t.equal(read(`${interim.repeat(8)}${OK}Content-Length: 0\r\n\r\n`).end, 'reusable')
-  t.equal(read(interim.repeat(9)).end, 'too_many_interim_answers')
+  t.equal(read(`${interim.repeat(9)}${OK}Content-Length: 0\r\n\r\n`).end, 'reusable')
+  t.equal(read(`${interim.repeat(20_000)}${OK}Content-Length: 0\r\n\r\n`).end, 'reusable')
+  t.equal(read(interim.repeat(50_000)).end, 'too_many_interim_answers')
 
   const extended = (chars: number): unknown => read(`${CHUNKED}1;${'x'.repeat(chars)}\r\na\r\n0\r\n\r\n`).end
   t.equal(extended(4096), 'reusable')
