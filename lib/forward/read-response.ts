@@ -4,7 +4,8 @@ import { readErrorBody } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
 import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
-import { classifyResponse, type Outcome } from './outcome.ts'
+import { jsonEndFor } from './json-end.ts'
+import { classifyResponse, type Outcome, transportFailure } from './outcome.ts'
 import { readStreamStart } from './stream-start.ts'
 import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
@@ -39,7 +40,7 @@ export function readResponse(
 ): void {
   const { status } = head
   const headers = responseHeaders(head)
-  const begun: Begun = { status, headers, source }
+  const begun: Begun = { status, headers, source, jsonEnd: jsonEndFor(head, headers.values) }
   if (hasNoBody(status, plan.wire.method)) {
     source.discard()
     done(served({ ...begun, body: { kind: 'whole', chunks: [], bytes: 0 } }))
@@ -51,7 +52,8 @@ export function readResponse(
 /** These say enough by themselves; what any other 4xx means stands in its body. */
 const PLAIN_STATUSES: ReadonlySet<number> = new Set([401, 402, 403, 407, 408, 421, 424, 429])
 
-function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
+function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
+  const { status, headers, source } = begun
   const { values } = headers
   const chunks: Buffer[] = []
   let bytes = 0
@@ -68,7 +70,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
     const outcome = judgeUnread()
     if (outcome.kind === 'served') {
       source.pause()
-      done(served({ status, source, headers, body: { kind: 'flowing', held: chunks } }))
+      done(served({ ...begun, body: { kind: 'flowing', held: chunks } }))
     } else {
       source.destroy()
       done({ kind: 'no_response', outcome, values })
@@ -88,7 +90,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
         done({
           kind: 'response',
           outcome: isEncoded(values) ? judgeUnread() : judge(Buffer.concat(chunks)),
-          response: { status, source, headers, body: { kind: 'whole', chunks, bytes } },
+          response: { ...begun, body: { kind: 'whole', chunks, bytes } },
         }),
       onLost(outcome) {
         const judged = judgeUnread()
@@ -106,15 +108,16 @@ function readError(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
   reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, stopReading)
 }
 
-function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source }: Begun, done: Done): void {
-  const { contentLength, values } = headers
+function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
+  const { source, jsonEnd } = begun
+  const { contentLength, values } = begun.headers
   const join = contentLength !== undefined && contentLength <= JOIN_MAX_BYTES
   const chunks: Buffer[] = []
   let bytes = 0
   let over = false
   const passOn = (body: UpstreamBody): void => {
     over = true
-    done(served({ status, source, headers, body }))
+    done(served({ ...begun, body }))
   }
   const reader = readBody(
     source,
@@ -133,7 +136,11 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, { status, headers, source 
           passOn({ kind: 'flowing', held: chunks })
         })
       },
-      onEnd: () => passOn({ kind: 'whole', chunks, bytes }),
+      onEnd() {
+        for (const chunk of chunks) jsonEnd?.push(chunk)
+        if (jsonEnd?.isWhole() !== false) passOn({ kind: 'whole', chunks, bytes })
+        else done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
+      },
       onLost(outcome) {
         over = true
         done({ kind: 'no_response', outcome, values })

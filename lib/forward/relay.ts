@@ -75,14 +75,16 @@ async function relayFlowing(
 ): Promise<RelayResult> {
   const { response, record, cancellation } = exchange
   const tail = createTail()
+  const { jsonEnd } = upstreamResponse
   let timedOut = false
   const pass = (chunk: Buffer): Buffer => {
     tail.push(chunk)
+    jsonEnd?.push(chunk)
     record.bytesOut += chunk.length
     deadline.dueMs = clock.nowMs() + options.idleMs
     return chunk
   }
-  const upstream = upstreamResponse.source.stream(pass, 'error')
+  const upstream = upstreamResponse.source.stream(pass, 'error', () => jsonEnd?.isWhole() !== false)
   const deadline = deadlines.add(clock.nowMs() + options.idleMs, () => {
     // Silence while the client doesn't read is the client's, not the backend's.
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')

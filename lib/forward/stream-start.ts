@@ -11,14 +11,10 @@ const HOLD_MAX_BYTES = 4 * 1024 * 1024
 const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
 /** Holds a stream's start-up events back until its first output, its end or an error shows whose it is; calls `done` once. */
-export function readStreamStart(
-  plan: AttemptPlan,
-  deps: ReadDeps,
-  { status, headers, source }: Begun,
-  done: Done,
-): void {
+export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
   const { clock, deadlines } = deps
-  const { values } = headers
+  const { source } = begun
+  const { values } = begun.headers
   const watcher = watchEventStream(plan.dialect)
   const beganMs = clock.nowMs()
   const firstOutputDueMs = beganMs + plan.timeouts.firstOutputMs
@@ -35,9 +31,7 @@ export function readStreamStart(
     if (!complete) source.pause()
     done(
       served({
-        status,
-        source,
-        headers,
+        ...begun,
         body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead: !plan.isCreate },
       }),
     )

@@ -8,6 +8,7 @@ import type { BackendConfig } from '../config/types.ts'
 import type { ResponseBody, ResponseHead, WireRequest } from '../http1/send.ts'
 import type { Cancellation, CancelReason } from '../request-context.ts'
 import type { ResponseHeaders, ResponseValues } from './headers.ts'
+import type { JsonEnd } from './json-end.ts'
 import type { Outcome } from './outcome.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 
@@ -103,6 +104,8 @@ export interface UpstreamResponse {
   readonly source: ResponseBody
   readonly headers: ResponseHeaders
   readonly body: UpstreamBody
+  /** Sees what comes of a body that could end early unnoticed. */
+  readonly jsonEnd: JsonEnd | undefined
 }
 
 export type AttemptResult =

@@ -73,9 +73,10 @@ export class ResponseBody {
    * The rest as a stream, for `pipeline`; destroying the stream gives the reply up.
    * @param pass makes of each piece what the stream brings; undefined: nothing, yet
    * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what came
+   * @param isWhole asked at the end of the bytes: false where what came cannot be all of it
    */
-  stream(pass: Pass, whenLost: 'error' | 'end'): BodyStream {
-    return new BodyStream(this, pass, whenLost)
+  stream(pass: Pass, whenLost: 'error' | 'end', isWhole: () => boolean = () => true): BodyStream {
+    return new BodyStream(this, pass, whenLost, isWhole)
   }
 
   /** The connection's side: a piece has come. */
@@ -124,7 +125,7 @@ export class BodyStream extends Readable {
   /** Why the reply did not come to its end. */
   lost: Error | undefined = undefined
 
-  constructor(responseBody: ResponseBody, pass: Pass, whenLost: 'error' | 'end') {
+  constructor(responseBody: ResponseBody, pass: Pass, whenLost: 'error' | 'end', isWhole: () => boolean) {
     super({ highWaterMark: STREAM_BUFFER_BYTES })
     this.body = responseBody
     responseBody.attach({
@@ -132,7 +133,10 @@ export class BodyStream extends Readable {
         const passed = pass(bytes)
         if (passed !== undefined && !this.push(passed)) responseBody.pause()
       },
-      end: () => this.push(null),
+      end: () => {
+        if (isWhole()) this.push(null)
+        else this.destroy(new Error('the body ended early'))
+      },
       lost: error => {
         this.lost = error
         if (whenLost === 'end') this.push(null)

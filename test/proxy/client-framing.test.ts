@@ -1,6 +1,7 @@
 // Whatever framing upstream uses and whatever becomes of its stream, a client finds the end of its answer where it is, and the next
 // answer of its connection behind it (RFC 9112 section 6.3).
 import t from 'tap'
+import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { type RawRequest, startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect, type RawClient } from '../fixtures/raw-client.ts'
@@ -140,7 +141,9 @@ for (const framing of ['chunked', 'length', 'close'] as const) {
       for (const fault of FAULTS) {
         const clock = createFakeClock()
         const backend = await startRawBackend(t)
-        const running = await runProxy(t, configFor([backend], { model: 'stream_usage: true' }), { clock })
+        const running = await runProxy(t, configFor([backend], { model: 'stream_usage: true', rest: NO_PROBES }), {
+          clock,
+        })
         const answer = await answerOf(running, version, async client => {
           await play(await backend.next(), client, framing, fault, clock)
         })
@@ -158,7 +161,7 @@ for (const framing of ['chunked', 'length', 'close'] as const) {
 
 t.test("other answers keep upstream's length, or get their own, or are chunked; and a 204 declares none", async t => {
   const backend = await startRawBackend(t)
-  const running = await runProxy(t, configFor([backend]))
+  const running = await runProxy(t, configFor([backend], { rest: NO_PROBES }))
   const json = '{"choices":[]}'
   const answers: readonly (readonly [string, string, StrictResponse['framing']])[] = [
     [`HTTP/1.1 200 OK\r\nContent-Length: ${json.length}\r\n\r\n${json}`, json, 'length'],
