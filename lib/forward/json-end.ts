@@ -1,6 +1,6 @@
 // Whether JSON whose end is the connection's end has come whole. Such a body has no length to check; over TLS its end should be
 // announced (RFC 9112 section 9.8), but node:tls does not say whether a close_notify came. A JSON answer tells by its last byte.
-import type { ResponseHead } from '../http1/response-head.ts'
+import type { ResponseHead } from '../http1/send.ts'
 import { isEncoded, type ResponseValues } from './headers.ts'
 
 const CLOSE_BRACE = 0x7d

@@ -297,37 +297,27 @@ t.test('headers of another host or of its front stop here, and event streams ask
   t.equal(got.headers.get('x-accel-buffering'), 'no')
 })
 
-t.test(
-  'JSON that ends with its connection, and not with a bracket, is cut off: before its first byte went out it fails over',
-  async t => {
-    const half = '{"choices":[{"index":0,"message":{"role":"assistant","content":"Hel'
-    const head = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n'
-    const it = await scene(t)
-    const asked = it.running.chat()
-    const request = await it.first.next()
-    request.socket.end(head + half)
-    await answerEach(it.second, answer('200 OK', ['Content-Type: application/json'], '{"choices":[]} \n'))
-    t.equal(await (await asked).text(), '{"choices":[]} \n')
+t.test('JSON that ends with its connection, and not with a bracket, is cut for the client too', async t => {
+  const half = '{"choices":[{"index":0,"message":{"role":"assistant","content":"Hel'
+  const head = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n'
+  const late = await scene(t)
+  const begun = late.running.chat()
+  const { socket } = await late.first.next()
+  socket.write(head + half)
+  const got = await begun
+  socket.end('lo')
+  await t.rejects(got.text(), 'a part is never made to look like the whole')
+  t.match(await until(late.running), { error: 'connection_lost' })
 
-    const late = await scene(t)
-    const begun = late.running.chat()
-    const { socket } = await late.first.next()
-    socket.write(head + half)
-    const got = await begun
-    socket.end('lo')
-    await t.rejects(got.text(), 'a part is never made to look like the whole')
-    t.match(await until(late.running), { error: 'connection_lost' })
-
-    for (const [type, body] of [
-      ['application/json', `${half}"}}]}\r\n`],
-      ['application/json', ''],
-      ['text/plain', half],
-    ] as const) {
-      const sound = await scene(t)
-      const whole = sound.running.chat()
-      const { socket } = await sound.first.next()
-      socket.end(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n\r\n${body}`)
-      t.equal(await (await whole).text(), body)
-    }
-  },
-)
+  for (const [type, body] of [
+    ['application/json', `${half}"}}]}\r\n`],
+    ['application/json', ''],
+    ['text/plain', half],
+  ] as const) {
+    const sound = await scene(t)
+    const whole = sound.running.chat()
+    const { socket } = await sound.first.next()
+    socket.end(`HTTP/1.1 200 OK\r\nContent-Type: ${type}\r\n\r\n${body}`)
+    t.equal(await (await whole).text(), body)
+  }
+})
