@@ -14,6 +14,7 @@ export type RefusalCode =
   | 'admin_key_required'
   | 'model_not_found'
   | 'response_not_found'
+  | 'previous_response_not_found'
   | 'unknown_url'
   | 'method_not_allowed'
   | 'request_timeout'

@@ -84,6 +84,8 @@ export interface RequestRecord {
   error: string | undefined
   /** Name of the key that made the stored state which this request was refused. */
   madeBy: string | undefined
+  /** A session whose turns are logged and counted by themselves: it counts as no request. */
+  isSession: boolean
 }
 
 export function createRecord(): RequestRecord {
@@ -103,6 +105,7 @@ export function createRecord(): RequestRecord {
     azureSpillover: undefined,
     error: undefined,
     madeBy: undefined,
+    isSession: false,
   }
 }
 

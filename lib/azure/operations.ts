@@ -129,6 +129,16 @@ export function probePath(backend: BackendConfig): string {
   return withQuery(`${backend.endpoint.basePath}/openai/models`, backend.apiVersion, '')
 }
 
+/** Whether a backend can have Responses over WebSocket: only the v1 surface and OpenAI-compatible servers do (azure/README.md 13.1). */
+export function mayHaveResponsesSocket(backend: BackendConfig): boolean {
+  return backend.type === 'openai' || isV1(backend.apiVersion)
+}
+
+/** Where Responses over WebSocket is asked for (upgrade of the URL that a POST goes to). */
+export function responsesSocketPath(backend: BackendConfig, query: string): string {
+  return surfacePath(backend, 'responses', query)
+}
+
 /**
  * Where realtime sessions are opened (WebSocket upgrade). The dated surface names the deployment in the query
  * (`deployment`), the v1 surface and OpenAI as `model`. Source: Azure realtime how-to, wire reference 10.1.

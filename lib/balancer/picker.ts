@@ -38,6 +38,8 @@ export type PickResult =
 export interface PickerOptions {
   /** Only these resources hold what the request needs; undefined: any. */
   readonly resources?: ReadonlySet<string> | undefined
+  /** Members that can take the request at all; undefined: all. */
+  readonly only?: ((member: Member) => boolean) | undefined
   /** Picked only if no other member is available. */
   readonly avoid?: ((member: Member) => boolean) | undefined
   /** 32-bit hash of the prompt's beginning, where the model balances by it and it is long enough. */
@@ -120,6 +122,7 @@ export interface PickerShared {
 export class RequestPicker implements Picker {
   private readonly shared: PickerShared
   private readonly resources: ReadonlySet<string> | undefined
+  private readonly only: ((member: Member) => boolean) | undefined
   private readonly avoid: ((member: Member) => boolean) | undefined
   private readonly promptHash: number | undefined
   /** A handful at most: an array is made for less than a Set. */
@@ -128,9 +131,10 @@ export class RequestPicker implements Picker {
   private busy: Member[] | undefined
   private ended = false
 
-  constructor(shared: PickerShared, { resources, avoid, promptHash }: PickerOptions) {
+  constructor(shared: PickerShared, { resources, only, avoid, promptHash }: PickerOptions) {
     this.shared = shared
     this.resources = resources
+    this.only = only
     this.avoid = avoid
     this.promptHash = promptHash
     shared.requestsInFlight++
@@ -201,8 +205,9 @@ export class RequestPicker implements Picker {
     this.shared.requestsInFlight--
   }
 
-  private allows({ resourceId }: Member): boolean {
-    return this.resources === undefined || this.resources.has(resourceId)
+  private allows(member: Member): boolean {
+    if (this.resources !== undefined && !this.resources.has(member.resourceId)) return false
+    return this.only === undefined || this.only(member)
   }
 
   private mayUse(member: Member): boolean {

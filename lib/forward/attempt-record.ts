@@ -59,7 +59,7 @@ export function recordResult({ record }: Exchange, end: RelayResult): void {
 /** Reports an attempt. @param askedMs monotonic time at which the backend was asked */
 export function report(
   exchange: Exchange,
-  request: ForwardRequest,
+  request: Pick<ForwardRequest, 'pool'>,
   member: Member,
   { label, detail, askedMs }: { readonly label: OutcomeLabel; readonly detail: string; readonly askedMs: number },
   onAttempt: (report: AttemptReport) => void,

@@ -38,15 +38,21 @@ export interface ForwardDeps extends SendDeps {
 }
 
 /** A refused key is a mistake in the config only if it was the config's: a client's own ephemeral key may have expired. */
-function outcomeFor({ ephemeral }: Exchange, { kind, outcome }: AttemptResult): Outcome {
-  const clients = ephemeral !== undefined && kind === 'response' && outcome.kind === 'misconfigured'
-  return clients ? { kind: 'served' } : outcome
+function outcomeFor({ ephemeral }: Exchange, { upgrade }: ForwardRequest, result: AttemptResult): Outcome {
+  const { kind, outcome } = result
+  if (kind !== 'response') return outcome
+  if (ephemeral !== undefined && outcome.kind === 'misconfigured') return { kind: 'served' }
+  // A handshake whose refusal is no answer to the client: it speaks of the route, not of a request.
+  if (upgrade?.refusalsMoveOn === true && outcome.kind === 'served') {
+    return { kind: 'unsupported', detail: `${result.response.status} to a handshake` }
+  }
+  return outcome
 }
 
 /** Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md 13.4). */
 function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
   if (request.itemOwners?.has(member.resourceId) !== true || result.kind === 'upgraded') return false
-  return outcomeFor(exchange, result).kind === 'state_elsewhere'
+  return outcomeFor(exchange, request, result).kind === 'state_elsewhere'
 }
 
 /** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
@@ -113,7 +119,7 @@ interface LastAttempt {
 }
 
 /** How the attempts ended. */
-type TryResult =
+export type TryResult =
   | (LastAttempt & { readonly kind: 'response'; readonly response: UpstreamResponse })
   | (LastAttempt & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
   /** No attempt is left; this answer is better than none. */
@@ -122,7 +128,8 @@ type TryResult =
   /** The client did not wait. */
   | { readonly kind: 'left'; readonly reason: CancelReason }
 
-async function tryBackends(
+/** The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one is still held. */
+export async function tryBackends(
   exchange: Exchange,
   request: ForwardRequest,
   picker: Picker,
@@ -157,7 +164,7 @@ async function tryBackends(
     if (result.kind === 'upgraded') {
       return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, upgraded: result }
     }
-    const outcome = outcomeFor(exchange, result)
+    const outcome = outcomeFor(exchange, request, result)
     const values = result.kind === 'response' ? result.response.headers.values : result.values
     if (values !== undefined) noteSignals(member, values, deps.health)
     history.outcomes.push(outcome)

@@ -48,6 +48,8 @@ export interface ForwardRequest {
   /** It asks for a WebSocket: the headers that do, and what becomes of a backend's agreement. */
   readonly upgrade?: {
     readonly headers: readonly string[]
+    /** Any plain answer to the handshake means that this backend has no such route: the next one is asked. */
+    readonly refusalsMoveOn?: boolean
     open(member: Member, upgraded: Upgraded): Promise<RelayResult>
   }
 }

@@ -70,12 +70,50 @@ function tokensTaken({ record }: Exchange): number | undefined {
   return record.status >= 400 || record.attempts === 0 ? 0 : undefined
 }
 
+/** Whether a request is let in: with the way to settle when it has ended, or the refusal. */
+export type AdmissionAnswer =
+  | { readonly kind: 'admitted'; readonly settle: () => void }
+  | { readonly kind: 'refused'; readonly refusal: Refusal }
+
+/**
+ * Asks for admission, and leaves the answer to the caller.
+ * @param tokens the estimate of what the request takes
+ * @param price of its model
+ */
+export function askAdmission(
+  exchange: Exchange,
+  tokens: number,
+  shared: SharedState,
+  price: Price | undefined,
+): AdmissionAnswer | Promise<AdmissionAnswer> {
+  const key = exchange.clientKey
+  if (key === undefined || !hasLimits(key)) return { kind: 'admitted', settle: UNLIMITED }
+  const { keyLimiter } = shared
+  const answered = (admission: Admission): AdmissionAnswer => {
+    if (admission.kind === 'unknown') {
+      const message = 'The process that counts the limits of keys does not answer. Try again.'
+      const refusal: Refusal = { status: 503, code: 'overloaded', message, retryAfterMs: admission.waitMs }
+      return { kind: 'refused', refusal }
+    }
+    if (admission.kind === 'limited') {
+      shared.onKeyLimited(key.name, admission.limit)
+      return { kind: 'refused', refusal: refusalFor(key, admission) }
+    }
+    return {
+      kind: 'admitted',
+      settle: () => keyLimiter.settle(admission.ticket, tokensTaken(exchange), costOf(exchange.record.usage, price)),
+    }
+  }
+  const asked = keyLimiter.admit(key.name, key.limits, tokens)
+  return asked instanceof Promise ? asked.then(answered) : answered(asked)
+}
+
 /** How to settle when the request has ended; undefined: it was refused, and has its answer. */
 export type Admitted = (() => void) | undefined
 
 /**
- * Asks for admission.
- * @param tokens what it is estimated to take
+ * Asks for admission, and answers a request that is not let in.
+ * @param tokens the estimate of what the request takes
  * @param price of its model
  */
 export function admit(
@@ -84,26 +122,11 @@ export function admit(
   shared: SharedState,
   price: Price | undefined,
 ): Admitted | Promise<Admitted> {
-  const key = exchange.clientKey
-  if (key === undefined || !hasLimits(key)) return UNLIMITED
-  const { keyLimiter } = shared
-  const settled = (admission: Admission): Admitted => {
-    if (admission.kind === 'unknown') {
-      refuse(exchange, {
-        status: 503,
-        code: 'overloaded',
-        message: 'The process that counts the limits of keys does not answer. Try again.',
-        retryAfterMs: admission.waitMs,
-      })
-      return undefined
-    }
-    if (admission.kind === 'limited') {
-      shared.onKeyLimited(key.name, admission.limit)
-      refuse(exchange, refusalFor(key, admission))
-      return undefined
-    }
-    return () => keyLimiter.settle(admission.ticket, tokensTaken(exchange), costOf(exchange.record.usage, price))
+  const settled = (answer: AdmissionAnswer): Admitted => {
+    if (answer.kind === 'admitted') return answer.settle
+    refuse(exchange, answer.refusal)
+    return undefined
   }
-  const asked = keyLimiter.admit(key.name, key.limits, tokens)
+  const asked = askAdmission(exchange, tokens, shared, price)
   return asked instanceof Promise ? asked.then(settled) : settled(asked)
 }

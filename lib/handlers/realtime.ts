@@ -28,6 +28,10 @@ export interface ClientSocket {
   readonly response: ServerResponse
   /** The socket is the tunnel's from now on. */
   takeOver(): void
+  /** Calls when the server begins to drain, at once if it has; returns how to take that back. */
+  onDrain(run: () => void): () => void
+  /** A request inside the session has ended: it is logged and counted by itself. */
+  turnEnded(turn: Exchange): void
 }
 
 /** The headers of RFC 6455 that go upstream as the client sent them; the answer's accept key is made from the client's own. */
@@ -48,7 +52,8 @@ export function upgradeHeaders(headers: Exchange['request']['headers']): string[
   return list
 }
 
-function handshakeProblem({ request }: Exchange): Refusal | undefined {
+/** Why a handshake is none of RFC 6455, if so. */
+export function handshakeProblem({ request }: Exchange): Refusal | undefined {
   const { headers } = request
   if (headers['sec-websocket-key'] === undefined || headers['sec-websocket-version'] !== '13') {
     return {

@@ -71,25 +71,34 @@ export function createApp(deps: AppDeps): App {
   let stallCheck: Timer | undefined
   const dispatch = createDispatch({ ...deps, isDraining: () => draining })
 
+  const onDrain = new Set<() => void>()
+
+  const finishedRequest = ({ id, request, client, beganMs, record }: Exchange): FinishedRequest => {
+    const trace = single(request.headers.traceparent)
+    return {
+      id,
+      method: request.method ?? '',
+      path: redactedPath(request.url ?? '', runtime().isSecret),
+      client,
+      traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
+      durationMs: clock.nowMs() - beganMs,
+      cost: costOf(record.usage, record.model === undefined ? undefined : runtime().pool(record.model)?.model.price),
+      record,
+    }
+  }
+
   const finish = (exchange: Live): void => {
-    const { request, response, record } = exchange
+    const { response, record } = exchange
     live.remove(exchange)
     // A session that was open has its 101, however it ended.
     const answered = record.status === 101
     if (!answered && (record.error === 'client_closed' || record.error === 'client_stalled'))
       record.status = CLIENT_CLOSED
     else if (!response.writableFinished && record.status === 0) record.status = CLIENT_CLOSED
-    const trace = single(request.headers.traceparent)
-    onFinished({
-      id: exchange.id,
-      method: request.method ?? '',
-      path: redactedPath(request.url ?? '', runtime().isSecret),
-      client: exchange.client,
-      traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
-      durationMs: clock.nowMs() - exchange.beganMs,
-      cost: costOf(record.usage, record.model === undefined ? undefined : runtime().pool(record.model)?.model.price),
-      record,
-    })
+    const finished = finishedRequest(exchange)
+    if (record.isSession)
+      log.debug('session ended', { id: finished.id, duration_ms: finished.durationMs, error: record.error })
+    else onFinished(finished)
     if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
   }
 
@@ -229,10 +238,20 @@ export function createApp(deps: AppDeps): App {
         socket.off('close', onClose)
         client.takeOver()
       }
-      serve(exchange, { ...client, takeOver }, () => finish(exchange))
+      const hooks: Pick<ClientSocket, 'onDrain' | 'turnEnded'> = {
+        onDrain(run) {
+          if (draining) run()
+          else onDrain.add(run)
+          return () => onDrain.delete(run)
+        },
+        turnEnded: turn => onFinished(finishedRequest(turn)),
+      }
+      serve(exchange, { ...client, ...hooks, takeOver }, () => finish(exchange))
     },
     drain() {
       draining = true
+      for (const run of onDrain) run()
+      onDrain.clear()
       return live.size() === 0 ? Promise.resolve() : new Promise(resolve => whenIdle.push(resolve))
     },
     cancelAll() {

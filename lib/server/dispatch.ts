@@ -168,7 +168,7 @@ function serveRoute(
     case 'realtime':
       return handleRealtime(exchange, target, client, current)
     case 'responses_socket':
-      return handleResponsesSocket(exchange, client)
+      return handleResponsesSocket(exchange, target, client, current)
     case 'models':
       return handleModels(exchange, current)
     case 'model':

@@ -9,7 +9,11 @@ import type { ClientSocket } from '../handlers/realtime.ts'
 const LINGER_MS = 2_000
 
 /** Gives the socket a response to answer with as long as no tunnel has taken it over. */
-export function clientSocket(request: IncomingMessage, socket: Duplex, head: Buffer): ClientSocket {
+export function clientSocket(
+  request: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+): Omit<ClientSocket, 'onDrain' | 'turnEnded'> {
   const response = new ServerResponse(request)
   response.shouldKeepAlive = false
   if (socket instanceof Socket) response.assignSocket(socket)

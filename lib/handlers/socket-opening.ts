@@ -1,0 +1,171 @@
+// The choice of a backend for a session of Responses over WebSocket: handshakes in turn, with the failover of any request, until one
+// agrees; and once more from there, while the client has seen nothing of the first turn.
+import { randomBytes } from 'node:crypto'
+import { mayHaveResponsesSocket, responsesSocketPath } from '../azure/operations.ts'
+import type { Lease } from '../balancer/health.ts'
+import type { Member, Pool } from '../balancer/pool.ts'
+import type { ScannedObject } from '../body/json-scan.ts'
+import { promptHash } from '../body/prompt-hash.ts'
+import { outcomeDetail, report } from '../forward/attempt-record.ts'
+import { tryBackends } from '../forward/forward.ts'
+import { blameOf, labelOf, type Outcome } from '../forward/outcome.ts'
+import type { ForwardRequest, Upgraded, UpstreamResponse } from '../forward/upstream.ts'
+import type { Exchange } from '../request-context.ts'
+import type { Runtime } from '../runtime.ts'
+import type { Binding } from './affinity.ts'
+import { errorFrame, refusalFrame, type Turn, type Wanted } from './socket-turn.ts'
+
+/** Under which a deployment is remembered to have refused a handshake, while it goes on serving POST. */
+const SOCKET = 'responses over websocket'
+
+/** Whether a handshake may be tried at this member. */
+export function mayOpenAt({ backend, health }: Member, { shared }: Runtime): boolean {
+  return mayHaveResponsesSocket(backend) && !shared.unsupported.has(health.id, SOCKET)
+}
+
+/** How the search for a backend ended. */
+export type Opened =
+  | { readonly kind: 'opened'; readonly member: Member; readonly lease: Lease; readonly upgraded: Upgraded }
+  | {
+      readonly kind: 'refused'
+      /** What the client is sent. */
+      readonly frame: object
+      readonly status: number
+      readonly code: 'upstream_error' | 'no_backend'
+      /** Every backend refused the handshake itself. */
+      readonly nowhere: boolean
+    }
+
+export interface Opening {
+  /** Asks backends that have not been asked yet, until one agrees to the handshake. */
+  next(): Promise<Opened>
+  /** Whether another backend is worth asking after this. */
+  movesOn(outcome: Outcome): boolean
+  /** A backend that had agreed turned out not to serve the turn. */
+  gaveUp(turn: Turn, member: Member, outcome: Outcome): void
+  end(): void
+}
+
+export interface OpeningOptions {
+  readonly turn: Exchange
+  readonly runtime: Runtime
+  readonly pool: Pool
+  readonly query: string
+  readonly binding: Binding & { kind: 'free' | 'bound' }
+  readonly scan: ScannedObject | undefined
+  readonly bytes: Buffer
+}
+
+/** What is left of the choice of a backend, until the first output: enough to begin again elsewhere. */
+export interface Choice {
+  readonly opening: Opening
+  readonly wanted: Wanted
+  /** Start-up events that the client has not seen. */
+  readonly held: Buffer[]
+  heldBytes: number
+}
+
+/** Limits on start-up events held back, as for event streams. */
+const HOLD_MAX_EVENTS = 64
+const HOLD_MAX_BYTES = 4 * 1024 * 1024
+
+/** As much is held back as may be. */
+export function holdsEnough({ held, heldBytes }: Choice): boolean {
+  return held.length >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES
+}
+
+/** A key of its own: the proxy reads the frames, and asks for no extension and no sub-protocol. */
+function handshakeHeaders(): readonly string[] {
+  const headers = ['connection', 'Upgrade', 'upgrade', 'websocket', 'sec-websocket-version', '13']
+  return [...headers, 'sec-websocket-key', randomBytes(16).toString('base64')]
+}
+
+/** A backend's own answer to a handshake, as the frame that it becomes. */
+function answerFrame({ status, body }: UpstreamResponse): object {
+  const text = body.kind === 'whole' ? Buffer.concat(body.chunks).toString('utf8') : ''
+  let error: unknown
+  try {
+    error = Reflect.get(Object(JSON.parse(text)), 'error')
+  } catch {
+    error = undefined
+  }
+  const { type, code, message } = Object(error)
+  return errorFrame({
+    status,
+    ...(typeof type === 'string' ? { type } : {}),
+    code: typeof code === 'string' ? code : 'upstream_error',
+    message: typeof message === 'string' ? message : `The backend answered the handshake with ${status}.`,
+  })
+}
+
+/** Prepares the choice for a session's first turn. */
+export function createOpening(options: OpeningOptions): Opening {
+  const { turn, runtime, pool, query, binding, scan, bytes } = options
+  const { shared, forwardDeps } = runtime
+  const bound = binding.kind === 'bound' ? binding.resources : undefined
+  const isPossible = (member: Member): boolean =>
+    mayOpenAt(member, runtime) && (bound === undefined || bound.has(member.resourceId))
+  const searches = binding.kind === 'free' && binding.searches
+  const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash([bytes], scan) : undefined
+  let firstSuspect: Lease | undefined
+  const picker = pool.picker({ resources: bound, only: isPossible, promptHash: hash })
+  const request: ForwardRequest = {
+    pool,
+    method: 'GET',
+    dialect: 'opaque',
+    wantsStream: false,
+    json: false,
+    isCreate: true,
+    path: backend => responsesSocketPath(backend, query),
+    body: () => ({ chunks: [], byteLength: 0 }),
+    releaseBody: () => undefined,
+    pickerOptions: { resources: bound, only: isPossible, promptHash: hash },
+    pinned: bound !== undefined,
+    stateOwnerUnknown: searches,
+    onUnsupported: member => shared.unsupported.note(member.health.id, SOCKET),
+    upgrade: {
+      headers: handshakeHeaders(),
+      refusalsMoveOn: true,
+      open: () => Promise.reject(new Error('a session opens its backend itself')),
+    },
+  }
+
+  return {
+    async next() {
+      const hadSome = pool.members.some(isPossible)
+      const found = await tryBackends(turn, request, picker, forwardDeps)
+      if (found.kind === 'upgraded') {
+        const { member, lease, upgraded } = found
+        return { kind: 'opened', member, lease, upgraded }
+      }
+      if (found.kind === 'response') found.lease.release({ kind: 'none' })
+      const nowhere = hadSome && !pool.members.some(isPossible)
+      if (found.kind === 'fallback' || found.kind === 'response') {
+        const { status } = found.response
+        return { kind: 'refused', frame: answerFrame(found.response), status, code: 'upstream_error', nowhere }
+      }
+      if (found.kind === 'left') {
+        return { kind: 'refused', frame: {}, status: 499, code: 'upstream_error', nowhere: false }
+      }
+      const { refusal } = found
+      const code = refusal.code === 'no_backend' ? 'no_backend' : 'upstream_error'
+      return { kind: 'refused', frame: refusalFrame(refusal), status: refusal.status, code, nowhere }
+    },
+    movesOn(outcome) {
+      if (outcome.kind === 'state_elsewhere') return searches
+      return outcome.kind !== 'served' && outcome.kind !== 'cancelled' && bound === undefined
+    },
+    gaveUp({ exchange, lease, askedMs }, member, outcome) {
+      lease?.release(blameOf(outcome, firstSuspect !== undefined))
+      // A second backend that meets the same: it is the request, and nobody is blamed for it.
+      if ((outcome.kind === 'failed' && outcome.suspect) || outcome.kind === 'misconfigured') {
+        if (firstSuspect === undefined) firstSuspect = lease
+        else firstSuspect.withdraw()
+      }
+      const attempt = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs }
+      report(exchange, request, member, attempt, forwardDeps.onAttempt)
+      if (outcome.kind === 'state_elsewhere') picker.skipResource(member.resourceId)
+    },
+    end: () => picker.end(),
+  }
+}
