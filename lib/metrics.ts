@@ -76,6 +76,7 @@ const FAMILIES = {
   proxy_buffered_bytes: gauge('sum', 'Request bytes held for replay.'),
   proxy_log_lines_dropped_total: counter('Log lines lost because their reader was too slow.'),
   proxy_config_reloads_total: counter('Configs taken into force after the first.'),
+  proxy_key_expiry_timestamp_seconds: gauge('max', 'End of the client key, seconds since the epoch.', 'key'),
   proxy_build_info: gauge('max', 'Always 1; the label tells the version.', 'version'),
   proxy_workers: gauge('sum', 'Processes that serve.'),
   process_cpu_seconds_total: counter('CPU time of the serving processes.'),

@@ -10,6 +10,7 @@ import type { Exchange, FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { namesOf, principalId, principalOf } from '../runtime.ts'
 import { backendRows, changeEntry } from './backend-rows.ts'
+import type { EndingKey } from './entries.ts'
 import { mergeSnapshots } from './merge.ts'
 import { createDashboardRoutes, dashboardRoute, type SteerOrder } from './routes.ts'
 import { createStatus, type StatusSnapshot } from './status.ts'
@@ -19,6 +20,8 @@ export interface DashboardDeps {
   readonly log: Log
   readonly health: HealthRegistry
   runtime(): Runtime
+  /** Client keys of the config that end soon. */
+  keysEnding(): readonly EndingKey[]
   /** The snapshots of all processes, this one's among them. */
   snapshots(): Promise<readonly StatusSnapshot[]>
 }
@@ -52,10 +55,12 @@ export function auditRefusedAdmin(log: Log, { id, client, clientKey, request }: 
   })
 }
 
-export function createDashboard({ clock, log, health: healthRegistry, runtime, snapshots }: DashboardDeps): Dashboard {
+export function createDashboard(deps: DashboardDeps): Dashboard {
+  const { clock, log, health: healthRegistry, runtime, snapshots, keysEnding } = deps
   const status = createStatus({
     clock,
     states: () => backendRows(runtime().pools, clock),
+    keysEnding,
     source: randomUUID(),
   })
 

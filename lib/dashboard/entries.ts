@@ -121,6 +121,12 @@ export interface Figures {
 
 export type BackendRow = BackendState & Figures
 
+/** A client key that ends within a week, or has ended. */
+export interface EndingKey {
+  readonly key: string
+  readonly ends_ms: number
+}
+
 export interface StatusView {
   readonly time_ms: number
   readonly step: number
@@ -128,4 +134,6 @@ export interface StatusView {
   readonly steps: number
   readonly totals: Figures & { readonly in_flight: number }
   readonly backends: readonly BackendRow[]
+  /** The soonest first. */
+  readonly keys_ending: readonly EndingKey[]
 }

@@ -86,6 +86,8 @@ export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSna
     time_ms: newest.time_ms,
     age_ms: Math.max(...snapshots.map(({ age_ms }) => age_ms)),
     backends,
+    // All processes have one config.
+    keys_ending: newest.keys_ending,
     requests: newestFirst(
       snapshots.map(({ requests }) => requests),
       MAX_REQUESTS,

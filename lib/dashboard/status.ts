@@ -1,7 +1,7 @@
 // What the live status page shows, kept: rolling windows for each backend, the last requests, the last changes. Everything here
 // has a bound. One a process; several processes' snapshots are merged (merge.ts).
 import type { Clock } from '../clock.ts'
-import type { AttemptEntry, BackendState, ChangeEntry, RequestEntry, Sequenced } from './entries.ts'
+import type { AttemptEntry, BackendState, ChangeEntry, EndingKey, RequestEntry, Sequenced } from './entries.ts'
 import { bucketOf } from './histogram.ts'
 import { createStepWindow, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
 
@@ -29,6 +29,8 @@ export interface StatusSnapshot {
   /** Since this began to count. */
   readonly age_ms: number
   readonly backends: readonly BackendCounts[]
+  /** Client keys that end within a week. */
+  readonly keys_ending: readonly EndingKey[]
   /** Newest first. */
   readonly requests: readonly (RequestEntry & Sequenced)[]
   /** Requests finished so far, by process: what is missing in `requests` was too much to keep. */
@@ -53,6 +55,8 @@ export interface StatusOptions {
   readonly clock: Clock
   /** How the config's backends stand now, in the order in which they are shown. */
   readonly states: () => readonly BackendState[]
+  /** Client keys of the config that end soon. */
+  readonly keysEnding?: () => readonly EndingKey[]
   /** Names this process among those whose snapshots are merged; unique over restarts too, so that a viewer notices them. */
   readonly source: string
 }
@@ -94,7 +98,7 @@ function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
   return found
 }
 
-export function createStatus({ clock, states, source }: StatusOptions): Status {
+export function createStatus({ clock, states, keysEnding = () => [], source }: StatusOptions): Status {
   // By model, then by backend: one key of both, made for each request and attempt, took half a µs.
   const windows = new Map<string, Map<string, StepWindow>>()
   let backends = 0
@@ -173,6 +177,7 @@ export function createStatus({ clock, states, source }: StatusOptions): Status {
           // A copy: what is handed out must not change under the reader.
           steps: structuredClone(sparse(windows.get(health.model)?.get(health.backend)?.read(step) ?? [])),
         })),
+        keys_ending: keysEnding(),
         requests: requests.list(),
         finished: { [source]: requests.count() },
         changes: changes.list(),

@@ -27,6 +27,7 @@ import type { Peers } from '../workers/peers.ts'
 import { replicateState } from '../workers/sharing.ts'
 import { logFinished, logHealthChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
+import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
 import { createSharedRendering } from './shared-rendering.ts'
@@ -176,6 +177,7 @@ export function createProxy({
 
   const watch = createDashboard({
     clock,
+    keysEnding: () => endingKeys(current().config.auth.keys, clock.epochMs()),
     log,
     health: healthRegistry,
     runtime: current,
@@ -199,6 +201,7 @@ export function createProxy({
       logFinished(log, finished)
     },
   })
+  const keyExpiry = createKeyExpiryWatch(clock, log, () => current().config.auth.keys)
   const listener = createListener({
     tls,
     onRequest: app.handle,
@@ -228,7 +231,11 @@ export function createProxy({
     shared: shared,
     listener,
     probe: () => probes.round(),
-    startProbes: () => probes.start(),
+    startProbes() {
+      probes.start()
+      // As with the probes, one process speaks for all.
+      keyExpiry.start()
+    },
     state,
     finished: () => finishedCount,
     applyUpdates: items => sharing?.applyUpdates(items),
@@ -247,6 +254,7 @@ export function createProxy({
       )
       listener.setMaxConnections(next.server.maxConnections ?? maxConnections)
       measure.reloaded()
+      keyExpiry.check()
       log.info('config reloaded', { changes: changes.length })
       for (const change of changes) log.info('config change', { change })
       const restart = needsRestart(before, next)
@@ -255,11 +263,15 @@ export function createProxy({
     async listen() {
       const { server } = current().config
       const address = await listener.listen(server.port, server.host)
-      if (sharing === undefined) probes.start()
+      if (sharing === undefined) {
+        probes.start()
+        keyExpiry.start()
+      }
       return address
     },
     async shutdown(graceMs) {
       probes.stop()
+      keyExpiry.stop()
       watch.close()
       const finished = app.drain()
       const over = new Promise<void>(resolve => clock.after(graceMs, resolve))

@@ -6,6 +6,7 @@ import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import type { Runtime, SharedState } from '../runtime.ts'
 import type { App } from './app.ts'
+import { expiryByName } from './key-expiry.ts'
 import { isOwnRoute } from './own-routes.ts'
 
 /** What the process says of itself; passed in, since only commands touch it. */
@@ -81,6 +82,9 @@ export function createRequestMetrics({
           metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens, toEpochMs(headroom.atMs))
         }
       }
+    }
+    for (const [key, endsS] of expiryByName(runtime().config.auth.keys, clock.epochMs())) {
+      metrics.set('proxy_key_expiry_timestamp_seconds', [key], endsS)
     }
     metrics.set('proxy_open_streams', [], app().openStreams())
     metrics.set('proxy_requests_in_flight', [], app().inFlight())

@@ -423,3 +423,52 @@ t.test('ten thousand tokens are verified, and each is recognized the second time
   t.equal(valid, 20_000)
   t.comment(`${(user / 20_000).toFixed(1)} µs of CPU a look`)
 })
+
+t.test(
+  'a key that ends within a week is spoken of daily in the log, in a metric and on the status page, then refused',
+  async t => {
+    // The fake wall clock begins on 12 January 1970.
+    const clock = createFakeClock()
+    const backend = await startResource(t)
+    const auth = `{keys: [
+    {name: soon, key: key-soon, expires: 1970-01-15, admin: true},
+    {name: soon, key: key-soon-2, expires: 1970-03-01},
+    {name: later, key: key-later, expires: 1971-01-01T12:00+01:00},
+    {name: over, key: key-over, expires: 1970-01-01},
+    {name: never, key: key-never, admin: true}]}`
+    const running = await runProxy(t, configText(backend.url, auth), { clock })
+    const said = (): readonly unknown[] =>
+      running.lines.filter(({ msg }) => /^client key/.test(String(msg))).map(({ msg, key, left }) => [msg, key, left])
+    const first = [
+      ['client key has expired', 'over', undefined],
+      ['client key ends soon', 'soon', '3 days'],
+    ]
+    t.same(said(), first)
+    clock.advance(86_400_000)
+    t.same(said().slice(2), [first[0], ['client key ends soon', 'soon', '2 days']])
+    const text = await (await fetch(`${running.url}/metrics`)).text()
+    t.match(text, `proxy_key_expiry_timestamp_seconds{key="soon"} ${Date.UTC(1970, 0, 16) / 1000}`)
+    t.match(text, `proxy_key_expiry_timestamp_seconds{key="later"} ${Date.UTC(1971, 0, 1, 11) / 1000}`)
+    t.match(text, `proxy_key_expiry_timestamp_seconds{key="over"} ${Date.UTC(1970, 0, 2) / 1000}`)
+    t.notMatch(text, 'key="never"')
+
+    const leaving = new AbortController()
+    const events = await fetch(`${running.url}/dashboard/events`, {
+      headers: { 'api-key': 'key-never' },
+      signal: leaving.signal,
+    })
+    let page = ''
+    for await (const chunk of events.body ?? []) {
+      page += Buffer.from(chunk).toString()
+      if (page.includes('\n\n')) break
+    }
+    leaving.abort()
+    t.match(page, '"keys_ending":[{"key":"over","ends_ms":86400000},{"key":"soon","ends_ms":1296000000}]')
+
+    t.equal((await ask(running, { 'api-key': 'key-soon' })).status, 200)
+    clock.advance(3 * 86_400_000)
+    t.match(await errorOf(await ask(running, { 'api-key': 'key-soon' })), [401, 'invalid_api_key', /expired/])
+    t.equal((await fetch(`${running.url}/dashboard/events`, { headers: { 'api-key': 'key-soon' } })).status, 401)
+    t.equal((await ask(running, { 'api-key': 'key-soon-2' })).status, 200)
+  },
+)

@@ -414,6 +414,20 @@ t.test('endpoints', async t => {
     })
   }
 
+  t.test('a key that ends within a week, or has ended, is warned of, where the time is known', async t => {
+    const text = `auth: {keys: [{name: a, key: b, expires: 2026-03-08}]}
+models: {m: {backends: [{endpoint: "https://r.openai.azure.com", api_key: k}]}}`
+    const warnings = (nowEpochMs: number | undefined) => {
+      const result = parseConfig(text, { file: 'c.yaml', env: {}, readSecretFile: () => '', nowEpochMs })
+      return result.kind === 'ok' ? result.warnings.map(({ path, message }) => `${path} ${message}`) : ['invalid']
+    }
+    t.same(warnings(undefined), [])
+    t.same(warnings(Date.UTC(2026, 2, 1)), [])
+    t.match(warnings(Date.UTC(2026, 2, 2)), [/auth\.keys\[0\]\.expires this key ends in 7 days/])
+    t.match(warnings(Date.UTC(2026, 2, 8, 20)), [/ends in 4 hours/])
+    t.match(warnings(Date.UTC(2026, 2, 9)), [/has expired/])
+  })
+
   t.test('plain http with a credential is warned of, except to this machine', async t => {
     const warnings = (text: string) => {
       const result = parse(backendWith(text))

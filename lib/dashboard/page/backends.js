@@ -61,7 +61,7 @@ function outLine(row) {
 const MAX_OUT_LINES = 6
 /** @param {View} view */
 
-function drawSummary({ backends }) {
+function drawSummary({ backends, keys_ending }) {
   const total = backends.length
   const out = backends.filter(isOut)
   const throttled = backends.filter(row => row.state === 'throttled')
@@ -88,6 +88,12 @@ function drawSummary({ backends }) {
   const lines = troubled.slice(0, MAX_OUT_LINES).map(outLine)
   if (troubled.length > lines.length)
     lines.push(make('li', '', say('sum_more', { count: troubled.length - lines.length })))
+  const endings = keys_ending
+    .slice(0, MAX_OUT_LINES)
+    .map(({ key, ends_ms }) =>
+      make('li', '', say(ends_ms > now() ? 'key_ends' : 'key_ended', { key, time: moment(ends_ms) })),
+    )
+  lines.push(...endings)
   const list = byId('outs')
   // The same words again are not written again, so that they can be selected and are not read twice.
   if (list.textContent !== lines.map(line => line.textContent).join('')) list.replaceChildren(...lines)
