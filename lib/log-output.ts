@@ -30,6 +30,7 @@ const GATHER_MS = 20
 const GATHER_MAX_BYTES = 64 * 1024
 
 const NEWLINE = 0x0a
+const LINE_END = Buffer.from('\n')
 
 /**
  * Lines that will be written together. They wait as bytes: a line that has just been joined is a tree of some fifty
@@ -48,15 +49,25 @@ function hasRoom({ bytes, used }: Batch, line: string): boolean {
 }
 
 /** Writes bytes somewhere; calls back when they are there and no longer needed, or with the error. */
-type Writer = (bytes: Buffer, done: (error: NodeJS.ErrnoException | null) => void) => void
+type Writer = (bytes: Buffer, done: (error: NodeJS.ErrnoException | null, written: number) => void) => void
 
-function fileWriter(fd: number): Writer {
+/** The system's call, as an argument: a disk that is full half-way is not to be had in a test. */
+export type WriteToFile = (
+  fd: number,
+  bytes: Buffer,
+  offset: number,
+  length: number,
+  position: null,
+  done: (error: NodeJS.ErrnoException | null, written: number) => void,
+) => void
+
+function fileWriter(fd: number, write: WriteToFile): Writer {
   return (bytes, done) => {
     const writeFrom = (offset: number): void => {
-      fs.write(fd, bytes, offset, bytes.length - offset, null, (error, written) => {
-        if (error !== null) done(error)
+      write(fd, bytes, offset, bytes.length - offset, null, (error, written) => {
+        if (error !== null) done(error, offset)
         else if (offset + written < bytes.length) writeFrom(offset + written)
-        else done(null)
+        else done(null, bytes.length)
       })
     }
     writeFrom(0)
@@ -69,19 +80,19 @@ function streamWriter(fd: number): Writer {
   socket.on('error', () => undefined)
   socket.unref()
   return (bytes, done) => {
-    if (socket.destroyed) done(Object.assign(new Error('closed'), { code: 'EPIPE' }))
-    else socket.write(bytes, error => done(error ?? null))
+    if (socket.destroyed) done(Object.assign(new Error('closed'), { code: 'EPIPE' }), 0)
+    else socket.write(bytes, error => done(error ?? null, 0))
   }
 }
 
-function writerFor(fd: number): Writer {
+function writerFor(fd: number, write: WriteToFile): Writer {
   try {
     const stat = fs.fstatSync(fd)
     if (os.platform() !== 'win32' && (stat.isFIFO() || stat.isSocket())) return streamWriter(fd)
   } catch {
-    return (_bytes, done) => done(Object.assign(new Error('closed'), { code: 'EBADF' }))
+    return (_bytes, done) => done(Object.assign(new Error('closed'), { code: 'EBADF' }), 0)
   }
-  return fileWriter(fd)
+  return fileWriter(fd, write)
 }
 
 /** How a target is opened; a path is appended to. */
@@ -97,9 +108,17 @@ export const ATOMIC_WRITE_BYTES = 4_000
  * @param maxBatchBytes lines written at once, in bytes; ATOMIC_WRITE_BYTES where several processes share the target
  * @throws only here, at the start, when a file cannot be opened for appending
  */
-export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHER_MAX_BYTES): LogOutput {
+export function createLogOutput(
+  target: LogTarget,
+  maxBatchBytes: number = GATHER_MAX_BYTES,
+  write: WriteToFile = fs.write,
+): LogOutput {
   let fd = target.kind === 'fd' ? target.fd : fs.openSync(target.path, 'a', 0o640)
-  let writer = writerFor(fd)
+  let writer = writerFor(fd, write)
+  // Another process's write may have ended half-way in the same file, on the same full disk.
+  const isShared = maxBatchBytes <= ATOMIC_WRITE_BYTES
+  /** The file may end in a part of a line. */
+  let torn = false
   /** Oldest first; the last one still takes lines. */
   const batches: Batch[] = []
   let spare: Buffer | undefined
@@ -149,14 +168,17 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
     }
     queuedBytes -= batch.used
     writing = true
-    writer(batch.bytes.subarray(0, batch.used), error => {
+    const bytes = batch.bytes.subarray(0, batch.used)
+    writer(torn ? Buffer.concat([LINE_END, bytes]) : bytes, (error, written) => {
       writing = false
       if (error === null) {
+        torn = false
         if (batch.bytes.length === maxBatchBytes) spare = batch.bytes
         goOn()
         return
       }
       dropped += batch.lines
+      torn = written > (torn ? 1 : 0) || isShared || (torn && written === 0)
       // A reader that is gone does not come back; a full disk may be emptied.
       if (target.kind === 'fd' && (error.code === 'EPIPE' || error.code === 'EBADF')) {
         broken = true
@@ -194,7 +216,8 @@ export function createLogOutput(target: LogTarget, maxBatchBytes: number = GATHE
         const next = fs.openSync(target.path, 'a', 0o640)
         const old = fd
         fd = next
-        writer = writerFor(next)
+        writer = writerFor(next, write)
+        torn = false
         // A write that is under way may still need the old one.
         setTimeout(() => fs.close(old, () => undefined), 1_000).unref()
       } catch {

@@ -265,6 +265,40 @@ t.test('what waits is bounded: lines beyond it are dropped and counted', async t
   t.equal(output.dropped(), 2)
 })
 
+t.test('after a write that a full disk cut off, the next line begins as a line of its own', async t => {
+  for (const [cuts, expected] of [
+    [[5], 1],
+    [[5, 0, 3], 2],
+    [[0], 0],
+    [[7, 1, 0], 1],
+  ] as const) {
+    const file = `${t.testdir({})}/log`
+    const waiting: number[] = [...cuts]
+    const output = createLogOutput(
+      { kind: 'file', path: file },
+      undefined,
+      (fd, bytes, offset, length, position, done) => {
+        const room = waiting.shift()
+        if (room === undefined) return fs.write(fd, bytes, offset, length, position, done)
+        const full = Object.assign(new Error('full'), { code: 'ENOSPC' })
+        if (room === 0) return done(full, 0)
+        // As the system does it: what there is room for is written, and the next try fails.
+        waiting.unshift(0)
+        fs.write(fd, bytes, offset, room, position, done)
+      },
+    )
+    const lines = [...cuts.keys(), 'last'].map(i => JSON.stringify({ line: `number ${i}` }))
+    for (const line of lines) {
+      output.write(line)
+      await output.flush(60_000)
+    }
+    const written = fs.readFileSync(file, 'utf8').split('\n')
+    t.equal(written.at(-2), lines.at(-1), `${cuts}`)
+    t.equal(written.filter(line => line !== '' && line !== lines.at(-1)).length, expected, 'torn pieces stand alone')
+    t.equal(output.dropped(), lines.length - 1)
+  }
+})
+
 t.test('a descriptor that is gone costs lines, every one of them counted, and nothing else', async t => {
   const file = logFile(t)
   // Opened for reading: every write to it fails as to a closed one.
