@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e browser fuzz simulate simulate-faults bench bench-yardsticks bench-compare fault-matrix soak coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser fuzz simulate simulate-faults bench bench-yardsticks bench-compare fault-matrix soak strangers coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -56,6 +56,9 @@ fault-matrix: build ## every fault of a backend, alone and in pairs, beside pois
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
 	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak.js
+
+strangers: build ## memory of clients that read nothing or send slowly, delay of others under floods (SILENT, SLOW, SECONDS)
+	@node dist/test/bench/strangers.js
 
 coverage: build ## all tests, with what they do not reach
 	@$(TAP) run -R tap --show-full-coverage

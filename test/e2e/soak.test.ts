@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import t from 'tap'
 
 const SOAK = fileURLToPath(new URL('../bench/soak.js', import.meta.url))
+const STRANGERS = fileURLToPath(new URL('../bench/strangers.js', import.meta.url))
 /** SOAK_SECONDS=60 makes a longer one of it. */
 const seconds = process.env.SOAK_SECONDS ?? '5'
 
@@ -15,6 +16,20 @@ function soak(): Promise<{ readonly code: number | string | null | undefined; re
     )
   })
 }
+
+t.test(
+  'what strangers cost is measured, with others served beside them',
+  { skip: process.platform !== 'linux' },
+  async t => {
+    const env = { ...process.env, SILENT: '20', SLOW: '20', SECONDS: '0.2' }
+    const text = await new Promise<string>(resolve => {
+      execFile(process.execPath, [STRANGERS], { env }, (_error, stdout, stderr) => resolve(stdout + stderr))
+    })
+    for (const row of ['20 clients that read nothing', '20 slow senders', 'a flood of /metrics', 'a flood of paths']) {
+      t.match(text, new RegExp(`\\| ${row}.* MB +\\| [\\d.]+ ms`), row)
+    }
+  },
+)
 
 t.test('under load and faults each answer is right or an honest error, and all that was taken comes back', async t => {
   const { code, text } = await soak()
