@@ -2,13 +2,15 @@
 // them. Every rule reports and goes on; the Config counts only when nothing was reported.
 
 import { addressRanges, type BuildSources, buildAuth } from './auth.ts'
-import { type Env, readCredential } from './credential.ts'
+import { buildHeaders } from './backend-headers.ts'
+import { readCredential } from './credential.ts'
+import { buildEgress, ownRoute, type PemSources, routeFor } from './egress.ts'
 import { isLoopback, parseEndpoint } from './endpoint.ts'
 import { resolvePath } from './interpolate.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
 import type { ParsedBackend, ParsedConfig, ParsedModel } from './schema.ts'
 import type { Parsed } from './sections.ts'
-import type { BackendConfig, Config, ModelConfig, Price } from './types.ts'
+import type { BackendConfig, Config, EgressConfig, ModelConfig, Price } from './types.ts'
 
 // The contract's floor for a stream's first output, when the config names none.
 const FIRST_OUTPUT_MIN_MS = 120_000
@@ -16,8 +18,10 @@ const FIRST_OUTPUT_MIN_MS = 120_000
 // Names go into a header, log lines and labels.
 const BACKEND_NAME_MAX_CHARS = 128
 
+type BackendSources = PemSources & { readonly egress: EgressConfig }
+
 /** Builds the Config, with everything wrong between the options reported. Meaningless once anything was reported. */
-export function buildConfig(options: ParsedConfig, sources: BuildSources, report: Report): Config {
+export function buildConfig(options: ParsedConfig, sources: BuildSources & PemSources, report: Report): Config {
   const { server, retry, health_check: health, logging, metrics, usage } = options
   const { tls } = server.value
   const { cert, key } = tls.value ?? {}
@@ -29,7 +33,8 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
       'max_body must not be larger than max_buffered: such a body could never be held for replay',
     )
   }
-  const models = buildModels(options, sources.env, report)
+  const egress = buildEgress(options.egress, sources, report)
+  const models = buildModels(options, { ...sources, egress }, report)
   return {
     server: {
       port: server.value.port.value,
@@ -50,6 +55,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
     },
     auth: buildAuth(options, sources, report),
     models,
+    egress,
     retry: {
       maxAttempts: retry.value.max_attempts.value,
       connectTimeoutMs: retry.value.connect_timeout.value,
@@ -57,6 +63,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
       idleTimeoutMs: retry.value.idle_timeout.value,
       budget: retry.value.budget.value,
       maxWaitMs: retry.value.max_wait.value,
+      connectionMaxAgeMs: retry.value.connection_max_age.value,
     },
     healthCheck: {
       enabled: health.value.enabled.value,
@@ -74,7 +81,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources, report
   }
 }
 
-function buildModels(options: ParsedConfig, env: Env, report: Report): readonly ModelConfig[] {
+function buildModels(options: ParsedConfig, sources: BackendSources, report: Report): readonly ModelConfig[] {
   const { models, retry } = options
   if (models.empty) {
     report.problem(models.place, 'needs at least one model: a name, and its backends below it')
@@ -92,7 +99,7 @@ function buildModels(options: ParsedConfig, env: Env, report: Report): readonly 
       streamUsage: model.stream_usage.value,
       stripForeignReasoning: model.strip_foreign_reasoning.value,
       price: buildPrice(model.price.value),
-      backends: buildBackends(name, model, place, env, report),
+      backends: buildBackends(name, model, place, sources, report),
     }
   })
 }
@@ -118,7 +125,7 @@ function buildBackends(
   modelName: string,
   model: ParsedModel,
   modelPlace: Place,
-  env: Env,
+  sources: BackendSources,
   report: Report,
 ): readonly BackendConfig[] {
   const { backends } = model
@@ -137,7 +144,7 @@ function buildBackends(
       report.problem(place, `this name already stands on line ${first.line}: a model's backends need different names`)
   }
   return (backends.value ?? []).flatMap(taken => {
-    const backend = buildBackend(taken, modelName, modelPlace, names, repeats, env, report)
+    const backend = buildBackend(taken, modelName, modelPlace, names, repeats, sources, report)
     return backend === undefined ? [] : [backend]
   })
 }
@@ -148,11 +155,11 @@ function buildBackend(
   modelPlace: Place,
   names: Map<string, Place>,
   repeats: Map<string, number>,
-  env: Env,
+  sources: BackendSources,
   report: Report,
 ): BackendConfig | undefined {
   const type = options.type.value
-  const credential = readCredential(options, place, env, report)
+  const credential = readCredential(options, place, sources.env, report)
   const deployment = options.deployment.value ?? modelName
   if (deployment === '.' || deployment === '..') {
     // As a path segment these would climb out of the deployment, however they are escaped (RFC 3986, 5.2.4).
@@ -170,7 +177,8 @@ function buildBackend(
     report.problem(options.endpoint.place, parsed.message)
     return undefined
   }
-  const { endpoint } = parsed
+  const route = routeFor(sources.egress, parsed.endpoint, ownRoute(options, sources, report))
+  const endpoint = { ...parsed.endpoint, route }
   if (credential === undefined) return undefined
   if (endpoint.protocol === 'http:' && !isLoopback(endpoint.hostname) && credential.kind !== 'none') {
     report.warning(
@@ -189,6 +197,7 @@ function buildBackend(
     weight: options.weight.value,
     priority: options.priority.value,
     maxInFlight: options.max_in_flight.value,
+    headers: buildHeaders(options, type, credential, report),
   }
 }
 

@@ -43,7 +43,12 @@ function flatten(value: unknown, path: string, into: Map<string, Leaf>): void {
     for (const [index, item] of value.entries()) flatten(item, `${path}${nameOf(item, index, into, path)}`, into)
     return
   }
-  for (const [name, item] of Object.entries(value)) flatten(item, path === '' ? name : `${path}.${name}`, into)
+  for (const [name, item] of Object.entries(value)) {
+    const here = path === '' ? name : `${path}.${name}`
+    // Made of other options, and of PEM texts: its digest says whether it is another one.
+    if (name === 'route') into.set(here, { shown: '', same: isBranch(item) && 'id' in item ? String(item.id) : '' })
+    else flatten(item, here, into)
+  }
 }
 
 /**

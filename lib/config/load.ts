@@ -4,7 +4,7 @@ import { createSecureContext } from 'node:tls'
 import { buildConfig } from './build.ts'
 import type { Env } from './credential.ts'
 import { CONFIG_MAX_CHARS, readDocument } from './document.ts'
-import { errorCode, SECRET_FILE_MAX_BYTES } from './interpolate.ts'
+import { errorCode } from './interpolate.ts'
 import { createReport, formatProblem, type Place, type Problem, type Report } from './problems.ts'
 import { configReader } from './schema.ts'
 import { Secret } from './secret.ts'
@@ -47,6 +47,9 @@ export interface LoadSources {
   /** Told of every text as it was read, by the path it was asked for: who keeps them can load the same config again. */
   readonly onRead?: (path: string, text: string) => void
 }
+
+/** Bundles of CAs hold a few hundred certificates; a device or a log named by mistake is not read to its end. */
+const PEM_FILE_MAX_BYTES = 1024 * 1024
 
 // UTF-8 takes at most 3 bytes for one of JavaScript's characters.
 const CONFIG_MAX_BYTES = 3 * CONFIG_MAX_CHARS
@@ -92,7 +95,7 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
   }
   const options = configReader.read(root, report)
   if (options === undefined) return invalid()
-  const config = buildConfig(options, sources, report)
+  const config = buildConfig(options, { ...sources, onFile: path => dependsOn.push(path) }, report)
   const { tls } = options.server.value
   if (config.server.tls !== undefined) {
     dependsOn.push(config.server.tls.certFile, config.server.tls.keyFile)
@@ -159,7 +162,7 @@ function checkPair(files: { readonly cert: string; readonly key: string }, place
 const READ_BEYOND_BYTES = 64 * 1024
 
 function readSecretText(path: string): string {
-  return new TextDecoder().decode(readBounded(path, SECRET_FILE_MAX_BYTES))
+  return new TextDecoder().decode(readBounded(path, PEM_FILE_MAX_BYTES))
 }
 
 // Not readFileSync: a device must not fill the memory, a pipe must not be waited for (O_NONBLOCK: not even to open it).

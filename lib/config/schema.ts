@@ -93,6 +93,21 @@ const entra: Reader<ParsedEntra> = {
   },
 }
 
+const headerValue = text({
+  allowed: 'a text of visible ASCII characters and blanks',
+  pattern: /^[\x20-\x7e]+$/,
+  secret: true,
+})
+// May hold a password.
+const proxyUrl = text({ allowed: 'the URL of a proxy, or none', secret: true })
+const pemFiles = textOrList('the path of a PEM file, or a list of them')
+
+const egressFields = {
+  proxy: optional(proxyUrl, 'HTTPS_PROXY and HTTP_PROXY of the environment'),
+  no_proxy: optional(textOrList('hosts, .suffixes, address ranges or *, as a list or with commas'), 'NO_PROXY'),
+  ca: optional(pemFiles, "the system's CAs"),
+}
+
 const API_VERSION = /^(?:v1|preview|20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?:-preview)?)$/
 
 const backendFields = {
@@ -109,6 +124,17 @@ const backendFields = {
   weight: defaulted(whole(1, 1000), 1),
   priority: defaulted(whole(1, 100), 1),
   max_in_flight: optional(whole(1, MAX_CONCURRENT), 'no limit'),
+  headers: optional(mapOf(headerValue, 'header names'), 'none'),
+  proxy: optional(proxyUrl, 'that of egress.proxy'),
+  tls: optional(
+    section({
+      ca: optional(pemFiles),
+      cert: optional(path),
+      key: optional(path),
+      server_name: optional(text({ allowed: 'a host name', pattern: HOST })),
+    }),
+    "the system's CAs and egress.ca, no client certificate",
+  ),
 }
 
 const timeout = duration({ min: '10ms', max: '1h' })
@@ -188,6 +214,7 @@ const rootFields = {
     shared_responses: defaulted(flag(), false),
   }),
   models: required(mapOf(section(modelFields), 'model names')),
+  egress: group(egressFields),
   retry: group({
     max_attempts: defaulted(whole(1, 10), 3),
     timeout: defaulted(timeout, '2m'),
@@ -196,6 +223,7 @@ const rootFields = {
     stream_hold: defaulted(duration({ min: '1ms', max: '1m', zero: 'nothing is held back' }), '2s'),
     idle_timeout: defaulted(duration({ min: '10ms', max: '24h' }), '5m'),
     budget: defaulted(percent({ min: '0%', max: '100%' }), '20%'),
+    connection_max_age: defaulted(duration({ min: '10ms', max: '24h' }), '5m'),
     max_wait: defaulted(duration({ min: '1ms', max: '5m', zero: 'answer 429 at once' }), '0s'),
   }),
   health_check: group({
@@ -217,6 +245,7 @@ const rootFields = {
 export const configReader = section(rootFields)
 
 export type ParsedConfig = Section<typeof rootFields>
+export type ParsedEgress = Section<typeof egressFields>
 export type ParsedModel = Section<typeof modelFields>
 export type ParsedBackend = Section<typeof backendFields>
 export type ParsedKey = Section<typeof keyFields>

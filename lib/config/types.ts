@@ -58,6 +58,16 @@ export interface Route {
   readonly serverName: string | undefined
 }
 
+/** The way out for all endpoints that have none of their own. */
+export interface EgressConfig {
+  readonly httpsProxy: EgressProxy | undefined
+  readonly httpProxy: EgressProxy | undefined
+  /** Who is reached without it: hosts, `.suffixes`, ranges, each with a port or without; `*`. */
+  readonly noProxy: readonly string[]
+  /** Added to the system's CAs. */
+  readonly ca: readonly Secret[]
+}
+
 /** A base URL, taken apart once. */
 export interface Endpoint {
   readonly protocol: 'https:' | 'http:'
@@ -90,6 +100,15 @@ export interface BackendConfig {
   readonly priority: number
   /** Requests at once, in this process; undefined: no limit. */
   readonly maxInFlight: number | undefined
+  /** Sent with every request, in place of the client's of the same name. */
+  readonly headers: readonly BackendHeader[]
+}
+
+/** A header of the config's own; its value is as secret as a key. */
+export interface BackendHeader {
+  /** In lower case. */
+  readonly name: string
+  readonly value: Secret
 }
 
 /** What a million tokens cost, in any currency. */
@@ -199,6 +218,8 @@ export interface RetryConfig {
   /** A share of the requests in flight: 0.2 for `20%`. */
   readonly budget: number
   readonly maxWaitMs: number
+  /** A kept connection that is older is not used again. */
+  readonly connectionMaxAgeMs: number
 }
 
 export interface HealthCheckConfig {
@@ -219,6 +240,7 @@ export interface Config {
   readonly server: ServerConfig
   readonly auth: AuthConfig
   readonly models: readonly ModelConfig[]
+  readonly egress: EgressConfig
   readonly retry: RetryConfig
   readonly healthCheck: HealthCheckConfig
   readonly logging: LoggingConfig

@@ -150,6 +150,7 @@ function backend(index: number): BackendConfig {
     weight: 1,
     priority: 1,
     maxInFlight: undefined,
+    headers: [],
   }
 }
 
