@@ -6,6 +6,7 @@ import {
   credentialId,
   resourceId,
   type TokenAuthorizerFactory,
+  wayId,
 } from './azure/credentials.ts'
 import type { HealthRegistry } from './balancer/health.ts'
 import type { KeyLimiter, LimitName } from './balancer/key-limits.ts'
@@ -63,7 +64,8 @@ export interface Runtime {
 
 /** A deployment's identity over models and reloads: where, as whom, which. */
 export function deploymentId(backend: BackendConfig): string {
-  return `${resourceId(backend)} ${backend.type} ${backend.deployment}`
+  const way = wayId(backend)
+  return `${resourceId(backend)} ${backend.type} ${backend.deployment}${way === '' ? '' : ` ${way}`}`
 }
 
 /** Whether a key may use a model; no key means that authentication is off. */

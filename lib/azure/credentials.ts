@@ -48,6 +48,16 @@ export function credentialId(credential: Credential): string {
   return createHash('sha256').update(shared.join('\n')).digest('hex').slice(0, 12)
 }
 
+/**
+ * How a backend is reached and with which headers of the config's own, where that is not as usual: a digest, empty otherwise.
+ * Two backends that differ in it are two deployments, since one may be out of reach while the other is not.
+ */
+export function wayId({ endpoint: { route }, headers }: BackendConfig): string {
+  if (route === undefined && headers.length === 0) return ''
+  const parts = [route?.id ?? '', ...headers.flatMap(({ name, value }) => [name, value.reveal()])]
+  return createHash('sha256').update(JSON.stringify(parts)).digest('hex').slice(0, 12)
+}
+
 /** What holds Responses state and what a probe asks: endpoint and credential, in one comparable string. */
 export function resourceId(backend: BackendConfig): string {
   return `${backend.endpoint.url} ${credentialId(backend.credential)}`

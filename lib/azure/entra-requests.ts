@@ -23,6 +23,8 @@ export interface TokenRequest {
   readonly body: string
   /** For connecting, in milliseconds. */
   readonly connectMs: number
+  /** An endpoint of the platform this runs on: never by a proxy. */
+  readonly platform?: boolean
 }
 
 /** An answer as it came, its body whole. */
@@ -93,7 +95,7 @@ function identityRequest(
   url.searchParams.set('resource', resourceOf(credential.scope))
   if (credential.clientId !== undefined) url.searchParams.set('client_id', credential.clientId)
   const headers = service === undefined ? { metadata: 'true' } : { 'x-identity-header': service.header }
-  return { method: 'GET', url, headers, body: '', connectMs: PLATFORM_CONNECT_MS }
+  return { method: 'GET', url, headers, body: '', connectMs: PLATFORM_CONNECT_MS, platform: true }
 }
 
 /**

@@ -2,7 +2,7 @@
 import type { Clock, Random } from '../clock.ts'
 import type { Credential } from '../config/types.ts'
 import { type Authorizer, credentialId, type TokenAuthorizerFactory } from './credentials.ts'
-import { exchange } from './entra-http.ts'
+import { createStraightExchange, type Exchange } from './entra-http.ts'
 import {
   describeCredential,
   IMDS_URL,
@@ -28,6 +28,8 @@ export interface TokenAuthorizersOptions {
   readonly onProblem: (message: string, state: 'failing' | 'working') => void
   /** Where the metadata service is, for machines that are none of Azure's: tests. */
   readonly imdsUrl?: string
+  /** Carries requests to token endpoints; left out: straight, over connections of its own. */
+  readonly exchange?: Exchange
 }
 
 export interface TokenAuthorizers extends TokenAuthorizerFactory {
@@ -63,7 +65,7 @@ function codeOf(error: unknown): string {
  * Makes the authorizers of backends with an `entra` credential. Two backends with the same identity and scope share one token.
  */
 export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenAuthorizers {
-  const { clock, random, env, readFile, onProblem } = options
+  const { clock, random, env, readFile, onProblem, exchange = createStraightExchange(options.clock) } = options
   const platform: Platform = { imdsUrl: options.imdsUrl ?? IMDS_URL, service: serviceFrom(env) }
   const keepers = new Map<string, TokenKeeper>()
   const closing = new AbortController()
@@ -88,7 +90,7 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
       return { kind: 'failed', reason: 'the authority is plain http: the secret is not sent', waitMs: undefined }
     }
     const epochMs = clock.epochMs()
-    const exchanged = await exchange(request, clock, signal)
+    const exchanged = await exchange(request, signal)
     return exchanged.kind === 'answer'
       ? readTokenAnswer(credential, exchanged.answer, epochMs)
       : unreachable(credential, request.url.host, exchanged.code)

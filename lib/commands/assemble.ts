@@ -3,12 +3,15 @@
 import { promises } from 'node:fs'
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOptions } from '../azure/entra.ts'
+import type { Exchange } from '../azure/entra-http.ts'
 import { hasQuota } from '../balancer/key-limits.ts'
 import { createUsageLedger, type UsageLedger } from '../balancer/usage-ledger.ts'
 import { type Clock, systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
+import { lookupPlaces } from '../http1/send.ts'
 import { createLog, type Log } from '../log.ts'
 import { ATOMIC_WRITE_BYTES, createLogOutput, type LogOutput } from '../log-output.ts'
+import { createNetwork } from '../server/network.ts'
 import { createProxy, type ProxyServer } from '../server/proxy.ts'
 import type { ProcessFigures } from '../server/request-metrics.ts'
 import type { FileTexts, StateUpdate } from '../workers/messages.ts'
@@ -103,7 +106,17 @@ export function assemble(
   const ledger = among === undefined ? openLedger(config, opened.log) : undefined
   if (typeof ledger === 'string') return ledger
   const maxConnections = maxConnectionsFor(openFileLimit())
-  const entra = createEntra(clock, (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message))
+  const network = createNetwork({
+    clock,
+    log: opened.log,
+    config: () => current(),
+    lookupPlaces: lookupPlaces(process.env.UV_THREADPOOL_SIZE),
+  })
+  const entra = createEntra(
+    clock,
+    (message, state) => opened.log[state === 'failing' ? 'error' : 'info'](message),
+    network.exchange,
+  )
   const proxy = createProxy({
     config,
     version,
@@ -111,6 +124,7 @@ export function assemble(
     random: Math.random,
     log: opened.log,
     tokenAuthorizer: entra,
+    network,
     ...(tls === undefined ? {} : { tls }),
     ...(among ?? {}),
     ...(ledger === undefined ? {} : { ledger }),
@@ -129,10 +143,21 @@ const LOOP_DELAY_RESOLUTION_MS = 20
 const LOOP_DELAY_WINDOW_MS = 60_000
 
 /** Entra ID tokens with the identity that the config and this process's environment name. */
-export function createEntra(clock: Clock, onProblem: TokenAuthorizersOptions['onProblem']): TokenAuthorizers {
+export function createEntra(
+  clock: Clock,
+  onProblem: TokenAuthorizersOptions['onProblem'],
+  exchange: Exchange,
+): TokenAuthorizers {
   // Not by node:fs/promises, which would be loaded at every start: 3 % of the way to the first answer.
   const readText = (path: string): Promise<string> => promises.readFile(path, 'utf8')
-  return createTokenAuthorizers({ clock, random: Math.random, env: process.env, readFile: readText, onProblem })
+  return createTokenAuthorizers({
+    clock,
+    random: Math.random,
+    env: process.env,
+    readFile: readText,
+    onProblem,
+    exchange,
+  })
 }
 
 export interface OpenedLog {

@@ -1,6 +1,8 @@
 // `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there, latency.
 
+import { createExchange } from '../azure/entra-http.ts'
 import { systemClock } from '../clock.ts'
+import { createTransport } from '../http1/send.ts'
 import { createEntra } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { type Inspection, inspectBackends } from './inspect.ts'
@@ -45,7 +47,9 @@ export async function probe(file: string, { json }: { readonly json: boolean }):
   if (loaded === undefined) return 2
   const clock = systemClock()
   // What goes wrong with a token stands in the verdict of its backends.
-  const tokenAuthorizer = createEntra(clock, () => undefined)
+  const transport = createTransport(clock)
+  const exchange = createExchange(transport, () => loaded.config.egress)
+  const tokenAuthorizer = createEntra(clock, () => undefined, exchange)
   const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer })
   tokenAuthorizer.close()
   process.stdout.write(json ? `${JSON.stringify(found, null, 2)}\n` : `${table([HEAD, ...found.map(row)])}\n`)

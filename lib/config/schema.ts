@@ -104,7 +104,10 @@ const pemFiles = textOrList('the path of a PEM file, or a list of them')
 
 const egressFields = {
   proxy: optional(proxyUrl, 'HTTPS_PROXY and HTTP_PROXY of the environment'),
-  no_proxy: optional(textOrList('hosts, .suffixes, address ranges or *, as a list or with commas'), 'NO_PROXY'),
+  no_proxy: optional(
+    textOrList('hosts, .suffixes, address ranges or *, as a list or with commas'),
+    'NO_PROXY of the environment',
+  ),
   ca: optional(pemFiles, "the system's CAs"),
 }
 
@@ -124,7 +127,7 @@ const backendFields = {
   weight: defaulted(whole(1, 1000), 1),
   priority: defaulted(whole(1, 100), 1),
   max_in_flight: optional(whole(1, MAX_CONCURRENT), 'no limit'),
-  headers: optional(mapOf(headerValue, 'header names'), 'none'),
+  headers: optional(mapOf(headerValue, 'header names'), 'no header'),
   proxy: optional(proxyUrl, 'that of egress.proxy'),
   tls: optional(
     section({

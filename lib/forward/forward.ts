@@ -14,7 +14,7 @@ import {
   recordResult,
   report,
 } from './attempt-record.ts'
-import { blameOf, exhaustedError, type History, labelOf, type Outcome } from './outcome.ts'
+import { blameOf, exhaustedError, type History, isAttempt, labelOf, type Outcome } from './outcome.ts'
 import { relay } from './relay.ts'
 import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
 import type {
@@ -187,7 +187,7 @@ export async function tryBackends(
     )
     if (outcome.kind === 'unsupported') request.onUnsupported?.(member)
     fallback = result.kind === 'response' ? { member, response: result.response, outcome } : undefined
-    if (outcome.kind !== 'state_elsewhere') counted++
+    if (outcome.kind !== 'state_elsewhere') counted += isAttempt(outcome) ? 1 : 0
     else picker.skipResource(member.resourceId)
   }
   const { reason } = cancellation

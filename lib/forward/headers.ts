@@ -1,6 +1,6 @@
 // Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
 import { type HeaderValues, namedWaitMs } from '../azure/waits.ts'
-import type { BackendType } from '../config/types.ts'
+import type { BackendHeader, BackendType } from '../config/types.ts'
 import type { ResponseHead } from '../http1/send.ts'
 import { createNameMemory, type NameMemory } from '../http1/send.ts'
 
@@ -152,11 +152,13 @@ function dropCredentials(headers: string[], credentials: readonly string[]): voi
  * The client's headers that go upstream: a flat list, in the client's order. For Azure at most ten custom ones, those that
  * mean something to it first. Content-Type only once (Responses refuses it twice).
  * @param rawHeaders the client request's flat raw list
+ * @param own the backend's own headers, which are written elsewhere: they win over the client's, and take places of the ten
  */
 export function upstreamHeaders(
   rawHeaders: readonly string[],
   type: BackendType,
   names: NameMemory<RequestName>,
+  own: readonly BackendHeader[] = [],
 ): string[] {
   const dropped = nominated(rawHeaders)
   const kept: string[] = []
@@ -171,6 +173,7 @@ export function upstreamHeaders(
     if (name.isCredential) credentials.push(credentialIn(value))
     if (name.stays !== 'no' && (name.stays === 'always' || type === 'azure')) continue
     if (dropped?.has(name.lowerCase) === true) continue
+    if (own.length > 0 && own.some(header => header.name === name.lowerCase)) continue
     if (name.lowerCase === 'content-type') {
       if (sawContentType) continue
       sawContentType = true
@@ -180,11 +183,12 @@ export function upstreamHeaders(
   }
   dropCredentials(kept, credentials)
   dropCredentials(custom, credentials)
-  if (custom.length <= MAX_CUSTOM_HEADERS * 2) {
+  let places = MAX_CUSTOM_HEADERS
+  for (const header of own) if (!STANDARD.has(header.name)) places--
+  if (custom.length <= places * 2) {
     for (const text of custom) kept.push(text)
     return kept
   }
-  let places = MAX_CUSTOM_HEADERS
   for (const wanted of [true, false]) {
     for (let i = 0; i < custom.length && places > 0; i += 2) {
       const raw = custom[i] ?? ''

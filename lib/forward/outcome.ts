@@ -40,6 +40,16 @@ export type Outcome =
 
 const SERVED: Outcome = { kind: 'served' }
 
+/** Whether no connection was made, so that nothing of the request can have reached the backend. */
+function isUnconnected(reason: EjectReason): boolean {
+  return reason === 'connect_failed' || reason === 'connect_timeout' || reason === 'egress_refused'
+}
+
+/** Whether a try counts towards `retry.max_attempts`: one whose connection was never made cost nothing and does not. */
+export function isAttempt(outcome: Outcome): boolean {
+  return outcome.kind !== 'failed' || !isUnconnected(outcome.reason)
+}
+
 /** A failure of the connection or its timing. */
 export function transportFailure(reason: EjectReason, detail: string): Outcome {
   const timeout = reason === 'header_timeout' || reason === 'first_output_timeout' || reason === 'idle_timeout'
@@ -47,7 +57,7 @@ export function transportFailure(reason: EjectReason, detail: string): Outcome {
     kind: 'failed',
     reason,
     detail,
-    suspect: reason !== 'connect_failed' && reason !== 'connect_timeout',
+    suspect: !isUnconnected(reason),
     timeout: timeout || reason === 'connect_timeout',
   }
 }

@@ -1,14 +1,23 @@
 // Asks the resources which of them holds a stored response: in parallel, token-free, once for all who want to know.
-import type { Authorizer } from '../azure/credentials.ts'
+import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import { probePath, storedObjectPath } from '../azure/operations.ts'
 import type { Owners } from '../balancer/owners.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { ProbeVerdict } from '../balancer/probes.ts'
 import type { Clock, Deadlines } from '../clock.ts'
+import type { BackendConfig } from '../config/types.ts'
 import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
 import { type AttemptDeps, attempt } from './attempt.ts'
 import type { Outcome } from './outcome.ts'
+
+/** Headers of a question of the proxy's own. */
+export function questionHeaders(backend: BackendConfig, authorization: Authorization): string[] {
+  const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
+  for (const { name, value } of backend.headers) headers.push(name, value.reveal())
+  if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+  return headers
+}
 
 export type OwnerLookup =
   | { readonly kind: 'owner'; readonly resourceId: string }
@@ -60,8 +69,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
     const authorization = given instanceof Promise ? await given : given
     if (authorization.kind === 'unavailable') return undefined
     const { backend } = member
-    const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
-    if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+    const headers = questionHeaders(backend, authorization)
     const result = await attempt(
       {
         wire: { endpoint: backend.endpoint, method: 'GET', path: storedObjectPath(id, backend), headers },
@@ -178,8 +186,7 @@ export async function askProbe(
   if (authorization.kind === 'unavailable') {
     return { kind: 'out', reason: 'credential_unavailable', detail: authorization.reason, timeout: false }
   }
-  const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
-  if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+  const headers = questionHeaders(backend, authorization)
   const result = await attempt(
     {
       wire: { endpoint: backend.endpoint, method: 'GET', path: probePath(backend), headers },

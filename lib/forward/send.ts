@@ -48,9 +48,10 @@ function wireHeaders(
   byteLength: number,
   names: NameMemory<RequestName>,
 ): string[] {
-  const headers = upstreamHeaders(exchange.request.rawHeaders, backend.type, names)
+  const headers = upstreamHeaders(exchange.request.rawHeaders, backend.type, names, backend.headers)
   if (byteLength > 0 && request.json) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
+  for (const { name, value } of backend.headers) headers.push(name, value.reveal())
   if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
   if (byteLength > 0 || request.method === 'POST') headers.push('content-length', String(byteLength))
   if (request.upgrade !== undefined) headers.push(...request.upgrade.headers)

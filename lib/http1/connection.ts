@@ -47,6 +47,8 @@ export interface RequestBytes {
   readonly body: readonly Buffer[]
   readonly bodiless: boolean
   readonly maySwitch: boolean
+  /** Nothing follows it on its connection. */
+  readonly closes: boolean
 }
 
 /** An answer that is no HTTP; `code` is an AnswerFault. */
@@ -94,6 +96,7 @@ export class Connection implements KeptConnection {
   private handler: ResponseHandler | undefined
   private responseBody: ResponseBody | undefined
   private keptForMs = 0
+  private closes = false
   /** It has brought an answer before. */
   private used = false
 
@@ -110,6 +113,7 @@ export class Connection implements KeptConnection {
   send(request: RequestBytes, handler: ResponseHandler): Sent {
     const { socket } = this
     this.handler = handler
+    this.closes = request.closes
     this.reader.expect(request)
     write(socket, request)
     return {
@@ -158,7 +162,7 @@ export class Connection implements KeptConnection {
     this.responseBody = undefined
     this.used = true
     // An answer that came before its request was out leaves the rest of the request in the way of the next one.
-    if (reusable && this.keptForMs > 0 && socket.writableLength === 0 && !socket.destroyed) {
+    if (reusable && !this.closes && this.keptForMs > 0 && socket.writableLength === 0 && !socket.destroyed) {
       // A reply that is read slowly has paused the socket; the next answer must not wait for it.
       if (socket.isPaused()) socket.resume()
       this.owner.rests(this, this.keptForMs)

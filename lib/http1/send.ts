@@ -35,6 +35,8 @@ export interface SendOptions {
   readonly fresh: boolean
   /** It asks for another protocol; its headers say so themselves. */
   readonly maySwitch?: boolean
+  /** The connection is closed after the response. */
+  readonly closes?: boolean
   /** For making a connection, once the address is known; for the resolver as long again. */
   readonly connectMs?: number
 }
@@ -75,8 +77,15 @@ const READ_BYTES = 64 * 1024
 const BAD_VALUE = /[^\t\x20-\x7e\x80-\xff]/
 const BAD_PATH = /[^\x21-\x7e\x80-\xff]/
 
-/** @param plainly the proxy is asked itself: the target is a whole URL (RFC 9112 section 3.2.2) */
-function headOf({ endpoint, method, path, headers }: WireRequest, ownConnection: boolean, plainly: boolean): string {
+/**
+ * @param connection undefined: the headers say so themselves
+ * @param plainly the proxy is asked itself: the target is a whole URL (RFC 9112 section 3.2.2)
+ */
+function headOf(
+  { endpoint, method, path, headers }: WireRequest,
+  connection: 'close' | 'keep-alive' | undefined,
+  plainly: boolean,
+): string {
   if (BAD_PATH.test(path)) throw new Error('a request path holds a character that cannot stand there')
   let head = `${method} ${plainly ? `http://${endpoint.host}` : ''}${path} HTTP/1.1\r\n`
   for (let i = 0; i < headers.length; i += 2) {
@@ -86,7 +95,7 @@ function headOf({ endpoint, method, path, headers }: WireRequest, ownConnection:
   }
   const proof = plainly ? endpoint.route?.proxy?.authorization : undefined
   if (proof !== undefined) head += `proxy-authorization: ${proof.reveal()}\r\n`
-  return ownConnection ? `${head}\r\n` : `${head}connection: keep-alive\r\n\r\n`
+  return connection === undefined ? `${head}\r\n` : `${head}connection: ${connection}\r\n\r\n`
 }
 
 /** Where a socket's bytes go. It lives as long as the socket, and so does what its callback can reach: nothing of a request. */
@@ -155,7 +164,8 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
         const connection = new Connection(socket, ownerOf(endpoint, agent, host), lowerCase)
         reader.connection = connection
         keeper.add(connection)
-        if (!readsThere) socket.on('data', connection.onBytes)
+        // A tunnel was paused when its proxy had answered.
+        if (!readsThere) socket.on('data', connection.onBytes).resume()
         const request = waiting
         waiting = undefined
         if (request === undefined) {
@@ -207,10 +217,12 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
   }
 
   return {
-    send(wire, body, { fresh, maySwitch = false, connectMs = CONNECT_MS }, handler) {
+    send(wire, body, { fresh, maySwitch = false, closes = false, connectMs = CONNECT_MS }, handler) {
       const { endpoint } = wire
       const plainly = endpoint.route?.proxy !== undefined && endpoint.protocol === 'http:' && !maySwitch
-      const bytes = { head: headOf(wire, maySwitch, plainly), body, bodiless: wire.method === 'HEAD', maySwitch }
+      const connection = maySwitch ? undefined : closes ? 'close' : 'keep-alive'
+      const bodiless = wire.method === 'HEAD'
+      const bytes = { head: headOf(wire, connection, plainly), body, bodiless, maySwitch, closes }
       const told = plainly ? throughProxy(endpoint, handler) : handler
       const { keeper } = agents[endpoint.protocol]
       const kept = fresh ? undefined : keeper.take(keeper.hostOf(endpoint))

@@ -61,8 +61,11 @@ const CURES: Partial<Record<EjectReason, string>> = {
   not_an_api: 'a web page answers: a proxy or login page in between?',
 }
 
-/** Logged once a change. A mistake in the config is louder than a failure: only an operator can fix it. */
-export function logHealthChange(log: Log, change: HealthChange, runtime: Runtime): void {
+/**
+ * Logged once a change. A mistake in the config is louder than a failure: only an operator can fix it.
+ * @param isPartOfMore the line of an outbound proxy says it already: this one is for debugging
+ */
+export function logHealthChange(log: Log, change: HealthChange, runtime: Runtime, isPartOfMore = false): void {
   if (change.kind === 'model_down') {
     log.error('model down: every backend is out', { model: change.model })
     return
@@ -72,6 +75,10 @@ export function logHealthChange(log: Log, change: HealthChange, runtime: Runtime
     return
   }
   const names = namesOf(change.health.id, runtime)
+  if (isPartOfMore) {
+    log.debug(`backend ${change.kind}`, { ...names, reason: 'egress_refused' })
+    return
+  }
   switch (change.kind) {
     case 'ejected': {
       const { reason, detail, untilMs, failedMs } = change.trouble

@@ -1,5 +1,5 @@
 // One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
-import type { TokenAuthorizerFactory } from '../azure/credentials.ts'
+import { type TokenAuthorizerFactory, wayId } from '../azure/credentials.ts'
 import { createHealthRegistry, type HealthChange } from '../balancer/health.ts'
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import { createOwners } from '../balancer/owners.ts'
@@ -16,7 +16,7 @@ import { isStatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
-import { createTransport, type SocketFactory, type Transport } from '../http1/send.ts'
+import type { SocketFactory, Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
 import { mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
@@ -29,6 +29,7 @@ import { logFinished, logHealthChange } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
+import { createNetwork, type Network } from './network.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
 import { createSharedRendering } from './shared-rendering.ts'
 
@@ -55,6 +56,8 @@ export interface ProxyOptions {
   readonly transport?: Transport
   /** Sums of the days and months of keys; left out: none are counted here. */
   readonly ledger?: UsageLedger
+  /** The way to the backends, where others use it too; left out: one of its own. */
+  readonly network?: Network
 }
 
 export interface ProxyServer {
@@ -110,19 +113,23 @@ export function createProxy({
   random,
   log,
   tokenAuthorizer,
-  fetchKeys = createKeyFetcher(clock),
   tls,
   shareWith,
   peers,
   processFigures,
   maxConnections,
   makeSocket,
-  transport = createTransport(clock, { makeSocket }),
   ledger,
+  transport: given,
+  network: madeElsewhere,
+  fetchKeys,
 }: ProxyOptions): ProxyServer {
   let runtime: Runtime
   const current = (): Runtime => runtime
   const deadlines = createDeadlines(clock)
+  const network =
+    madeElsewhere ?? createNetwork({ clock, log, config: () => runtime?.config ?? config, makeSocket }, given)
+  const { transport } = network
   const healthRegistry = createHealthRegistry({
     clock,
     recoveryMs: () => current().config.healthCheck.recoveryMs,
@@ -146,7 +153,7 @@ export function createProxy({
     issuerKeys: createIssuerKeyCache({
       clock,
       random,
-      fetch: fetchKeys,
+      fetch: fetchKeys ?? createKeyFetcher(network.exchange),
       onProblem: (message, state) => log[state === 'failing' ? 'error' : 'info'](message),
     }),
     onKeyLimited: (key, limit) => measure.keyLimited(key, limit),
@@ -158,7 +165,7 @@ export function createProxy({
   }
   runtime = createRuntime(config, shared)
   healthRegistry.onChange((change: HealthChange) => {
-    logHealthChange(log, change, current())
+    logHealthChange(log, change, current(), network.follow(change, current()))
     watch.changed(change)
   })
 
@@ -216,6 +223,7 @@ export function createProxy({
     health: healthRegistry,
     members: () => current().pools.flatMap(pool => pool.members),
     settings: () => current().config.healthCheck,
+    groupOf: ({ resourceId, backend }) => `${resourceId} ${wayId(backend)}`,
     ask: member =>
       askProbe(member, current().authorizer(member), current().config.healthCheck.timeoutMs, {
         transport,

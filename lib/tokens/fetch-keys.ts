@@ -1,8 +1,7 @@
 // Fetches an issuer's key set: by OpenID Connect discovery, from a URL, or from a file. Bounded in size; the caller bounds it in
 // time. No redirect is followed.
 import { createReadStream } from 'node:fs'
-import { exchange } from '../azure/entra-http.ts'
-import type { Clock } from '../clock.ts'
+import type { Exchange } from '../azure/entra-http.ts'
 import { isLoopback } from '../config/endpoint.ts'
 import type { KeySource } from '../config/types.ts'
 import { sameIssuer } from './claims.ts'
@@ -67,11 +66,11 @@ function keySetUrl(text: string, discovery: URL, issuer: string): URL | Problem 
   return url.protocol === 'https:' || plainHere ? url : { problem: 'its jwks_uri is no https URL' }
 }
 
-/** Makes the fetcher of the program: files from the disk, URLs over HTTP(S). */
-export function createKeyFetcher(clock: Clock): KeyFetcher {
+/** Makes the fetcher of the program: files from the disk, URLs by the way out that the config names. */
+export function createKeyFetcher(exchange: Exchange): KeyFetcher {
   const get = async (url: URL, signal: AbortSignal): Promise<string | Problem> => {
     const request = { method: 'GET', url, headers: {}, body: '', connectMs: CONNECT_MS } as const
-    const exchanged = await exchange(request, clock, signal, MAX_KEY_SET_BYTES)
+    const exchanged = await exchange(request, signal, MAX_KEY_SET_BYTES)
     if (exchanged.kind === 'lost') return { problem: `${url.host} cannot be reached (${exchanged.code})` }
     const { status, body } = exchanged.answer
     return status === 200 ? body : { problem: `${url.host} answers ${status}` }

@@ -32,7 +32,8 @@ function optionsIn(source: string): ReadonlyMap<string, readonly string[]> {
       const here = path === '' ? name : `${path}.${name}`
       const value = isScalar(pair.value) ? String(pair.value.source) : ''
       found.set(here, [...(found.get(here) ?? []), value])
-      visit(pair.value, here)
+      // The names of headers are free.
+      if (name !== 'headers') visit(pair.value, here)
     }
   }
   visit(parseDocument(source).contents, '')

@@ -1,0 +1,74 @@
+// The way to the backends as one proxy has it: the transport, the exchange with token endpoints and issuers, and what is said of
+// an outbound proxy. A proxy that dies is one line, however many backends lie behind it.
+import { createExchange, type Exchange } from '../azure/entra-http.ts'
+import type { BackendHealth, HealthChange } from '../balancer/health.ts'
+import type { Clock } from '../clock.ts'
+import type { Config } from '../config/types.ts'
+import { createTransport, type EgressChange, type SocketFactory, type Transport } from '../http1/send.ts'
+import type { Log } from '../log.ts'
+import type { Runtime } from '../runtime.ts'
+
+export interface NetworkOptions {
+  readonly clock: Clock
+  readonly log: Log
+  /** Asked each time: a reload may change it. */
+  readonly config: () => Pick<Config, 'egress' | 'retry'>
+  /** Makes the sockets; left out: Node's agents. */
+  readonly makeSocket?: SocketFactory | undefined
+  /** Lookups that the system admits at once. */
+  readonly lookupPlaces?: number | undefined
+}
+
+export interface Network {
+  readonly transport: Transport
+  readonly exchange: Exchange
+  /** What to do once an outbound proxy works again; set by the proxy that uses this network. */
+  onWorking(listener: (proxyUrl: string) => void): void
+  /**
+   * Follows a change of a backend's health: closes its resting connections when it goes out.
+   * @returns whether it is a part of a proxy's failure or recovery, which has its own line
+   */
+  follow(change: HealthChange, runtime: Runtime): boolean
+}
+
+/** The way from here to the backends. @param given a transport to use in place of a new one */
+export function createNetwork(options: NetworkOptions, given?: Transport): Network {
+  const { clock, log, config, makeSocket, lookupPlaces } = options
+  let working: (proxyUrl: string) => void = () => undefined
+  const onEgress = ({ kind, proxy, words }: EgressChange): void => {
+    if (kind === 'failing') log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words })
+    else {
+      log.info('egress proxy works again', { proxy })
+      working(proxy)
+    }
+  }
+  const maxAgeMs = (): number => config().retry.connectionMaxAgeMs
+  const transport = given ?? createTransport(clock, { maxAgeMs, makeSocket, lookupPlaces, onEgress })
+  /** Those that went out with their proxy, until they are back. */
+  const cutOff = new Set<string>()
+  return {
+    transport,
+    exchange: createExchange(transport, () => config().egress),
+    onWorking(listener) {
+      working = listener
+    },
+    follow(change, { pools }) {
+      if (change.kind === 'restored') return cutOff.delete(change.health.id)
+      if (change.kind !== 'ejected') return false
+      const endpoints = endpointsOf(change.health, pools)
+      for (const endpoint of endpoints) transport.closeResting(endpoint)
+      const isQuiet = change.trouble.reason === 'egress_refused' && endpoints.some(transport.isCutOff)
+      if (isQuiet) cutOff.add(change.health.id)
+      else cutOff.delete(change.health.id)
+      return isQuiet
+    },
+  }
+}
+
+function endpointsOf(
+  health: BackendHealth,
+  pools: Runtime['pools'],
+): readonly Config['models'][number]['backends'][number]['endpoint'][] {
+  const members = pools.flatMap(pool => pool.members.filter(member => member.health === health))
+  return members.map(({ backend }) => backend.endpoint)
+}
