@@ -24,6 +24,7 @@ const ENCRYPTED_MARK = Buffer.from(`"${ENCRYPTED}"`)
 const REFERENCE_MARK = Buffer.from('"item_reference"')
 const REASONING_MARK = Buffer.from('"reasoning"')
 const ID_MARK = Buffer.from('"id"')
+const BEGIN_EVENT_MARK = Buffer.from('response.created')
 const ITEM_EVENT_MARK = Buffer.from('output_item')
 const RESPONSE_ID_MARK = Buffer.from('"resp_')
 
@@ -187,9 +188,14 @@ export function shownByAnswer(chunks: readonly Buffer[], stores: boolean): Shown
   }
 }
 
-/** What the events of a stream show: their items as these are added and done. */
+/** What the events of a stream show: the response as it begins, its items as these are added and done. */
 export function shownByEvents(events: Buffer, stores: boolean): ShownState | undefined {
-  if (!events.includes(ITEM_EVENT_MARK)) return undefined
+  const begins = events.includes(BEGIN_EVENT_MARK)
+  if (!begins && !events.includes(ITEM_EVENT_MARK)) return undefined
   const chunks = [events]
-  return { response: undefined, items: stores ? itemIds(chunks) : [], encrypted: digestsIn(chunks) }
+  return {
+    response: begins ? announcedResponse(chunks) : undefined,
+    items: stores ? itemIds(chunks) : [],
+    encrypted: digestsIn(chunks),
+  }
 }

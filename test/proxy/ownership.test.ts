@@ -3,10 +3,11 @@ import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
 import { createSimulatedIssuer } from '../../lib/simulator/issuer.ts'
 import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
+import { dig } from '../fixtures/dig.ts'
 import { type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
-import { openWebSocket } from '../fixtures/websocket.ts'
+import { mustBeOpen, type OpenSocket, openWebSocket } from '../fixtures/websocket.ts'
 
 interface Stage {
   readonly proxy: RunningProxy
@@ -340,4 +341,35 @@ t.test('items and conversations are owned alike: in no form does a request of an
   )
   const own = await ask('alice', 'POST', '/v1/responses', turn({ input: [{ type: 'item_reference', id: item }] }))
   t.equal(own.status, 200)
+})
+
+t.test('what is made over a WebSocket is owned too, and what another key made is not there over one', async t => {
+  const { ask, callers, make, proxy } = await stage(t)
+  const open = async (caller: string): Promise<OpenSocket> =>
+    mustBeOpen(
+      await openWebSocket(`${proxy.url}/v1/responses`, { authorization: `Bearer ${Reflect.get(callers, caller)}` }),
+    )
+  const end = async (socket: OpenSocket, more: object = {}): Promise<Readonly<Record<string, unknown>>> => {
+    socket.send({ type: 'response.create', model: 'gpt-4o', input: 'Hi', ...more })
+    for (;;) {
+      const event = await socket.next()
+      if (event.type === 'response.completed' || event.type === 'error') return event
+    }
+  }
+  const alice = await open('alice')
+  const bob = await open('bob')
+  const id = String(dig(await end(alice), 'response.id'))
+  t.match(id, /^resp_/)
+  t.equal((await ask('bob', 'GET', `/v1/responses/${id}`)).status, 404)
+  t.equal((await ask('bob', 'DELETE', `/v1/responses/${id}`)).status, 404)
+  t.match(await end(bob, { previous_response_id: id }), {
+    type: 'error',
+    status: 404,
+    error: { code: 'response_not_found' },
+  })
+  t.match(await end(bob, { previous_response_id: await make() }), { error: { code: 'response_not_found' } })
+  t.match(await end(bob), { type: 'response.completed' }, 'the session goes on')
+  t.equal((await ask('rotated', 'GET', `/v1/responses/${id}`)).status, 200)
+  alice.close()
+  bob.close()
 })
