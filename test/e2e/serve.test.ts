@@ -1,7 +1,9 @@
 // The program while it serves: signals, reloads, log files, and a config as people write it, seen from outside the process.
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
+import net from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { makeCertificate } from '../fixtures/certificate.ts'
 import { createHandClock } from '../fixtures/hand-clock.ts'
 import { CLIENT_KEY, configFor } from '../fixtures/run-proxy.ts'
 import { ask, CHAT, isAlive, keptConnection, spawnProxy, startProxy, until } from '../fixtures/spawn-proxy.ts'
@@ -235,4 +237,44 @@ t.test('a reader of standard output that is gone stops nothing', async t => {
   t.match(body, /^proxy_log_lines_dropped_total [1-9]/m, 'the lines that nobody got are counted')
   proxy.kill('SIGTERM')
   t.same(await proxy.ended, { code: 0, signal: null })
+})
+
+t.test(
+  'strangers who connect up to the limit of open files take neither a client its answer nor a backend its place',
+  { skip: process.platform === 'linux' ? false : 'the limit is read from /proc' },
+  async t => {
+    const backends = [await startResource(t), await startResource(t)]
+    const config = configFor(
+      backends.map(({ url }) => ({ url })),
+      { rest: 'health_check: {enabled: false}' },
+    )
+    const proxy = await startProxy(t, config, { openFiles: 64 })
+    const agent = keptConnection(t)
+    t.equal((await ask(proxy.port, { body: CHAT, agent })).status, 200)
+    const strangers = Array.from({ length: 60 }, () => net.connect(proxy.port, '127.0.0.1'))
+    t.teardown(() => strangers.forEach(socket => void socket.destroy()))
+    for (const socket of strangers) socket.on('error', () => undefined)
+    await proxy.line('connections refused: server.max_connections is reached')
+    for (let i = 0; i < 10; i++) t.equal((await ask(proxy.port, { body: CHAT, agent })).status, 200)
+    t.match(await ask(proxy.port, { path: '/health', agent }), { status: 200, body: /"status":"ok"/ })
+    t.same(proxy.log('backend ejected'), [])
+  },
+)
+
+t.test('a certificate that its key does not fit: --check says so, and nothing starts', async t => {
+  const { url } = await startResource(t)
+  const [one, other] = [makeCertificate('one'), makeCertificate('other')]
+  const text = configFor([{ url }]).replace('server: {', 'server: {tls: {cert: cert.pem, key: key.pem}, ')
+  for (const workers of [1, 2]) {
+    const files = {
+      'config.yaml': text.replace('server: {', `server: {workers: ${workers}, `),
+      'cert.pem': one.cert,
+      'key.pem': other.key,
+    }
+    for (const args of [['--check'], []]) {
+      const { closed, stderr } = spawnProxy(t, { args, files })
+      t.same(await closed, { code: 2, signal: null })
+      t.match(stderr.join('\n'), /^config\.yaml:\d+:\d+ server\.tls\.key: does not fit the certificate/)
+    }
+  }
 })
