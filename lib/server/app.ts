@@ -5,12 +5,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Timer } from '../clock.ts'
 import { costOf } from '../cost.ts'
-import { createDenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
+import { createDenseSet, type DenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
+import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import { clientAddress } from './client-address.ts'
-import { createDispatch, type DispatchDeps } from './dispatch.ts'
+import { createDispatch, type Dispatch, type DispatchDeps } from './dispatch.ts'
 import { createTurns } from './pipelining.ts'
 import { redactedPath } from './redacted-path.ts'
 import { headRefusal } from './request-head.ts'
@@ -63,141 +64,181 @@ function idOf(request: IncomingMessage, isSecret: (text: string) => boolean): st
   return given !== undefined && REQUEST_ID.test(given) && !isSecret(given) ? given : randomUUID()
 }
 
-export function createApp(deps: AppDeps): App {
-  const { clock, log, runtime, onFinished } = deps
-  const live = createDenseSet<Live>()
-  const whenIdle: (() => void)[] = []
-  let draining = false
-  let stallCheck: Timer | undefined
-  const dispatch = createDispatch({ ...deps, isDraining: () => draining })
+function asFinished(exchange: Exchange, { clock, runtime }: Pick<AppDeps, 'clock' | 'runtime'>): FinishedRequest {
+  const { id, request, client, beganMs, record } = exchange
+  const trace = single(request.headers.traceparent)
+  return {
+    id,
+    method: request.method ?? '',
+    path: redactedPath(request.url ?? '', runtime().isSecret),
+    client,
+    traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
+    durationMs: clock.nowMs() - beganMs,
+    cost: costOf(record.usage, record.model === undefined ? undefined : runtime().pool(record.model)?.model.price),
+    record,
+  }
+}
 
-  const onDrain = new Set<() => void>()
+/** The status in the log, where the client did not get one. */
+function settleStatus({ response, record }: Exchange): void {
+  // A session that was open has its 101, however it ended.
+  if (record.status === 101) return
+  const isGone = record.error === 'client_closed' || record.error === 'client_stalled'
+  if (isGone || (!response.writableFinished && record.status === 0)) record.status = CLIENT_CLOSED
+}
 
-  const finishedRequest = ({ id, request, client, beganMs, record }: Exchange): FinishedRequest => {
-    const trace = single(request.headers.traceparent)
-    return {
-      id,
-      method: request.method ?? '',
-      path: redactedPath(request.url ?? '', runtime().isSecret),
-      client,
-      traceparent: trace !== undefined && TRACEPARENT.test(trace) ? trace : undefined,
-      durationMs: clock.nowMs() - beganMs,
-      cost: costOf(record.usage, record.model === undefined ? undefined : runtime().pool(record.model)?.model.price),
-      record,
+function fail(exchange: Exchange, log: Log, error: unknown): void {
+  log.error('handler failed', {
+    id: exchange.id,
+    error: error instanceof Error ? (error.stack ?? error.message) : 'unknown',
+  })
+  refuse(exchange, {
+    status: 500,
+    code: 'internal_error',
+    message: 'The proxy failed to handle this request. Its log has the details under this request id.',
+  })
+}
+
+function mustBeAnswered(exchange: Exchange, log: Log): void {
+  const { response, cancellation, record } = exchange
+  if (response.headersSent || record.status !== 0 || response.destroyed || cancellation.reason !== undefined) return
+  fail(exchange, log, new Error('a handler returned without an answer'))
+}
+
+/** Calls `done` when the handler has done its part: at once, or when its promise is settled. */
+function serve(
+  exchange: Exchange,
+  client: ClientSocket | undefined,
+  { dispatch, log }: { readonly dispatch: Dispatch; readonly log: Log },
+  done: () => void,
+): void {
+  const { request } = exchange
+  try {
+    const refusal = headRefusal(request)
+    const pending =
+      refusal === undefined
+        ? dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+        : refuse(exchange, refusal)
+    if (pending instanceof Promise) {
+      pending.then(
+        () => {
+          mustBeAnswered(exchange, log)
+          done()
+        },
+        (error: unknown) => {
+          fail(exchange, log, error)
+          done()
+        },
+      )
+      return
     }
+    mustBeAnswered(exchange, log)
+  } catch (error) {
+    fail(exchange, log, error)
   }
+  done()
+}
 
-  const finish = (exchange: Live): void => {
-    const { response, record } = exchange
-    live.remove(exchange)
-    // A session that was open has its 101, however it ended.
-    const answered = record.status === 101
-    if (!answered && (record.error === 'client_closed' || record.error === 'client_stalled'))
-      record.status = CLIENT_CLOSED
-    else if (!response.writableFinished && record.status === 0) record.status = CLIENT_CLOSED
-    const finished = finishedRequest(exchange)
-    if (record.isSession)
-      log.debug('session ended', { id: finished.id, duration_ms: finished.durationMs, error: record.error })
-    else onFinished(finished)
-    if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
+function beginExchange(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { clock, runtime }: Pick<AppDeps, 'clock' | 'runtime'>,
+): Live {
+  const { isSecret, config } = runtime()
+  // Both may fail again while they are torn down, and neither must be uncaught.
+  request.on('error', ignore)
+  response.on('error', ignore)
+  return {
+    id: idOf(request, isSecret),
+    request,
+    response,
+    cancellation: createCancellation(),
+    record: createRecord(),
+    beganMs: clock.nowMs(),
+    client: clientAddress(request, config.server.trustedProxies),
+    lingerAndClose() {
+      const timer = clock.after(LINGER_MS, () => response.end())
+      const end = (): void => {
+        timer.cancel()
+        response.end()
+      }
+      request.once('end', end).once('close', end).resume()
+    },
+    clientKey: undefined,
+    ephemeral: undefined,
+    slot: NO_SLOT,
+    handledMs: undefined,
   }
+}
 
-  /** Ends answers whose last bytes the client has not taken within `idle_timeout`: short ones, which nothing else watches. */
-  const checkStalled = (): void => {
+/** Ends answers whose last bytes no client takes within `idle_timeout`: short ones, which nothing else watches. */
+function createStallWatch(live: DenseSet<Live>, { clock, runtime }: Pick<AppDeps, 'clock' | 'runtime'>): () => void {
+  let timer: Timer | undefined
+  const check = (): void => {
     if (live.size() === 0) {
-      stallCheck?.cancel()
-      stallCheck = undefined
+      timer?.cancel()
+      timer = undefined
       return
     }
     const longestMs = runtime().config.retry.idleTimeoutMs
     const nowMs = clock.nowMs()
-    live.visit(exchange => {
-      const { handledMs, response, record, cancellation } = exchange
+    live.visit(({ handledMs, response, record, cancellation }) => {
       if (handledMs === undefined || nowMs - handledMs < longestMs) return
       record.error = 'client_stalled'
       cancellation.cancel('client_stalled')
       response.destroy()
     })
   }
-
-  const fail = (exchange: Exchange, error: unknown): void => {
-    log.error('handler failed', {
-      id: exchange.id,
-      error: error instanceof Error ? (error.stack ?? error.message) : 'unknown',
-    })
-    refuse(exchange, {
-      status: 500,
-      code: 'internal_error',
-      message: 'The proxy failed to handle this request. Its log has the details under this request id.',
-    })
+  return () => {
+    timer ??= clock.every(STALL_CHECK_MS, check)
   }
+}
 
-  const mustBeAnswered = (exchange: Exchange): void => {
-    const { response, cancellation, record } = exchange
-    if (response.headersSent || record.status !== 0 || response.destroyed || cancellation.reason !== undefined) return
-    fail(exchange, new Error('a handler returned without an answer'))
-  }
+function openStreamsIn(live: DenseSet<Live>): number {
+  let open = 0
+  live.visit(({ record }) => {
+    if (record.stream && record.ttfbMs !== undefined) open++
+  })
+  return open
+}
 
-  /** Calls `done` when the handler has: at once, or when its promise is settled. */
-  const serve = (exchange: Exchange, client: ClientSocket | undefined, done: () => void): void => {
-    const { request } = exchange
-    try {
-      const refusal = headRefusal(request)
-      const pending =
-        refusal === undefined
-          ? dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
-          : refuse(exchange, refusal)
-      if (pending instanceof Promise) {
-        pending.then(
-          () => {
-            mustBeAnswered(exchange)
-            done()
-          },
-          (error: unknown) => {
-            fail(exchange, error)
-            done()
-          },
-        )
-        return
-      }
-      mustBeAnswered(exchange)
-    } catch (error) {
-      fail(exchange, error)
-    }
-    done()
-  }
+function refuseBroken(live: DenseSet<Live>, response: ServerResponse, refusal: Refusal): boolean {
+  let found: Live | undefined
+  live.visit(exchange => {
+    if (exchange.response === response) found = exchange
+  })
+  if (found === undefined || response.headersSent) return false
+  refuse(found, refusal)
+  return true
+}
+
+export function createApp(deps: AppDeps): App {
+  const { clock, log, onFinished } = deps
+  const live = createDenseSet<Live>()
+  const whenIdle: (() => void)[] = []
+  const onDrain = new Set<() => void>()
+  let draining = false
+  const serving = { dispatch: createDispatch({ ...deps, isDraining: () => draining }), log }
+  const watchStalls = createStallWatch(live, deps)
+  const takeTurns = createTurns()
 
   const begin = (request: IncomingMessage, response: ServerResponse): Live => {
-    const exchange: Live = {
-      id: idOf(request, runtime().isSecret),
-      request,
-      response,
-      cancellation: createCancellation(),
-      record: createRecord(),
-      beganMs: clock.nowMs(),
-      client: clientAddress(request, runtime().config.server.trustedProxies),
-      lingerAndClose() {
-        const timer = clock.after(LINGER_MS, () => response.end())
-        const end = (): void => {
-          timer.cancel()
-          response.end()
-        }
-        request.once('end', end).once('close', end).resume()
-      },
-      clientKey: undefined,
-      ephemeral: undefined,
-      slot: NO_SLOT,
-      handledMs: undefined,
-    }
+    const exchange = beginExchange(request, response, deps)
     live.add(exchange)
-    stallCheck ??= clock.every(STALL_CHECK_MS, checkStalled)
-    // Both may fail again while they are torn down, and neither must be uncaught.
-    request.on('error', ignore)
-    response.on('error', ignore)
+    watchStalls()
     return exchange
   }
 
-  const takeTurns = createTurns()
+  const finish = (exchange: Live): void => {
+    const { record } = exchange
+    live.remove(exchange)
+    settleStatus(exchange)
+    const finished = asFinished(exchange, deps)
+    if (record.isSession)
+      log.debug('session ended', { id: finished.id, duration_ms: finished.durationMs, error: record.error })
+    else onFinished(finished)
+    if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
+  }
 
   const run = (request: IncomingMessage, response: ServerResponse): void => {
     // The connection may have closed while its turn came.
@@ -212,7 +253,7 @@ export function createApp(deps: AppDeps): App {
       if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
       oneDone()
     })
-    serve(exchange, undefined, () => {
+    serve(exchange, undefined, serving, () => {
       exchange.handledMs = clock.nowMs()
       oneDone()
     })
@@ -220,15 +261,7 @@ export function createApp(deps: AppDeps): App {
 
   return {
     handle: (request, response) => takeTurns(request, response, () => run(request, response)),
-    refuseBroken(response, refusal) {
-      let found: Live | undefined
-      live.visit(exchange => {
-        if (exchange.response === response) found = exchange
-      })
-      if (found === undefined || response.headersSent) return false
-      refuse(found, refusal)
-      return true
-    },
+    refuseBroken: (response, refusal) => refuseBroken(live, response, refusal),
     upgrade(request, socket, head) {
       const client = clientSocket(request, socket, head)
       const exchange = begin(request, client.response)
@@ -244,9 +277,9 @@ export function createApp(deps: AppDeps): App {
           else onDrain.add(run)
           return () => onDrain.delete(run)
         },
-        turnEnded: turn => onFinished(finishedRequest(turn)),
+        turnEnded: turn => onFinished(asFinished(turn, deps)),
       }
-      serve(exchange, { ...client, ...hooks, takeOver }, () => finish(exchange))
+      serve(exchange, { ...client, ...hooks, takeOver }, serving, () => finish(exchange))
     },
     drain() {
       draining = true
@@ -254,16 +287,8 @@ export function createApp(deps: AppDeps): App {
       onDrain.clear()
       return live.size() === 0 ? Promise.resolve() : new Promise(resolve => whenIdle.push(resolve))
     },
-    cancelAll() {
-      live.visit(({ cancellation }) => cancellation.cancel('shutdown'))
-    },
+    cancelAll: () => live.visit(({ cancellation }) => cancellation.cancel('shutdown')),
     inFlight: live.size,
-    openStreams() {
-      let open = 0
-      live.visit(({ record }) => {
-        if (record.stream && record.ttfbMs !== undefined) open++
-      })
-      return open
-    },
+    openStreams: () => openStreamsIn(live),
   }
 }
