@@ -25,9 +25,10 @@ import { createIssuerKeyCache, type KeyFetcher } from '../tokens/issuer-keys.ts'
 import type { ProcessState, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
 import { replicateState } from '../workers/sharing.ts'
-import { logFinished, logHealthChange } from './access-log.ts'
+import { logFinished } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
+import { createHealthLog } from './health-log.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createNetwork, type Network } from './network.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
@@ -164,8 +165,9 @@ export function createProxy({
     },
   }
   runtime = createRuntime(config, shared)
+  const healthLog = createHealthLog({ clock, log, runtime: current })
   healthRegistry.onChange((change: HealthChange) => {
-    logHealthChange(log, change, current(), network.follow(change, current()))
+    healthLog.changed(change, network.follow(change, current()))
     watch.changed(change)
   })
 
@@ -233,17 +235,18 @@ export function createProxy({
   })
   const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
 
+  const startWatching = (): void => {
+    probes.start()
+    healthLog.start()
+  }
+
   return {
     runtime: current,
     app,
     shared: shared,
     listener,
     probe: () => probes.round(),
-    startProbes() {
-      probes.start()
-      // As with the probes, one process speaks for all.
-      keyExpiry.start()
-    },
+    healthLog.changed(change, network.follow(change, current()))
     state,
     finished: () => finishedCount,
     applyUpdates: items => sharing?.applyUpdates(items),
@@ -271,15 +274,12 @@ export function createProxy({
     async listen() {
       const { server } = current().config
       const address = await listener.listen(server.port, server.host)
-      if (sharing === undefined) {
-        probes.start()
-        keyExpiry.start()
-      }
+    healthLog.changed(change, network.follow(change, current()))
       return address
     },
     async shutdown(graceMs) {
       probes.stop()
-      keyExpiry.stop()
+    healthLog.changed(change, network.follow(change, current()))
       watch.close()
       const finished = app.drain()
       const over = new Promise<void>(resolve => clock.after(graceMs, resolve))
