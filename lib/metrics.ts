@@ -77,6 +77,11 @@ const FAMILIES = {
   proxy_log_lines_dropped_total: counter('Log lines lost because their reader was too slow.'),
   proxy_config_reloads_total: counter('Configs taken into force after the first.'),
   proxy_key_expiry_timestamp_seconds: gauge('max', 'End of the client key, seconds since the epoch.', 'key'),
+  proxy_config_last_reload_successful: gauge(
+    'min',
+    '1 while the last config that was read is in force, 0 after a bad one.',
+  ),
+  proxy_certificate_expiry_timestamp_seconds: gauge('min', 'When a certificate ends, seconds since the epoch.', 'cert'),
   proxy_build_info: gauge('max', 'Always 1; the label tells the version.', 'version'),
   proxy_workers: gauge('sum', 'Processes that serve.'),
   process_cpu_seconds_total: counter('CPU time of the serving processes.'),

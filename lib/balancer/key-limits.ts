@@ -22,6 +22,13 @@ export type Admission =
   /** The counters cannot be asked now (a worker whose primary does not answer): neither admitted nor over a limit. */
   | { readonly kind: 'unknown'; readonly waitMs: number }
 
+/** What a key has used now. */
+export interface KeyUsed extends UsedSoFar {
+  readonly requestsInMinute: number
+  readonly tokensInMinute: number
+  readonly inFlight: number
+}
+
 /** The counters behind an admission; in a worker they live in the primary, so the answer may take a moment. */
 export interface KeyLimiter {
   /** @param tokens what the request is estimated to take */
@@ -34,6 +41,10 @@ export interface KeyLimiter {
   settle(ticket: number, tokens: number | undefined, cost?: number): void
   /** Instead of settling: the request was not served, and counts as none. */
   cancel(ticket: number): void
+  /** What keys have used, by name; undefined: the counters cannot be asked now. */
+  used(
+    names: readonly string[],
+  ): Readonly<Record<string, KeyUsed>> | Promise<Readonly<Record<string, KeyUsed>> | undefined>
 }
 
 const WINDOW_MS = 60_000
@@ -67,6 +78,7 @@ interface Ticket {
 
 export interface KeyUsage extends KeyLimiter {
   admit(name: string, limits: ClientKeyLimits, tokens: number): Exclude<Admission, { readonly kind: 'unknown' }>
+  used(names: readonly string[]): Readonly<Record<string, KeyUsed>>
   /** Admissions not settled yet. */
   open(): number
 }
@@ -87,6 +99,8 @@ function waitFor(uses: readonly Use[], of: 'requests' | 'tokens', wanted: number
   }
   return WINDOW_MS
 }
+
+const NOTHING_USED: UsedSoFar = { tokensToday: 0, tokensThisMonth: 0, costThisMonth: 0 }
 
 type Limited = Admission & { readonly kind: 'limited' }
 
@@ -219,6 +233,21 @@ export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {
       if (ticket === undefined) return
       if (ticket.account.uses.includes(ticket.use)) ticket.use.requests--
       settle(id, 0)
+    },
+    used(names) {
+      const nowMs = clock.nowMs()
+      return Object.fromEntries(
+        names.map(name => {
+          const account = accounts.get(name)
+          if (account !== undefined) expire(account, nowMs)
+          const { uses, inFlight } = account ?? { uses: [], inFlight: 0 }
+          const sums = ledger?.used(name) ?? NOTHING_USED
+          return [
+            name,
+            { ...sums, requestsInMinute: sum(uses, 'requests'), tokensInMinute: sum(uses, 'tokens'), inFlight },
+          ]
+        }),
+      )
     },
     open: () => tickets.size,
   }

@@ -1,6 +1,7 @@
 // Assembles a serving process, alone or as a worker: the proxy, its tokens, its log; and says why it cannot.
 
 import { promises } from 'node:fs'
+import { hostname } from 'node:os'
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { createTokenAuthorizers, type TokenAuthorizers, type TokenAuthorizersOptions } from '../azure/entra.ts'
 import type { Exchange } from '../azure/entra-http.ts'
@@ -129,6 +130,7 @@ export function assemble(
     ...(among ?? {}),
     ...(ledger === undefined ? {} : { ledger }),
     processFigures: processFigures(opened.output),
+    host: hostname(),
     ...(maxConnections === undefined ? {} : { maxConnections }),
   })
   current = () => proxy.runtime().config

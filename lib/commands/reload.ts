@@ -19,11 +19,20 @@ export interface ReloadResult {
   readonly texts: FileTexts
 }
 
-/** Reads the config; a bad one is reported and leaves the old one in force. */
-export function reloadConfig(file: string, log: Log): ReloadResult | undefined {
+/**
+ * Reads the config; a bad one is reported and leaves the old one in force.
+ * @param onFailed gets the first problem
+ */
+export function reloadConfig(
+  file: string,
+  log: Log,
+  onFailed: (problem: string) => void = () => undefined,
+): ReloadResult | undefined {
   const { result, texts } = loadAndKeep(file)
   if (result.kind === 'ok') return { ...result, texts }
   for (const problem of result.problems) log.error('config not reloaded', { problem: formatProblem(problem) })
+  const [first] = result.problems
+  onFailed(first === undefined ? 'unknown' : formatProblem(first))
   return undefined
 }
 
@@ -37,7 +46,9 @@ export function applyConfig(
     proxy.reload(config, tlsFrom(config.server.tls, texts))
     return true
   } catch (error) {
-    log.error('config not reloaded', { problem: error instanceof Error ? error.message : 'unknown' })
+    const problem = error instanceof Error ? error.message : 'unknown'
+    log.error('config not reloaded', { problem })
+    proxy.reloadFailed(problem)
     return false
   }
 }

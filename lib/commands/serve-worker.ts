@@ -67,9 +67,12 @@ function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind
           return say({ kind: 'counted', round: message.round, state: proxy.state() })
         case 'gathered':
         case 'admission':
+        case 'used':
           return peers.onReply(message)
         case 'reopen':
           return output.reopen()
+        case 'reload_failed':
+          return proxy.reloadFailed(message.problem)
         case 'reload': {
           const fresh = loadFromTexts(options.file, message.texts)
           if (fresh.kind !== 'ok') return

@@ -43,12 +43,20 @@ function followConfig(
   options: ServeOptions,
   first: ReloadResult,
   { log, output }: OpenedLog,
-  { takeOver, reopen }: { readonly takeOver: (fresh: ReloadResult) => boolean; readonly reopen?: () => void },
+  {
+    takeOver,
+    failed,
+    reopen,
+  }: {
+    readonly takeOver: (fresh: ReloadResult) => boolean
+    readonly failed: (problem: string) => void
+    readonly reopen?: () => void
+  },
 ): void {
   let files = first.files
   let watched = first.config.server.watch
   const readAgain = (): boolean => {
-    const fresh = reloadConfig(options.file, log)
+    const fresh = reloadConfig(options.file, log, failed)
     if (fresh === undefined) return false
     files = fresh.files
     watched = fresh.config.server.watch
@@ -127,7 +135,10 @@ export function serveLoaded(
 function serveAlone(options: ServeOptions, loaded: ReloadResult): Promise<ExitCode> {
   return serveHere(loaded, options.version, {
     follow: ({ proxy, opened }) =>
-      followConfig(options, loaded, opened, { takeOver: fresh => applyConfig(proxy, fresh, opened.log) }),
+      followConfig(options, loaded, opened, {
+        takeOver: fresh => applyConfig(proxy, fresh, opened.log),
+        failed: proxy.reloadFailed,
+      }),
   })
 }
 
@@ -161,6 +172,7 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
       supervisor.reload()
       return true
     },
+    failed: supervisor.reloadFailed,
     reopen: supervisor.reopen,
   })
   // Workers come and go: something must keep this process while none is there. Every other timer lets it end.

@@ -1,5 +1,6 @@
 // How the config's backends stand, in the words of the live status page.
-import { type BackendHealth, type HealthChange, isEjected, throttledForMs } from '../balancer/health.ts'
+import { adviceCode, adviceFor } from '../balancer/advice.ts'
+import { type BackendHealth, type HealthChange, isEjected, type Trouble, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { BackendState, ChangeEntry } from './entries.ts'
 
@@ -17,16 +18,27 @@ function epochOf(ms: number, clock: Clock): number | null {
   return Number.isFinite(ms) ? Math.round(ms - clock.nowMs() + clock.epochMs()) : null
 }
 
-type StateColumns = Pick<BackendState, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms'>
+type StateColumns = Pick<BackendState, 'state' | 'reason' | 'detail' | 'since_ms' | 'until_ms' | 'advice' | 'todo'>
+
+function adviceColumns({ reason, detail }: Trouble): { readonly advice: string; readonly todo: string } {
+  return { advice: adviceCode(reason, detail), todo: adviceFor(reason, detail) }
+}
 
 function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
   const nowMs = clock.nowMs()
   const { phase, throttle } = health.state
-  const quiet = { reason: null, detail: null, since_ms: null }
+  const quiet = { reason: null, detail: null, since_ms: null, advice: null, todo: null }
   if (phase.kind !== 'in' && isEjected(health, nowMs)) {
     const { reason, detail, sinceMs, untilMs, dueAtMs } = phase.trouble
     const until_ms = epochOf(Math.max(untilMs, dueAtMs), clock)
-    return { state: 'ejected', reason, detail, since_ms: epochOf(sinceMs, clock), until_ms }
+    return {
+      state: 'ejected',
+      reason,
+      detail,
+      since_ms: epochOf(sinceMs, clock),
+      until_ms,
+      ...adviceColumns(phase.trouble),
+    }
   }
   // Before a trial: while it is throttled it gets no request that could be one.
   if (throttledForMs(health, nowMs) > 0) {
@@ -34,13 +46,21 @@ function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
   }
   if (phase.kind !== 'in') {
     const { reason, detail, sinceMs } = phase.trouble
-    return { state: 'trial', reason, detail, since_ms: epochOf(sinceMs, clock), until_ms: null }
+    const since_ms = epochOf(sinceMs, clock)
+    return { state: 'trial', reason, detail, since_ms, until_ms: null, ...adviceColumns(phase.trouble) }
   }
   return { ...quiet, state: 'healthy', until_ms: null }
 }
 
-/** One entry for each backend of each model, in the config's order. */
-export function backendRows(pools: readonly PlacedPool[], clock: Clock): readonly BackendState[] {
+/**
+ * One entry for each backend of each model, in the config's order.
+ * @param wasProbed whether a probe has met a deployment, by its id
+ */
+export function backendRows(
+  pools: readonly PlacedPool[],
+  clock: Clock,
+  wasProbed: (id: string) => boolean = () => false,
+): readonly BackendState[] {
   const deployments = new Map<string, number>()
   const entries: BackendState[] = []
   for (const { model, members } of pools) {
@@ -56,6 +76,8 @@ export function backendRows(pools: readonly PlacedPool[], clock: Clock): readonl
         weight: backend.weight,
         ...stateColumns(health, clock),
         in_flight: health.inFlight,
+        asked:
+          health.lastAnsweredMs > Number.NEGATIVE_INFINITY || wasProbed(health.id) || health.state.phase.kind !== 'in',
         headroom:
           headroom === undefined
             ? null

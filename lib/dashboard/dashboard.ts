@@ -1,19 +1,28 @@
 // What the live status page shows and what its operators order, wired to this process and its peers.
 import { randomUUID } from 'node:crypto'
 import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
+import type { KeyLimiter } from '../balancer/key-limits.ts'
 import type { Clock } from '../clock.ts'
 import type { ClientKey, TokenIssuer } from '../config/types.ts'
 import { type RefusalCode, refuse } from '../errors.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import type { Log } from '../log.ts'
+import { type MetricsState, mergeMetrics } from '../metrics.ts'
 import type { Exchange, FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { namesOf, principalId, principalOf } from '../runtime.ts'
 import { backendRows, changeEntry } from './backend-rows.ts'
-import type { EndingKey } from './entries.ts'
+import type { EndingKey, ProxyEntry } from './entries.ts'
+import { keyEntries } from './keys.ts'
 import { mergeSnapshots } from './merge.ts'
 import { createDashboardRoutes, dashboardRoute, type SteerOrder } from './routes.ts'
-import { createStatus, type StatusSnapshot } from './status.ts'
+import { createStatus, isStatusSnapshot, type StatusSnapshot } from './status.ts'
+
+/** One process's figures; those of an ended one are counters alone (workers/messages.ts). */
+export interface ProcessFiguresOf {
+  readonly metrics: MetricsState
+  readonly status: unknown
+}
 
 export interface DashboardDeps {
   readonly clock: Clock
@@ -22,8 +31,11 @@ export interface DashboardDeps {
   runtime(): Runtime
   /** Client keys of the config that end soon. */
   keysEnding(): readonly EndingKey[]
-  /** The snapshots of all processes, this one's among them. */
-  snapshots(): Promise<readonly StatusSnapshot[]>
+  /** The figures of all processes, this one's among them. */
+  processes(): Promise<readonly ProcessFiguresOf[]>
+  wasProbed(id: string): boolean
+  proxy(): Omit<ProxyEntry, 'started_ms' | 'workers'>
+  readonly keyLimiter: Pick<KeyLimiter, 'used'>
 }
 
 export interface Dashboard {
@@ -56,11 +68,12 @@ export function auditRefusedAdmin(log: Log, { id, client, clientKey, request }: 
 }
 
 export function createDashboard(deps: DashboardDeps): Dashboard {
-  const { clock, log, health: healthRegistry, runtime, snapshots, keysEnding } = deps
+  const { clock, log, health: healthRegistry, runtime, processes, wasProbed, proxy, keyLimiter, keysEnding } = deps
   const status = createStatus({
     clock,
-    states: () => backendRows(runtime().pools, clock),
+    states: () => backendRows(runtime().pools, clock, wasProbed),
     keysEnding,
+    proxy,
     source: randomUUID(),
   })
 
@@ -83,8 +96,14 @@ export function createDashboard(deps: DashboardDeps): Dashboard {
   const dashboard = createDashboardRoutes({
     clock,
     async collect() {
-      const [first = status.snapshot(), ...rest] = await snapshots()
-      return mergeSnapshots([first, ...rest])
+      const all = await processes()
+      const [first = status.snapshot(), ...rest] = all.map(({ status: each }) => each).filter(isStatusSnapshot)
+      const { auth } = runtime().config
+      const limits = new Map([...auth.keys, ...auth.tokens].map(({ name, limits }) => [name, limits] as const))
+      const limited = [...limits].filter(([, { ...given }]) => Object.values(given).some(max => max !== undefined))
+      const used = (await keyLimiter.used(limited.map(([name]) => name))) ?? {}
+      const keys = keyEntries(mergeMetrics(all.map(({ metrics }) => metrics)), limits, used)
+      return { ...mergeSnapshots([first, ...rest]), keys }
     },
     eject: order => steer('eject', order),
     restore: order => steer('restore', order),

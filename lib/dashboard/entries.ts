@@ -89,6 +89,46 @@ export interface BackendState {
   readonly until_ms: number | null
   readonly in_flight: number
   readonly headroom: HeadroomEntry | null
+  /** Whether a request or a probe has met it since the start: until then `healthy` is a guess. */
+  readonly asked: boolean
+  /** What to do about its trouble: a code of balancer/advice.ts, and its sentence; null where nothing is wrong. */
+  readonly advice: string | null
+  readonly todo: string | null
+}
+
+/** Which proxy this is. */
+export interface ProxyEntry {
+  readonly host: string
+  readonly version: string
+  /** Epoch milliseconds of the oldest process's start. */
+  readonly started_ms: number
+  readonly workers: number
+  /** Epoch milliseconds of the last reload that was taken up; null: none yet. */
+  readonly reloaded_ms: number | null
+  /** The last reload, if it failed: its first problem. */
+  readonly reload_failed: { readonly time_ms: number; readonly problem: string } | null
+  /** Epoch milliseconds at which the listener's certificate ends; null: plain HTTP. */
+  readonly certificate_ends_ms: number | null
+}
+
+/** One key's limit, and how much of it is used. */
+export interface LimitEntry {
+  readonly limit: string
+  readonly used: number
+  readonly max: number
+}
+
+/** What one key has used since the start of the processes; the limits as they stand now. */
+export interface KeyEntry {
+  readonly key: string
+  readonly requests: number
+  readonly errors: number
+  readonly prompt_tokens: number
+  readonly completion_tokens: number
+  readonly cached_tokens: number
+  /** null: no model has a price. */
+  readonly cost: number | null
+  readonly limits: readonly LimitEntry[]
 }
 
 /** Where an entry comes from: a process and its running number there. Request ids will not do, as clients may choose them. */
@@ -136,4 +176,6 @@ export interface StatusView {
   readonly backends: readonly BackendRow[]
   /** The soonest first. */
   readonly keys_ending: readonly EndingKey[]
+  readonly proxy: ProxyEntry
+  readonly keys: readonly KeyEntry[]
 }

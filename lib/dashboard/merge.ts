@@ -1,5 +1,5 @@
 // Several processes' snapshots as one: counts are added, of requests and changes the newest stay. Pure.
-import type { BackendState, Sequenced } from './entries.ts'
+import type { BackendState, ProxyEntry, Sequenced } from './entries.ts'
 import { type BackendCounts, MAX_CHANGES, MAX_REQUESTS, type SparseSteps, type StatusSnapshot } from './status.ts'
 import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
 
@@ -11,6 +11,29 @@ function graver(one: BackendState, other: BackendState): BackendState {
   if (difference !== 0) return difference > 0 ? one : other
   const until = ({ until_ms }: BackendState): number => until_ms ?? Number.POSITIVE_INFINITY
   return until(one) >= until(other) ? one : other
+}
+
+function newest<T>(values: readonly (T | null)[], timeOf: (value: T) => number): T | null {
+  return values.reduce((a, b) => (a === null || (b !== null && timeOf(b) > timeOf(a)) ? b : a), null)
+}
+
+/** Workers hear of a reload one after the other: the newest word counts. */
+function mergeProxies(proxies: readonly ProxyEntry[]): ProxyEntry {
+  const [first] = proxies
+  if (first === undefined) throw new Error('there is one snapshot at least')
+  return {
+    ...first,
+    started_ms: Math.min(...proxies.map(({ started_ms }) => started_ms)),
+    workers: proxies.reduce((sum, { workers }) => sum + workers, 0),
+    reloaded_ms: newest(
+      proxies.map(({ reloaded_ms }) => reloaded_ms),
+      ms => ms,
+    ),
+    reload_failed: newest(
+      proxies.map(({ reload_failed }) => reload_failed),
+      ({ time_ms }) => time_ms,
+    ),
+  }
 }
 
 /** The key of a backend's place in a model. */
@@ -65,7 +88,8 @@ export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSna
         merging = { state, inFlight: 0, headroom: null, steps: new Map() }
         places.set(place, merging)
       }
-      merging.state = graver(merging.state, state)
+      const asked = merging.state.asked || state.asked
+      merging.state = { ...graver(merging.state, state), asked }
       merging.inFlight += state.in_flight
       if ((state.headroom?.at_ms ?? Number.NEGATIVE_INFINITY) > (merging.headroom?.at_ms ?? Number.NEGATIVE_INFINITY))
         merging.headroom = state.headroom
@@ -92,6 +116,8 @@ export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSna
       snapshots.map(({ requests }) => requests),
       MAX_REQUESTS,
     ),
+    proxy: mergeProxies(snapshots.map(({ proxy }) => proxy)),
+    keys: first.keys,
     finished: Object.assign({}, ...snapshots.map(({ finished }) => finished)),
     changes: newestFirst(
       snapshots.map(({ changes }) => changes),

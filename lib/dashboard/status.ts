@@ -1,7 +1,16 @@
 // What the live status page shows, kept: rolling windows for each backend, the last requests, the last changes. Everything here
 // has a bound. One a process; several processes' snapshots are merged (merge.ts).
 import type { Clock } from '../clock.ts'
-import type { AttemptEntry, BackendState, ChangeEntry, EndingKey, RequestEntry, Sequenced } from './entries.ts'
+import type {
+  AttemptEntry,
+  BackendState,
+  ChangeEntry,
+  EndingKey,
+  KeyEntry,
+  ProxyEntry,
+  RequestEntry,
+  Sequenced,
+} from './entries.ts'
 import { bucketOf } from './histogram.ts'
 import { createStepWindow, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
 
@@ -37,6 +46,9 @@ export interface StatusSnapshot {
   readonly finished: Readonly<Record<string, number>>
   /** Newest first. */
   readonly changes: readonly (ChangeEntry & Sequenced)[]
+  readonly proxy: ProxyEntry
+  /** Filled in when the snapshots of all processes are merged. */
+  readonly keys: readonly KeyEntry[]
 }
 
 /** Whether a value that came from another process is a snapshot: that of an ended one is null. */
@@ -59,7 +71,11 @@ export interface StatusOptions {
   readonly keysEnding?: () => readonly EndingKey[]
   /** Names this process among those whose snapshots are merged; unique over restarts too, so that a viewer notices them. */
   readonly source: string
+  /** Which proxy this is; left out: one that nobody has named. */
+  readonly proxy?: () => Omit<ProxyEntry, 'started_ms' | 'workers'>
 }
+
+const UNNAMED = { host: '', version: '', reloaded_ms: null, reload_failed: null, certificate_ends_ms: null }
 
 /** The last `max` entries, and how many there were. */
 interface Recent<T> {
@@ -98,7 +114,13 @@ function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
   return found
 }
 
-export function createStatus({ clock, states, keysEnding = () => [], source }: StatusOptions): Status {
+export function createStatus({
+  clock,
+  states,
+  keysEnding = () => [],
+  source,
+  proxy = () => UNNAMED,
+}: StatusOptions): Status {
   // By model, then by backend: one key of both, made for each request and attempt, took half a µs.
   const windows = new Map<string, Map<string, StepWindow>>()
   let backends = 0
@@ -181,6 +203,8 @@ export function createStatus({ clock, states, keysEnding = () => [], source }: S
         requests: requests.list(),
         finished: { [source]: requests.count() },
         changes: changes.list(),
+        proxy: { ...proxy(), started_ms: Math.round(clock.epochMs() - (clock.nowMs() - beganMs)), workers: 1 },
+        keys: [],
       }
     },
   }

@@ -62,7 +62,7 @@ function figuresOf(steps: SparseSteps, rateMs: number, historySteps: number): Fi
  * @param historySteps how many of the newest steps to give; STEPS is all there are
  */
 export function viewOf(snapshot: StatusSnapshot, historySteps: number = STEPS): StatusView {
-  const { step, into_step_ms, time_ms, age_ms, backends, keys_ending } = snapshot
+  const { step, into_step_ms, time_ms, age_ms, backends, keys_ending, proxy, keys } = snapshot
   const rateMs = Math.max(Math.min(RATE_STEPS * STEP_MS + into_step_ms, age_ms), MIN_RATE_MS)
   const all: Record<number, MutableStep> = {}
   const inFlight = new Map<number, number>()
@@ -82,5 +82,7 @@ export function viewOf(snapshot: StatusSnapshot, historySteps: number = STEPS): 
     totals: { ...figuresOf(all, rateMs, historySteps), in_flight: [...inFlight.values()].reduce((a, b) => a + b, 0) },
     keys_ending,
     backends: backends.map(({ steps, ...state }) => ({ ...state, ...figuresOf(steps, rateMs, historySteps) })),
+    proxy,
+    keys,
   }
 }

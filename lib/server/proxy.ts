@@ -12,7 +12,6 @@ import { type Clock, createDeadlines, type Random } from '../clock.ts'
 import { describeChanges, needsRestart } from '../config/diff.ts'
 import type { Config } from '../config/types.ts'
 import { createDashboard } from '../dashboard/dashboard.ts'
-import { isStatusSnapshot } from '../dashboard/status.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
@@ -27,11 +26,13 @@ import type { Peers } from '../workers/peers.ts'
 import { replicateState } from '../workers/sharing.ts'
 import { logFinished } from './access-log.ts'
 import { type App, createApp } from './app.ts'
-import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
+import { createDropLog } from './drop-log.ts'
 import { createHealthLog } from './health-log.ts'
+import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createNetwork, type Network } from './network.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
+import { createSelfWatch } from './self-watch.ts'
 import { createSharedRendering } from './shared-rendering.ts'
 
 export interface ProxyOptions {
@@ -49,6 +50,8 @@ export interface ProxyOptions {
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
   readonly processFigures?: () => ProcessFigures
+  /** The machine's name, for the status page. */
+  readonly host?: string
   /** Where the config does not say: so many connections leave descriptors for the backends. */
   readonly maxConnections?: number
   /** Makes the connections to backends; left out: node's agents. */
@@ -82,26 +85,12 @@ export interface ProxyServer {
   /** Applies what other processes learnt. */
   applyUpdates(items: readonly StateUpdate[]): void
   startProbes(): void
+  /** A reload has failed before it came here: shown until one succeeds. */
+  reloadFailed(problem: string): void
   /** What this process has counted, as JSON can carry it; a page for all processes is made from all of their states. */
   state(): ProcessState
   /** Requests finished so far. */
   finished(): number
-}
-
-/** Refused connections are logged this often, together. */
-const DROP_LOG_MS = 60_000
-
-/** One line for all connections that were closed above `server.max_connections` within a minute. */
-function createDropLog(clock: Clock, log: Log): () => void {
-  let dropped = 0
-  return () => {
-    if (dropped++ > 0) return
-    log.warn('connections refused: server.max_connections is reached')
-    clock.after(DROP_LOG_MS, () => {
-      if (dropped > 1) log.warn('connections refused', { count: dropped })
-      dropped = 0
-    })
-  }
 }
 
 /** After the grace period: what is cut off has this long to hear of it. */
@@ -121,6 +110,7 @@ export function createProxy({
   maxConnections,
   makeSocket,
   ledger,
+  host = '',
   transport: given,
   network: madeElsewhere,
   fetchKeys,
@@ -165,6 +155,7 @@ export function createProxy({
     },
   }
   runtime = createRuntime(config, shared)
+  const self = createSelfWatch(clock, { host, version, tls })
   const healthLog = createHealthLog({ clock, log, runtime: current })
   healthRegistry.onChange((change: HealthChange) => {
     healthLog.changed(change, network.follow(change, current()))
@@ -177,6 +168,7 @@ export function createProxy({
     shared: shared,
     runtime: current,
     app: () => app,
+    self: self.describe,
     processFigures,
   })
   const state = (): ProcessState => ({ metrics: measure.state(), status: watch.snapshot() })
@@ -190,7 +182,10 @@ export function createProxy({
     log,
     health: healthRegistry,
     runtime: current,
-    snapshots: async () => ((await states()) ?? [state()]).map(({ status }) => status).filter(isStatusSnapshot),
+    keyLimiter: shared.keyLimiter,
+    processes: async () => (await states()) ?? [state()],
+    wasProbed: self.wasProbed,
+    proxy: self.describe,
   })
 
   const app: App = createApp({
@@ -226,19 +221,19 @@ export function createProxy({
     members: () => current().pools.flatMap(pool => pool.members),
     settings: () => current().config.healthCheck,
     groupOf: ({ resourceId, backend }) => `${resourceId} ${wayId(backend)}`,
-    ask: member =>
-      askProbe(member, current().authorizer(member), current().config.healthCheck.timeoutMs, {
+    ask: member => {
+      self.probed(member.health.id)
+      return askProbe(member, current().authorizer(member), current().config.healthCheck.timeoutMs, {
         transport,
         deadlines,
         clock,
-      }),
+      })
+    },
   })
   const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
 
-  const startWatching = (): void => {
-    probes.start()
-    healthLog.start()
-  }
+  /** Of several processes one alone: it speaks for all. */
+  const startWatching = (): void => [probes, keyExpiry, healthLog].forEach(watcher => void watcher.start())
 
   return {
     runtime: current,
@@ -246,7 +241,8 @@ export function createProxy({
     shared: shared,
     listener,
     probe: () => probes.round(),
-    healthLog.changed(change, network.follow(change, current()))
+    reloadFailed: self.reloadFailed,
+    startProbes: startWatching,
     state,
     finished: () => finishedCount,
     applyUpdates: items => sharing?.applyUpdates(items),
@@ -264,6 +260,7 @@ export function createProxy({
         shared,
       )
       listener.setMaxConnections(next.server.maxConnections ?? maxConnections)
+      self.reloaded(keepsTls ? undefined : files)
       measure.reloaded()
       keyExpiry.check()
       log.info('config reloaded', { changes: changes.length })
@@ -274,12 +271,13 @@ export function createProxy({
     async listen() {
       const { server } = current().config
       const address = await listener.listen(server.port, server.host)
-    healthLog.changed(change, network.follow(change, current()))
+      if (sharing === undefined) startWatching()
       return address
     },
     async shutdown(graceMs) {
       probes.stop()
-    healthLog.changed(change, network.follow(change, current()))
+      healthLog.stop()
+      keyExpiry.stop()
       watch.close()
       const finished = app.drain()
       const over = new Promise<void>(resolve => clock.after(graceMs, resolve))

@@ -1,6 +1,7 @@
 // What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
 import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
+import type { ProxyEntry } from '../dashboard/entries.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
@@ -26,14 +27,16 @@ export interface RequestMetricsDeps {
   readonly shared: Pick<SharedState, 'bodyBudget'>
   runtime(): Runtime
   app(): App
+  /** What the proxy knows of itself. */
+  self(): Pick<ProxyEntry, 'reload_failed' | 'certificate_ends_ms'>
   processFigures: (() => ProcessFigures) | undefined
 }
 
 export interface RequestMetrics {
+  reloaded(): void
   finished(request: FinishedRequest): void
   attempted(report: AttemptReport): void
   keyLimited(key: string, limit: string): void
-  reloaded(): void
   state(): MetricsState
 }
 
@@ -51,6 +54,7 @@ export function createRequestMetrics({
   shared,
   runtime,
   app,
+  self,
   processFigures,
 }: RequestMetricsDeps): RequestMetrics {
   const metrics = createMetrics()
@@ -89,6 +93,11 @@ export function createRequestMetrics({
     metrics.set('proxy_open_streams', [], app().openStreams())
     metrics.set('proxy_requests_in_flight', [], app().inFlight())
     metrics.set('proxy_buffered_bytes', [], shared.bodyBudget.heldBytes())
+    const { reload_failed: failed, certificate_ends_ms: certificateEndsMs } = self()
+    metrics.set('proxy_config_last_reload_successful', [], failed === null ? 1 : 0)
+    if (certificateEndsMs !== null) {
+      metrics.set('proxy_certificate_expiry_timestamp_seconds', ['listener'], Math.round(certificateEndsMs / 1000))
+    }
     metrics.set('proxy_build_info', [version], 1)
     metrics.set('proxy_workers', [], 1)
     if (processFigures === undefined) return

@@ -1,7 +1,7 @@
 // Every message between the primary process and its workers, and what they carry. JSON: no undefined, no Infinity, no bytes.
 
 import type { HealthSnapshot } from '../balancer/health.ts'
-import type { Admission } from '../balancer/key-limits.ts'
+import type { Admission, KeyUsed } from '../balancer/key-limits.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import type { MetricsState } from '../metrics.ts'
 
@@ -40,12 +40,15 @@ export type PrimaryCall =
     }
   /** null: nobody counted. */
   | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null; readonly cost: number }
+  /** What these keys have used now. */
+  | { readonly kind: 'used'; readonly question: number; readonly names: readonly string[] }
   /** The admission came too late: its request was refused, and used nothing. */
   | { readonly kind: 'cancel'; readonly ticket: number }
 
 export type PrimaryResult =
   | { readonly kind: 'gathered'; readonly question: number; readonly states: readonly ProcessState[] }
   | { readonly kind: 'admission'; readonly question: number; readonly admission: Admission }
+  | { readonly kind: 'used'; readonly question: number; readonly used: Readonly<Record<string, KeyUsed>> }
 
 export type FromWorker =
   /** The first: the worker's message handler is installed. */
@@ -65,6 +68,8 @@ export type ToWorker =
   /** Probes run in one worker only. */
   | { readonly kind: 'lead' }
   | { readonly kind: 'reload'; readonly texts: FileTexts }
+  /** A reload has failed, and this is its first problem: the config in force is the old one. */
+  | { readonly kind: 'reload_failed'; readonly problem: string }
   /** The log file has been renamed. */
   | { readonly kind: 'reopen' }
   | { readonly kind: 'shutdown' }

@@ -51,6 +51,10 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
       },
       settle: (ticket, tokens, cost = 0) => ask({ kind: 'settle', ticket, tokens: tokens ?? null, cost }),
       cancel: ticket => ask({ kind: 'cancel', ticket }),
+      async used(names) {
+        const reply = await put(question => ({ kind: 'used', question, names }))
+        return reply?.kind === 'used' ? reply.used : undefined
+      },
     },
     onReply(reply) {
       const pending = waiting.get(reply.question)

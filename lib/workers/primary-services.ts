@@ -65,6 +65,8 @@ export function createPrimaryServices(
         case 'settle':
           tickets.get(worker)?.delete(call.ticket)
           return keyUsage.settle(call.ticket, call.tokens ?? undefined, call.cost)
+        case 'used':
+          return tell(worker, { kind: 'used', question: call.question, used: keyUsage.used(call.names) })
         case 'cancel':
           tickets.get(worker)?.delete(call.ticket)
           return keyUsage.cancel(call.ticket)

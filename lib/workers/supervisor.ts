@@ -63,6 +63,8 @@ export interface Supervisor {
   /** Starts all; resolves with the port when the first one listens, or with the reason why none can. */
   start(): Promise<Started>
   reload(): void
+  /** Tells the workers that a reload has failed. @param problem the first one */
+  reloadFailed(problem: string): void
   reopen(): void
   /** Resolves when all workers have ended. */
   shutdown(graceMs: number): Promise<void>
@@ -180,6 +182,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         happened({ kind: 'begin', workers })
       })
     },
+    reloadFailed: problem => services.tellAll({ kind: 'reload_failed', problem }),
     reload: () => services.tellAll({ kind: 'reload', texts: texts() }),
     reopen: () => services.tellAll({ kind: 'reopen' }),
     shutdown(graceMs) {

@@ -22,6 +22,9 @@ const STANDING: BackendState = {
   until_ms: null,
   in_flight: 0,
   headroom: null,
+  asked: true,
+  advice: null,
+  todo: null,
 }
 
 const REQUEST: RequestEntry = {
