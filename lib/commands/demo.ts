@@ -3,11 +3,17 @@
 import { systemClock } from '../clock.ts'
 import { loadConfig } from '../config/load.ts'
 import { fail, throttle } from '../simulator/faults.ts'
+import { createSimulatedIssuer } from '../simulator/issuer.ts'
 import { createSimulatedResource, type SimulatedDeployment, type SimulatedResource } from '../simulator/resource.ts'
 import type { ExitCode } from './exit-code.ts'
 import { serveLoaded } from './serve.ts'
 
 const KEY = 'demo-key'
+/** A key that is no admin's, and that stored responses of the other are hidden from. */
+const USER_KEY = 'demo-user-key'
+const AUDIENCE = 'api://demo-proxy'
+/** As long as a demo runs. */
+const TOKEN_LIFETIME_S = 86_400
 const DEFAULT_PORT = 3000
 
 const DEPLOYMENTS = [
@@ -25,7 +31,7 @@ const ALIASES: Readonly<Record<string, string>> = { 'gpt-4o': 'gpt-4o-mini', 'gp
 
 function simulatedResources(): readonly SimulatedResource[] {
   const clock = systemClock()
-  const common = { clock, deployments: DEPLOYMENTS, promptCache: true, deltas: 24, forbidden: [KEY] }
+  const common = { clock, deployments: DEPLOYMENTS, promptCache: true, deltas: 24, forbidden: [KEY, USER_KEY] }
   return [
     createSimulatedResource({
       ...common,
@@ -59,7 +65,7 @@ function simulatedResources(): readonly SimulatedResource[] {
 }
 
 /** The demo's config, as a user would write it. */
-function configText(port: number, urls: readonly (readonly [name: string, url: string])[]): string {
+function configText(port: number, urls: readonly (readonly [name: string, url: string])[], issuer: string): string {
   const backends = urls
     .map(([name, url]) => {
       // An older api_version has no Responses API: so no stored response ever depends on the resource that fails.
@@ -74,7 +80,10 @@ function configText(port: number, urls: readonly (readonly [name: string, url: s
   return `
 server: {port: ${port}, shutdown_grace: 5s}
 auth:
-  keys: [{name: demo, key: ${KEY}, admin: true}]
+  keys:
+    - {name: demo, key: ${KEY}, admin: true}
+    - {name: demo-user, key: ${USER_KEY}, limits: {requests_per_minute: 600}}
+  tokens: [{name: demo-apps, issuer: "${issuer}", audience: "${AUDIENCE}", subjects: [demo-app]}]
 models:
 ${models.join('\n')}
 health_check: {recovery: 8s, interval: 10s}
@@ -82,7 +91,7 @@ logging: {format: text}
 `
 }
 
-function welcome(port: number): string {
+function welcome(port: number, token: string): string {
   const url = `http://localhost:${port}`
   return `
 Azure OpenAI Proxy, demo mode: three simulated Azure OpenAI resources behind ${url}
@@ -104,6 +113,13 @@ curl ${url}/v1/responses \\
   -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
   -d '{"model": "gpt-4o", "input": "Hello"}'
 
+The same without a key, with a token as Entra ID issues them:
+
+curl ${url}/v1/chat/completions \\
+  -H "Authorization: Bearer ${token}" -H "Content-Type: application/json" \\
+  -d '{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
+
+The key ${KEY} is an admin's: it opens ${url}/dashboard. ${USER_KEY} is not, and does not see what ${KEY} has stored.
 Also there: gpt-35-turbo-instruct (completions), gpt-image-1, gpt-4o-mini-tts, gpt-4o-transcribe, gpt-realtime; ${url}/metrics
 
 Watch the log below: attempts=2 is a failover that nobody noticed. Ctrl-C ends the demo.
@@ -123,12 +139,22 @@ export async function demo({
   const listening = await Promise.all(
     resources.map(async resource => [resource.name, (await resource.listen()).url] as const),
   )
-  const text = configText(port ?? DEFAULT_PORT, listening)
+  const issuer = createSimulatedIssuer({
+    clock: systemClock(),
+    tenant: 'demo-tenant',
+    audience: AUDIENCE,
+    // An RSA key takes a noticeable part of the start to make.
+    algorithm: 'ES256',
+    lifetimeS: TOKEN_LIFETIME_S,
+  })
+  const { issuer: issuerUrl } = await issuer.listen()
+  const token = issuer.token({ claims: { azp: 'demo-app' } })
+  const text = configText(port ?? DEFAULT_PORT, listening, issuerUrl)
   const loaded = loadConfig({ file: 'demo.yaml', env: {}, readFile: () => Buffer.from(text) })
   if (loaded.kind === 'invalid') throw new Error(`the demo's own config is wrong: ${loaded.problems[0]?.message ?? ''}`)
   try {
-    return await serveLoaded(loaded, version, bound => process.stdout.write(welcome(bound)))
+    return await serveLoaded(loaded, version, bound => process.stdout.write(welcome(bound, token)))
   } finally {
-    await Promise.all(resources.map(resource => resource.close()))
+    await Promise.all([issuer, ...resources].map(simulated => simulated.close()))
   }
 }
