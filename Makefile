@@ -3,7 +3,7 @@ TAP := node_modules/.bin/tap
 TSC := node_modules/.bin/tsc
 
 .DEFAULT_GOAL := check
-.PHONY: help install build run test unit e2e browser fuzz simulate simulate-faults bench bench-yardsticks bench-compare fault-matrix soak strangers coverage lint format types check clean \
+.PHONY: help install build run test unit e2e browser sdk fuzz simulate simulate-faults bench bench-yardsticks bench-compare fault-matrix soak strangers coverage lint format types check clean \
   build-current build-all run-linux-arm64 run-win-x64 deb container-check service-check
 
 help: ## this list
@@ -32,6 +32,9 @@ e2e: build ## the tests that start the program (PROXY_BIN=FILE: a packaged one)
 
 browser: build ## the live status page in a real browser (CHROMIUM=FILE, SCREENSHOTS=FOLDER)
 	@test/browser/run.sh
+
+sdk: build ## OpenAI's SDKs for Node.js and Python with a token provider (fetches them; PYTHON=FILE)
+	@test/sdk/run.sh
 
 fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 	@$(TAP) run -R tap --disable-coverage dist/test/fuzz

@@ -279,6 +279,7 @@ t.test(
       'top/bin/proxy.js',
       'top/config.template.yaml',
       'top/deploy/README.md',
+      'top/deploy/clients.md',
       'top/dist/proxy.cjs',
       'top/dist/proxy.cjs.map',
       'top/licenses/yaml.txt',
