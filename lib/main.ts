@@ -35,12 +35,17 @@ Usage: azure-openai-proxy [--config FILE] [--port N]
 Exit codes: 0 done; 1 could not run; 2 the command line or the config is wrong.
 `
 
+/** Threads of libuv: half of them may wait for the resolver at once, and the log file and random numbers need some too. */
+const THREADS = '16'
+
 /**
  * Runs the program.
  * @param argv without node and the script
  * @returns the exit code, once there is nothing left to do
  */
 export async function main(argv: readonly string[], build: Build): Promise<ExitCode> {
+  // Before anything uses the pool, which is made with this many threads; workers inherit it.
+  process.env.UV_THREADPOOL_SIZE ??= THREADS
   const workerArgs = process.env[WORKER_ARGS]
   if (cluster.isWorker && workerArgs !== undefined) return serveAsWorker(workerArgs)
   const flags = parseCommandLine(argv)

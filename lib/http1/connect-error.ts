@@ -31,6 +31,14 @@ export class ConnectError extends Error {
   }
 }
 
+/** What this machine itself ran out of (errno(3)): descriptors, buffers, memory, local ports. It says nothing of the far side. */
+const SHORTAGES: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL'])
+
+/** Whether a code tells of a shortage of this machine's own. */
+export function isShortage(code: string): boolean {
+  return SHORTAGES.has(code)
+}
+
 /** The code of a system error, of OpenSSL or of Node; texts may hold anything and are not shown. */
 export function codeOf(error: unknown): string {
   const code: unknown = typeof error === 'object' && error !== null && 'code' in error ? error.code : undefined
@@ -117,6 +125,6 @@ export function connectWords(code: string, where: string): string {
     case 'ECONNRESET':
       return `${where} hung up before the connection was made`
     default:
-      return `no connection to ${where}`
+      return isShortage(code) ? `this machine has nothing left to connect with (${code})` : `no connection to ${where}`
   }
 }

@@ -5,7 +5,7 @@ import type tls from 'node:tls'
 import type { Clock, Timer } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { inTurn, tryInTurn } from './addresses.ts'
-import { ConnectError, codeOf, connectWords, type ShownCertificate, tlsWords } from './connect-error.ts'
+import { ConnectError, codeOf, connectWords, isShortage, type ShownCertificate, tlsWords } from './connect-error.ts'
 import { type EgressWatch, openTunnel, silentProxy, unreachableProxy, unreachableSecureProxy } from './egress.ts'
 import type { LowerCaseName } from './header-names.ts'
 import type { Resolver } from './resolver.ts'
@@ -207,7 +207,7 @@ export class Dial {
 
   private firstHopFailed(code = 'error'): void {
     const { proxy, endpoint } = this
-    if (proxy !== undefined) this.fail(unreachableProxy(proxy, code))
+    if (proxy !== undefined && !isShortage(code)) this.fail(unreachableProxy(proxy, code))
     else {
       const words = connectWords(code, endpoint.host)
       this.fail(new ConnectError({ phase: 'connect', code, words, timeout: code === 'ETIMEDOUT' }))

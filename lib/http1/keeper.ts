@@ -19,6 +19,8 @@ export interface Host {
   readonly resting: KeptConnection[]
   /** Of the last TLS connection, so that the next one needs no full handshake (RFC 8446 section 2.2). */
   session: Buffer | undefined
+  /** Connections made before this are not used again. */
+  retiredMs: number
 }
 
 /** Below the idle times of Azure's load balancers and gateways; a far side that names its own time goes before. */
@@ -56,16 +58,16 @@ export class ConnectionKeeper {
     const key = hostKey(endpoint)
     const found = this.hosts.get(key)
     if (found !== undefined) return found
-    const made: Host = { resting: [], session: undefined }
+    const made: Host = { resting: [], session: undefined, retiredMs: Number.NEGATIVE_INFINITY }
     this.hosts.set(key, made)
     return made
   }
 
   /** A connection that rests and is neither too old nor too long unused; it is the caller's then. */
-  take({ resting }: Host): KeptConnection | undefined {
+  take({ resting, retiredMs }: Host): KeptConnection | undefined {
     if (resting.length === 0) return undefined
     const nowMs = this.clock.nowMs()
-    const bornAfterMs = nowMs - this.maxAgeMs()
+    const bornAfterMs = Math.max(nowMs - this.maxAgeMs(), retiredMs)
     for (let last = resting.pop(); last !== undefined; last = resting.pop()) {
       this.resting--
       // The sweep is too coarse for a far side that keeps connections for seconds.
@@ -82,11 +84,11 @@ export class ConnectionKeeper {
   }
 
   /** It has nothing to do and may be used again, or is closed. @param forMs how long the far side keeps it */
-  rest({ resting }: Host, connection: KeptConnection, forMs: number): void {
+  rest({ resting, retiredMs }: Host, connection: KeptConnection, forMs: number): void {
     const nowMs = this.clock.nowMs()
     const ageLeftMs = connection.bornMs + this.maxAgeMs() - nowMs
     const restMs = Math.min(REST_MS, forMs - HINT_MARGIN_MS, ageLeftMs)
-    if (this.closing || restMs <= 0 || resting.length >= MAX_RESTING) {
+    if (this.closing || restMs <= 0 || connection.bornMs <= retiredMs || resting.length >= MAX_RESTING) {
       connection.socket.destroy()
       return
     }
@@ -105,9 +107,15 @@ export class ConnectionKeeper {
     this.resting--
   }
 
-  /** Closes what rests to an endpoint, so that the next request meets what its name means now. */
-  closeResting(endpoint: Endpoint): void {
-    for (const { socket } of this.hosts.get(hostKey(endpoint))?.resting ?? []) socket.destroy()
+  /**
+   * Closes what rests to an endpoint, and lets what is in use end with its response: the next request meets what the name means
+   * now.
+   */
+  retire(endpoint: Endpoint): void {
+    const host = this.hosts.get(hostKey(endpoint))
+    if (host === undefined) return
+    host.retiredMs = this.clock.nowMs()
+    for (const { socket } of host.resting) socket.destroy()
   }
 
   counts(): { readonly busy: number; readonly free: number } {

@@ -49,8 +49,10 @@ export interface Transport {
   send(request: WireRequest, body: readonly Buffer[], options: SendOptions, handler: ResponseHandler): Sent
   /** Connections in use and resting, for leak checks and the status page. */
   sockets(): { readonly busy: number; readonly free: number }
-  /** Closes what rests to an endpoint: it went out, and its name may mean another address by now. */
-  closeResting(endpoint: Endpoint): void
+  /**
+   * Uses no connection to an endpoint again that is there now: it went out, and its name may mean another address by now.
+   */
+  retire(endpoint: Endpoint): void
   /** Whether the proxy on the way to an endpoint has failed for all that lies behind it, and has not worked since. */
   isCutOff(endpoint: Endpoint): boolean
   close(): void
@@ -233,7 +235,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
       const [one, other] = [agents['http:'].counts(), agents['https:'].counts()]
       return { busy: one.busy + other.busy, free: one.free + other.free }
     },
-    closeResting: endpoint => agents[endpoint.protocol].keeper.closeResting(endpoint),
+    retire: endpoint => agents[endpoint.protocol].keeper.retire(endpoint),
     isCutOff: ({ route }) => route?.proxy !== undefined && egress.isFailing(route.proxy),
     close() {
       agents['http:'].destroy()

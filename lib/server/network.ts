@@ -56,7 +56,7 @@ export function createNetwork(options: NetworkOptions, given?: Transport): Netwo
       if (change.kind === 'restored') return cutOff.delete(change.health.id)
       if (change.kind !== 'ejected') return false
       const endpoints = endpointsOf(change.health, pools)
-      for (const endpoint of endpoints) transport.closeResting(endpoint)
+      for (const endpoint of endpoints) transport.retire(endpoint)
       const isQuiet = change.trouble.reason === 'egress_refused' && endpoints.some(transport.isCutOff)
       if (isQuiet) cutOff.add(change.health.id)
       else cutOff.delete(change.health.id)
@@ -71,4 +71,13 @@ function endpointsOf(
 ): readonly Config['models'][number]['backends'][number]['endpoint'][] {
   const members = pools.flatMap(pool => pool.members.filter(member => member.health === health))
   return members.map(({ backend }) => backend.endpoint)
+}
+
+/** An outbound proxy works again: what went out with it is back. */
+export function mendBehind(proxyUrl: string, { pools, shared }: Runtime): void {
+  for (const { members } of pools) {
+    for (const { backend, health } of members) {
+      if (backend.endpoint.route?.proxy?.url === proxyUrl) shared.health.mended(health, 'egress_refused')
+    }
+  }
 }

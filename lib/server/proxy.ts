@@ -30,7 +30,7 @@ import { createDropLog } from './drop-log.ts'
 import { createHealthLog } from './health-log.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
-import { createNetwork, type Network } from './network.ts'
+import { createNetwork, mendBehind, type Network } from './network.ts'
 import { createRequestMetrics, type ProcessFigures } from './request-metrics.ts'
 import { createSelfWatch } from './self-watch.ts'
 import { createSharedRendering } from './shared-rendering.ts'
@@ -162,6 +162,7 @@ export function createProxy({
     watch.changed(change)
   })
 
+  network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
   const measure = createRequestMetrics({
     clock,
     version,

@@ -64,9 +64,7 @@ t.test('the URL names user and password, %-escaped; the log does not show them',
   t.equal((await running.chat()).status, 200)
   t.equal(out.proofs[0], `Basic ${Buffer.from('me:p@ss:word').toString('base64')}`)
   await out.stop()
-  running.proxy.shared.transport.closeResting(
-    running.proxy.runtime().config.models[0]?.backends[0]?.endpoint ?? never(),
-  )
+  running.proxy.shared.transport.retire(running.proxy.runtime().config.models[0]?.backends[0]?.endpoint ?? never())
   for (const text of ['p@ss', 'p%40ss', Buffer.from('me:p@ss:word').toString('base64')]) {
     t.notOk(JSON.stringify(running.lines).includes(text))
   }
@@ -120,7 +118,7 @@ t.test('a proxy that is spoken to over TLS is verified like a backend', async t 
 })
 
 t.test('probes go the same way', async t => {
-  const { backends, out, running } = await behindProxy(t, { rest: 'health_check: {interval: 1h, recovery: 60s}' })
+  const { backends, out, running } = await behindProxy(t)
   for (const backend of backends) answering(backend, jsonAnswer('{"object":"list","data":[]}'))
   await running.proxy.probe()
   t.ok(out.asked.includes('CONNECT one.test:443') && out.asked.includes('CONNECT two.test:443'))
