@@ -146,7 +146,7 @@ export function createBodyDecoder(coding: Coding, events: DecoderEvents): BodyDe
       frames?.push(packed)
       const bytes = held === undefined ? packed : Buffer.concat([held, packed])
       held = undefined
-      if (engine === undefined && bytes.length < 2) {
+      if (coding === 'deflate' && engine === undefined && bytes.length < 2) {
         held = bytes
         return true
       }

@@ -112,7 +112,7 @@ export function createEventSplitter(onEvent: (event: EventBytes) => void): Event
       return whole
     },
     flush() {
-      if (bytes > 0) endEvent(Buffer.alloc(0), true)
+      if (bytes > 0) endEvent(Buffer.alloc(0), !awaitsLf)
       lineIsEmpty = true
       afterCr = awaitsLf = false
     },
