@@ -137,6 +137,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
         })
       },
       onEnd() {
+        over = true
         for (const chunk of chunks) jsonEnd?.push(chunk)
         if (jsonEnd?.isWhole() !== false) passOn({ kind: 'whole', chunks, bytes })
         else done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
