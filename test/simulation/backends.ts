@@ -372,6 +372,11 @@ export function createBackends(deps: BackendsDeps): Backends {
           },
         })
         attempt.reused = !under.connecting
+        const where = `${attempt.reused ? 'a kept' : 'a new'} connection`
+        deps.trace(
+          () =>
+            `p${process} → ${plan.backends[attempt.backend]?.name} ${attempt.kind} ${attempt.requestId} on ${where}`,
+        )
         return {
           get connecting() {
             return under.connecting

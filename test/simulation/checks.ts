@@ -54,6 +54,8 @@ const ABORT_MS = 200
 const SWEEP_MS = 20
 /** So long after sending, a dead kept connection is nobody's fault. */
 const STALE_MS = 1_000
+/** News is gathered for a moment before it is sent. */
+const SPREAD_MS = 50
 /** Capacity that nobody is woken for is a fault when it lasts; a wake may be a turn away. */
 const WAKE_MS = 30
 
@@ -165,7 +167,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (was === undefined || spec === undefined || attempt.ambiguous) return
     const tried = triedBy(attempt)
     const others = specs.flatMap((other, i) => {
-      const free = was[i] === true && is[i] === true
+      const free = was[i] === true && is[i] === true && asking.backends.has(other.name)
       return i !== backend && free && !tried.has(i) && !avoided.has(i) && isHosting(asking, i) ? [{ ...other, i }] : []
     })
     const [other] = others
@@ -190,7 +192,9 @@ export function createChecks(deps: ChecksDeps): Checks {
   /** Requests that have come, have no attempt under way and no answer. */
   const waiting = (): readonly Asking[] =>
     [...deps.clients().all.values()].filter(
-      ({ id, sentMs, wroteMs, result, leftMs, process }) =>
+      ({ id, event, sentMs, wroteMs, result, leftMs, process }) =>
+        // A key's limits are asked of another process first.
+        event.key !== 'limited' &&
         wroteMs === undefined &&
         result === undefined &&
         leftMs === undefined &&
@@ -255,7 +259,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     const reached = made.filter(attempt => attempt.begunMs !== undefined && !isStale(attempt)).length
     for (const [i, spec] of specs.entries()) {
       const member = memberOf(asking.process, spec.name)
-      if (member === undefined || !isHosting(asking, i) || handEjected.has(i)) continue
+      if (member === undefined || !asking.backends.has(spec.name)) continue
+      if (!isHosting(asking, i) || handEjected.has(i)) continue
       if (deps.backends().troubled(i, asking.sentMs, nowMs) || probedBad(i, asking.sentMs, nowMs)) continue
       const throttle = announced.get(`${asking.process.index} ${i}`)
       if (throttle !== undefined && throttle.untilMs >= asking.sentMs) continue
@@ -368,7 +373,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       const before = ejectedLine.get(key)
       // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
       const goesOn = before !== undefined && (reason === 'probe_failed' || before.untilMs > engine.nowMs())
-      if (goesOn && before.reason === reason) {
+      // Among several, another's news may have let it in between; that is not told again.
+      if (goesOn && before.reason === reason && plan.processes === 1) {
         violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
       }
       ejectedLine.set(key, { reason, untilMs })
@@ -376,7 +382,13 @@ export function createChecks(deps: ChecksDeps): Checks {
     steered(action, backend) {
       if (action === 'eject') handEjected.add(backend)
       else handEjected.delete(backend)
-      for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
+      const lift = (): void => {
+        for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
+        lastProbe.delete(specs[backend]?.host ?? '')
+      }
+      lift()
+      // What another process learns before it hears of the operator's word is lifted by it as well.
+      if (plan.processes > 1) engine.at(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
     killed(process) {
       specs.forEach((_, i) => {

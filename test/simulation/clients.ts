@@ -21,6 +21,8 @@ export interface Asking {
   readonly event: RequestEvent
   readonly process: Process
   readonly sentMs: number
+  /** The backends of its model in the config of then. */
+  readonly backends: ReadonlySet<string>
   /** The proxy has begun to answer; the first line it wrote. */
   wroteMs: number | undefined
   /** When the client went away, where it did so before its answer was whole. */
@@ -199,6 +201,12 @@ export function createClients(deps: ClientsDeps): Clients {
         event,
         process: connection.process,
         sentMs: engine.nowMs(),
+        backends: new Set(
+          connection.process.proxy
+            .runtime()
+            .pool(MODEL)
+            ?.members.map(({ backend }) => backend.name),
+        ),
         wroteMs: undefined,
         leftMs: undefined,
         result: undefined,

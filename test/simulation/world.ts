@@ -86,13 +86,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
     latencyMs: LATENCY_MS,
     stored,
     request: id => clients.all.get(id)?.event,
-    onSent(attempt) {
-      trace(
-        () =>
-          `p${attempt.process} → ${plan.backends[attempt.backend]?.name} ${attempt.kind} ${attempt.requestId}${attempt.reused ? ' (kept connection)' : ''}`,
-      )
-      checks.sent(attempt)
-    },
+    onSent: checks.sent,
     onAnswered(attempt) {
       trace(
         () =>
