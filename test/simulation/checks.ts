@@ -137,7 +137,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     for (const other of earlier) {
       const again = isStale(other) || other.answer?.status === 421
       const afterWait = settings.maxWaitMs > 0 && other.answer?.throttleMs !== undefined
-      if (other.backend === attempt.backend && !again && !afterWait) {
+      if (other.backend === attempt.backend && !attempt.ambiguous && !again && !afterWait) {
         violate(4, 'twice', `${asking.id} asks ${specs[attempt.backend]?.name} twice`)
       }
     }
@@ -165,13 +165,16 @@ export function createChecks(deps: ChecksDeps): Checks {
     const is = availability(asking.process)
     available.set(asking.process, is)
     if (was === undefined || spec === undefined || attempt.ambiguous) return
+    // A reload has taken it away meanwhile: the request goes on with the config it began with.
+    if (memberOf(asking.process, spec.name) === undefined) return
     const tried = triedBy(attempt)
     const others = specs.flatMap((other, i) => {
       const free = was[i] === true && is[i] === true && asking.backends.has(other.name)
       return i !== backend && free && !tried.has(i) && !avoided.has(i) && isHosting(asking, i) ? [{ ...other, i }] : []
     })
     const [other] = others
-    if (was[backend] === false && other !== undefined) {
+    // Restored a moment ago it is in; on trial it was due before.
+    if (was[backend] === false && is[backend] === false && other !== undefined) {
       violate(3, 'unavailable', `${asking.id} goes to ${spec.name}, which is out, though ${other.name} is available`)
     }
     const upper = others.find(({ priority }) => priority < spec.priority)
@@ -191,10 +194,10 @@ export function createChecks(deps: ChecksDeps): Checks {
 
   /** Requests that have come, have no attempt under way and no answer. */
   const waiting = (): readonly Asking[] =>
-    [...deps.clients().all.values()].filter(
+    [...deps.clients().underWay].filter(
       ({ id, event, sentMs, wroteMs, result, leftMs, process }) =>
-        // A key's limits are asked of another process first.
-        event.key !== 'limited' &&
+        // Where another process counts, the limits of a key are asked for first.
+        (plan.processes === 1 || event.key !== 'limited') &&
         wroteMs === undefined &&
         result === undefined &&
         leftMs === undefined &&
@@ -207,8 +210,11 @@ export function createChecks(deps: ChecksDeps): Checks {
   /** Invariant 7: nobody waits while what it could use is idle. */
   const checkIdle = (): void => {
     if (settings.maxWaitMs === 0) return
+    if (deps.clients().underWay.size === 0) return
     const nowMs = engine.nowMs()
-    const held = waiting().find(asking =>
+    const all = waiting()
+    for (const asking of all) asking.waitsSinceMs ??= nowMs
+    const held = all.find(asking =>
       specs.some(({ name }, i) => {
         const member = memberOf(asking.process, name)
         const idle = member !== undefined && isAvailable(member.health, nowMs) && member.health.inFlight === 0
@@ -229,12 +235,16 @@ export function createChecks(deps: ChecksDeps): Checks {
 
   /** Invariant 7: first come, first served among those that could use this backend. */
   const checkOrder = (attempt: Attempt, asking: Asking): void => {
-    if (settings.maxWaitMs === 0 || triedBy(attempt).size > 0) return
+    const was = available.get(asking.process)
+    // One that is out is asked for those that nobody else can serve: the others do not wait for it.
+    if (settings.maxWaitMs === 0 || was?.[attempt.backend] !== true || triedBy(attempt).size > 0) return
+    if (plan.processes > 1 && asking.event.key === 'limited') return
+    const nowMs = engine.nowMs()
     const earlier = waiting().find(
       other =>
         other !== asking &&
         other.process === asking.process &&
-        other.sentMs + 1 < asking.sentMs &&
+        (other.waitsSinceMs ?? nowMs) + 1 < (asking.waitsSinceMs ?? nowMs) &&
         isHosting(other, attempt.backend) &&
         deps
           .backends()
@@ -256,6 +266,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const soundAllAlong = (asking: Asking): string | undefined => {
     const nowMs = engine.nowMs()
     const made = deps.backends().of(asking.id)
+    if (made.some(({ ambiguous }) => ambiguous)) return undefined
     const reached = made.filter(attempt => attempt.begunMs !== undefined && !isStale(attempt)).length
     for (const [i, spec] of specs.entries()) {
       const member = memberOf(asking.process, spec.name)
@@ -273,7 +284,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         const other = memberOf(asking.process, name)
         return other !== undefined && throttledForMs(other.health, nowMs) > 0
       })
-      if (throttled || asking.process.proxy.app.inFlight() > 3) continue
+      // What refused it for a moment was sound: the others are not tried in its place.
+      const refused = made.some(({ answer }) => answer?.throttleMs !== undefined)
+      if (throttled || refused || asking.process.proxy.app.inFlight() > 3) continue
       return `${spec.name} was sound, and never asked though all were out`
     }
     return undefined
@@ -329,8 +342,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       const asking = deps.clients().all.get(attempt.requestId)
       if (asking === undefined || attempt.kind !== 'request') return
       checkAttempts(attempt, asking)
-      checkChoice(attempt, asking)
       checkOrder(attempt, asking)
+      checkChoice(attempt, asking)
     },
     answered(attempt) {
       const { answer } = attempt
@@ -341,6 +354,8 @@ export function createChecks(deps: ChecksDeps): Checks {
         return
       }
       if (attempt.droppedMs !== undefined) return
+      // A real answer outweighs a probe.
+      if (answer.status > 0 && answer.status < 500) lastProbe.delete(attempt.host)
       if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
       if (answer.throttleMs === undefined || attempt.kind !== 'request') return
       const nowMs = engine.nowMs()

@@ -28,6 +28,8 @@ export interface Asking {
   /** When the client went away, where it did so before its answer was whole. */
   leftMs: number | undefined
   result: ClientResult | undefined
+  /** When it was first seen to wait, with nothing under way for it. */
+  waitsSinceMs: number | undefined
   /** The process died under it. */
   orphaned: boolean
 }
@@ -50,6 +52,8 @@ export interface Clients {
   /** A GET without a key; `undefined` where there was no answer. */
   get(process: number, path: string, done: (message: ReadMessage | undefined) => void): void
   readonly all: ReadonlyMap<string, Asking>
+  /** Those without a result. */
+  readonly underWay: ReadonlySet<Asking>
   open(): number
   closeAll(): void
 }
@@ -70,11 +74,13 @@ export function createClients(deps: ClientsDeps): Clients {
   const byNumber = new Map<number, Connection>()
   const connections = new Set<Connection>()
   const all = new Map<string, Asking>()
+  const underWay = new Set<Asking>()
 
   const settle = (connection: Connection, end: ClientResult['end'], message: ReadMessage | undefined): void => {
     const { asking } = connection
     connection.asking = undefined
     if (asking === undefined || asking.result !== undefined) return
+    underWay.delete(asking)
     asking.orphaned = asking.process.host.gone
     asking.result = {
       status: message === undefined ? 0 : statusOf(message),
@@ -188,6 +194,7 @@ export function createClients(deps: ClientsDeps): Clients {
 
   return {
     all,
+    underWay,
     open: () => connections.size,
     closeAll() {
       for (const { peer } of connections) peer.end()
@@ -210,10 +217,12 @@ export function createClients(deps: ClientsDeps): Clients {
         wroteMs: undefined,
         leftMs: undefined,
         result: undefined,
+        waitsSinceMs: undefined,
         orphaned: false,
       }
       connection.asking = asking
       all.set(event.id, asking)
+      underWay.add(asking)
       connection.peer.write(text)
       const { leavesAfterMs, stallMs } = event
       if (leavesAfterMs !== undefined) {
