@@ -1,6 +1,6 @@
 // The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the clients saw;
 // the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
-import { isAvailable, isEjected, throttledForMs } from '../../lib/balancer/health.ts'
+import { isAvailable, isEjected, isOut, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -72,7 +72,8 @@ export function createChecks(deps: ChecksDeps): Checks {
   const announced = new Map<string, { fromMs: number; untilMs: number }>()
   /** Backends that said that they do not offer what was asked: passed over for a while. */
   const avoided = new Set<number>()
-  const available = new Map<Process, boolean[]>()
+  /** At the beginning of this step, and after its last attempt: picks of one step may come before all of its attempts. */
+  const available = new Map<Process, { readonly first: boolean[]; readonly last: boolean[] }>()
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
   let idleSinceMs: number | undefined
@@ -93,8 +94,14 @@ export function createChecks(deps: ChecksDeps): Checks {
     const nowMs = engine.nowMs()
     return specs.map(({ name }) => {
       const member = memberOf(process, name)
-      return member !== undefined && isAvailable(member.health, nowMs)
+      // After a throttle it is let through slowly.
+      return member !== undefined && isAvailable(member.health, nowMs) && member.health.ramp >= 1
     })
+  }
+
+  const isBelievedOut = (process: Process, name: string): boolean => {
+    const member = memberOf(process, name)
+    return member !== undefined && isOut(member.health, engine.nowMs())
   }
 
   const triedBy = (attempt: Attempt): ReadonlySet<number> =>
@@ -161,20 +168,22 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (throttle !== undefined && throttle.untilMs > nowMs + 1 && !attempt.ambiguous) {
       violate(3, 'throttled', `${asking.id} goes to ${spec?.name}, throttled for ${throttle.untilMs - nowMs} ms more`)
     }
-    const was = available.get(asking.process)
+    const known = available.get(asking.process)
     const is = availability(asking.process)
-    available.set(asking.process, is)
+    available.set(asking.process, { first: known?.first ?? is, last: is })
+    const was = known?.first
     if (was === undefined || spec === undefined || attempt.ambiguous) return
     // A reload has taken it away meanwhile: the request goes on with the config it began with.
     if (memberOf(asking.process, spec.name) === undefined) return
     const tried = triedBy(attempt)
     const others = specs.flatMap((other, i) => {
-      const free = was[i] === true && is[i] === true && asking.backends.has(other.name)
+      const free = was[i] === true && known?.last[i] === true && is[i] === true && asking.backends.has(other.name)
       return i !== backend && free && !tried.has(i) && !avoided.has(i) && isHosting(asking, i) ? [{ ...other, i }] : []
     })
     const [other] = others
     // Restored a moment ago it is in; on trial it was due before.
-    if (was[backend] === false && is[backend] === false && other !== undefined) {
+    const out = was[backend] === false && known?.last[backend] === false && is[backend] === false
+    if (out && isBelievedOut(asking.process, spec.name) && other !== undefined) {
       violate(3, 'unavailable', `${asking.id} goes to ${spec.name}, which is out, though ${other.name} is available`)
     }
     const upper = others.find(({ priority }) => priority < spec.priority)
@@ -235,7 +244,7 @@ export function createChecks(deps: ChecksDeps): Checks {
 
   /** Invariant 7: first come, first served among those that could use this backend. */
   const checkOrder = (attempt: Attempt, asking: Asking): void => {
-    const was = available.get(asking.process)
+    const was = available.get(asking.process)?.first
     // One that is out is asked for those that nobody else can serve: the others do not wait for it.
     if (settings.maxWaitMs === 0 || was?.[attempt.backend] !== true || triedBy(attempt).size > 0) return
     if (plan.processes > 1 && asking.event.key === 'limited') return
@@ -332,7 +341,9 @@ export function createChecks(deps: ChecksDeps): Checks {
   return {
     before() {
       for (const process of deps.processes().all) {
-        if (process !== undefined) available.set(process, availability(process))
+        if (process === undefined) continue
+        const first = availability(process)
+        available.set(process, { first, last: first })
       }
     },
     settled() {
