@@ -47,7 +47,7 @@ export interface Refusal {
   readonly close?: boolean
 }
 
-/** SDKs ignore a longer wait, or sleep through it (wire reference, 6.6). */
+/** SDKs ignore a longer wait, or sleep through it (azure/README.md 6.6). */
 export const MAX_TOLD_WAIT_MS = 60_000
 
 function typeOf(status: number): string {

@@ -40,23 +40,23 @@ export type TokenAnswer =
   /** @property waitMs how long the answer asks to be left alone; undefined: it does not say */
   | { readonly kind: 'failed'; readonly reason: string; readonly waitMs: number | undefined }
 
-/** Every virtual machine of Azure has it at this address, and it is reached without leaving the host (wire reference, 2.5). */
+/** Every virtual machine of Azure has it at this address, and it is reached without leaving the host (azure/README.md 2.5). */
 export const IMDS_URL = 'http://169.254.169.254'
 
 /** Entra is far away and behind DNS: the same patience as for a slow backend. */
 const ENTRA_CONNECT_MS = 5_000
-/** The platform's own endpoint is on the same host; where there is none, nothing answers at all (wire reference, 2.5). */
+/** The platform's own endpoint is on the same host; where there is none, nothing answers at all (azure/README.md 2.5). */
 const PLATFORM_CONNECT_MS = 2_000
 /** A token that ends sooner is of no use to a request, and would have us fetch all the time. */
 export const MIN_LIFE_MS = 5_000
-/** The longest lifetime that is believed: tokens of managed identities live for up to a day (wire reference, 2.2). */
+/** The longest lifetime that is believed: tokens of managed identities live for up to a day (azure/README.md 2.2). */
 export const MAX_LIFE_MS = 86_400_000
 /** A header longer than this is refused by Azure's front end anyway; real tokens have 1 to 3 thousand characters. */
 const MAX_TOKEN_CHARS = 16_384
 
 const ASSERTION_TYPE = 'urn:ietf:params:oauth:client-assertion-type:jwt-bearer'
 
-/** What a managed identity's token is asked for: the scope without its `/.default` (wire reference, 2.5). */
+/** What a managed identity's token is asked for: the scope without its `/.default` (azure/README.md 2.5). */
 export function resourceOf(scope: string): string {
   return scope.replace(/\/\.default$/, '')
 }
@@ -99,7 +99,7 @@ function identityRequest(
 }
 
 /**
- * The request for a token (wire reference, 2.3 to 2.5).
+ * The request for a token (azure/README.md 2.3 to 2.5).
  * @param assertion the federated token, for workload_identity; not read otherwise
  */
 export function tokenRequest(credential: TokenCredential, platform: Platform, assertion: string): TokenRequest {
@@ -125,7 +125,7 @@ export function tokenRequest(credential: TokenCredential, platform: Platform, as
 }
 
 /**
- * The platform's endpoint as its environment names it (wire reference, 2.5); undefined where both variables are not set.
+ * The platform's endpoint as its environment names it (azure/README.md 2.5); undefined where both variables are not set.
  * @throws nothing; a URL that is none counts as not set
  */
 export function serviceFrom(env: Readonly<Record<string, string | undefined>>): Platform['service'] {
@@ -205,7 +205,7 @@ export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer,
     const codes = errorCodes(value)
     const shown = codes.length === 0 ? String(status) : codes.join(', ')
     if (status === 429) return failed(`${source} is throttling (${['429', ...codes].join(', ')})`)
-    // The metadata service says 404 and 410 while it is being updated (wire reference, 2.5).
+    // The metadata service says 404 and 410 while it is being updated (azure/README.md 2.5).
     const restarts = credential.kind === 'managed_identity' && (status === 404 || status === 410)
     if (status >= 500 || status === 408 || restarts) {
       return failed(`${source} is failing (${[String(status), ...codes].join(', ')})`)

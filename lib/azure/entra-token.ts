@@ -33,9 +33,9 @@ const LONGEST_BACK_OFF_MS = 60_000
 const LONGEST_NAMED_WAIT_MS = 300_000
 /** Waits and refreshes are spread by this share, so that many proxies do not ask in step. */
 const JITTER = 0.2
-/** Refreshed this long before the end, as Azure's own SDKs do (wire reference, 2.5), or at half of a shorter life. */
+/** Refreshed this long before the end, as Azure's own SDKs do (azure/README.md 2.5), or at half of a shorter life. */
 const LEAD_MS = 300_000
-/** Longer lives are refreshed at their half (wire reference, 2.5). */
+/** Longer lives are refreshed at their half (azure/README.md 2.5). */
 const LONG_LIFE_MS = 7_200_000
 /** In its last moments a token might end on its way. */
 const LAST_MOMENT_MS = 2_000

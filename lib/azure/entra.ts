@@ -70,7 +70,7 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
   const keepers = new Map<string, TokenKeeper>()
   const closing = new AbortController()
 
-  /** The federated token, read anew each time because the platform replaces it (wire reference, 2.4). */
+  /** The federated token, read anew each time because the platform replaces it (azure/README.md 2.4). */
   const readAssertion = async (path: string): Promise<string | { readonly reason: string }> => {
     try {
       const text = (await readFile(path)).trim()

@@ -20,7 +20,7 @@ function text(value: unknown): string | undefined {
 }
 
 /**
- * Reads the four families of error shapes (wire reference, 6.1): `{error:{…}}` of Azure and OpenAI, `{statusCode,message}`
+ * Reads the four families of error shapes (azure/README.md 6.1): `{error:{…}}` of Azure and OpenAI, `{statusCode,message}`
  * of API Management, and the flat form of the Responses error event.
  */
 export function readError(value: unknown): UpstreamError {
@@ -50,7 +50,7 @@ export function isReadable(error: UpstreamError): boolean {
 
 /**
  * The deployment (or, on OpenAI-compatible servers, the model) is not there: a mistake in the config, not the client's.
- * Texts and codes: wire reference, 6.2.
+ * Texts and codes: azure/README.md 6.2.
  */
 export function isDeploymentMissing(error: UpstreamError): boolean {
   return (
@@ -69,7 +69,7 @@ export function isOperationUnsupported(status: number, error: UpstreamError): bo
   return /api[ -]version/i.test(error.message) && /(not supported|enabled only for)/i.test(error.message)
 }
 
-/** This resource does not hold the response that was named, or cannot read its reasoning (wire reference, 1.5). */
+/** This resource does not hold the response that was named, or cannot read its reasoning (azure/README.md 1.5). */
 export function isForeignState(status: number, error: UpstreamError): boolean {
   if (status !== 400 && status !== 404) return false
   if (error.code === 'previous_response_not_found' || error.code === 'invalid_encrypted_content') return true
@@ -81,7 +81,7 @@ export function isForeignState(status: number, error: UpstreamError): boolean {
   )
 }
 
-/** Encrypted reasoning that was made elsewhere; `code` may be null and the text varies (wire reference, 1.5). */
+/** Encrypted reasoning that was made elsewhere; `code` may be null and the text varies (azure/README.md 1.5). */
 export function isUndecryptable(error: UpstreamError): boolean {
   return (
     error.code === 'invalid_encrypted_content' ||
@@ -89,7 +89,7 @@ export function isUndecryptable(error: UpstreamError): boolean {
   )
 }
 
-/** Says, in whatever words, that a rate or throughput limit was hit (wire reference, 5.4 and 6.3). */
+/** Says, in whatever words, that a rate or throughput limit was hit (azure/README.md 5.4 and 6.3). */
 export function isThrottle(error: UpstreamError): boolean {
   const named = `${error.code ?? ''} ${error.type ?? ''}`.toLowerCase()
   return (

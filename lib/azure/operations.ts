@@ -101,7 +101,7 @@ export function operationPath(operation: Operation, backend: BackendConfig, quer
 
 /**
  * The path of a stored response or one of its sub-resources: `responses/{id}`, `responses/{id}/cancel`,
- * `responses/{id}/input_items` (Responses how-to, wire reference 1.4). The id is percent-encoded, so it stays one segment.
+ * `responses/{id}/input_items` (Responses how-to, azure/README.md 1.4). The id is percent-encoded, so it stays one segment.
  */
 export function storedResponsePath(
   id: string,
@@ -120,7 +120,7 @@ export function storedObjectPath(id: string, backend: BackendConfig): string {
 }
 
 /**
- * A token-free question that shows network, TLS and credential of a resource: the model list (wire reference, section 8).
+ * A token-free question that shows network, TLS and credential of a resource: the model list (azure/README.md 8).
  * The dated list is asked with the oldest version that all resources know, since the backend's own may be newer than the
  * list's surface.
  */
@@ -141,7 +141,7 @@ export function responsesSocketPath(backend: BackendConfig, query: string): stri
 
 /**
  * Where realtime sessions are opened (WebSocket upgrade). The dated surface names the deployment in the query
- * (`deployment`), the v1 surface and OpenAI as `model`. Source: Azure realtime how-to, wire reference 10.1.
+ * (`deployment`), the v1 surface and OpenAI as `model`. Source: Azure realtime how-to, azure/README.md 10.1.
  */
 export function realtimePath(backend: BackendConfig, query: string): string {
   const name = encodeURIComponent(backend.deployment)

@@ -6,7 +6,7 @@ export type HeaderValues = Readonly<Record<string, string | string[] | undefined
 /** No answer is believed further than a day ahead: a daily quota is the longest limit Azure names (86,400 s). */
 export const MAX_WAIT_MS = 86_400_000
 
-/** The wait of a 429 that names none (contract, section 5). */
+/** The wait of a 429 that names none (lib/README.md, "Outcomes of an attempt"). */
 export const DEFAULT_THROTTLE_MS = 10_000
 
 function single(headers: HeaderValues, name: string): string | undefined {
@@ -60,7 +60,7 @@ function retryAfterMs(text: string | undefined, epochMs: number): number | undef
 
 const DURATION = /^(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?$/
 
-/** Azure gives bare milliseconds, OpenAI durations such as `6m0s` or `17ms` (wire reference, 7.1). */
+/** Azure gives bare milliseconds, OpenAI durations such as `6m0s` or `17ms` (azure/README.md 7.1). */
 function resetMs(text: string | undefined): number | undefined {
   if (text === undefined) return undefined
   const bare = decimal(text)
@@ -117,7 +117,7 @@ function integer(text: string | undefined): number | undefined {
   return ofDigits(text) ?? (/^-?\d{1,15}$/.test(text) ? Number(text) : undefined)
 }
 
-/** Azure's own account of what a deployment has left (wire reference, 7.1); the remainder may be negative. */
+/** Azure's own account of what a deployment has left (azure/README.md 7.1); the remainder may be negative. */
 export function rateLimitSignals(headers: HeaderValues): RateLimitSignals {
   return {
     remainingRequests: integer(single(headers, 'x-ratelimit-remaining-requests')),
@@ -129,7 +129,7 @@ export function rateLimitSignals(headers: HeaderValues): RateLimitSignals {
   }
 }
 
-/** One pass of Azure's rate windows: what is used up now is back within it (wire reference, 7.1). */
+/** One pass of Azure's rate windows: what is used up now is back within it (azure/README.md 7.1). */
 const RENEWAL_PERIOD_MS = 60_000
 
 function regrowsMs(remaining: number | undefined, limit: number | undefined, resetMs: number | undefined): number {

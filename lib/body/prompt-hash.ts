@@ -3,7 +3,7 @@ import { viewBytes } from './chunk-list.ts'
 import { lastMember } from './edit.ts'
 import type { ScannedObject } from './json-scan.ts'
 
-/** Azure caches from 1,024 tokens on, about 4 KB of text; what is shorter cannot be cached (wire reference, 7.4). */
+/** Azure caches from 1,024 tokens on, about 4 KB of text; what is shorter cannot be cached (azure/README.md 7.4). */
 export const PROMPT_PREFIX_BYTES = 4096
 
 /** In the order in which they make up the prompt: tools come first. */

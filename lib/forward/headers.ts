@@ -79,7 +79,7 @@ const STANDARD = names(
   'access-control-request-headers',
 )
 
-/** Azure answers 431 to more custom request headers than this (quotas and limits page; wire reference, 3.3). */
+/** Azure answers 431 to more custom request headers than this (quotas and limits page; azure/README.md 3.3). */
 export const MAX_CUSTOM_HEADERS = 10
 
 /** Given a place among the ten before any other: they change what Azure does, or tie traces together. */
@@ -121,7 +121,7 @@ export interface RequestName {
 
 function lookAt(name: string): RequestName {
   const always = HOP_BY_HOP.has(name) || STAYS.has(name) || STAYS_PREFIXES.some(prefix => name.startsWith(prefix))
-  // Up to ten of these come with every SDK request, which would leave no room for anything else (wire reference, 3.3).
+  // Up to ten of these come with every SDK request, which would leave no room for anything else (azure/README.md 3.3).
   const forAzure = name.startsWith('x-stainless-')
   return {
     lowerCase: name,

@@ -1,5 +1,5 @@
 // What an attempt meant: for the request (whose answer is it, or who is asked next) and for the backend (blame). Pure.
-// The table is the contract's section 5.
+// The table stands in lib/README.md, section "Outcomes of an attempt".
 import {
   isClientMistake,
   isDeploymentMissing,

@@ -124,7 +124,7 @@ t.test('headers of one connection stop here, in both directions', async t => {
   client.socket.destroy()
 })
 
-/** What openai-node sends with every request (wire reference, 11.2). */
+/** What openai-node sends with every request (azure/README.md 11.2). */
 const STAINLESS = Object.fromEntries(
   [
     'retry-count',

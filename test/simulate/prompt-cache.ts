@@ -1,5 +1,5 @@
 // A simulation in virtual time: what each balancing policy leaves of Azure's prompt cache, and how evenly it spreads the load.
-// The policies are the real ones; the backends are models of Azure's cache as the wire reference's section 7.4 describes it.
+// The policies are the real ones; the backends are models of Azure's cache as azure/README.md 7.4 describes it.
 
 import { createHealthRegistry } from '../../lib/balancer/health.ts'
 import { createPool, hashText, type Member } from '../../lib/balancer/pool.ts'
