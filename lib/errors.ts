@@ -55,6 +55,34 @@ function typeOf(status: number): string {
   return status >= 500 ? 'server_error' : 'invalid_request_error'
 }
 
+/** Anthropic's type of an error (azure/README.md 13.3), for the routes of its API. */
+function anthropicType(status: number): string {
+  switch (status) {
+    case 401:
+      return 'authentication_error'
+    case 403:
+      return 'permission_error'
+    case 404:
+      return 'not_found_error'
+    case 408:
+    case 504:
+      return 'timeout_error'
+    case 413:
+      return 'request_too_large'
+    case 429:
+      return 'rate_limit_error'
+    case 503:
+      return 'overloaded_error'
+    default:
+      return status >= 500 ? 'api_error' : 'invalid_request_error'
+  }
+}
+
+/** The error as Anthropic's SDKs read it: `{"type":"error","error":{"type","message"},"request_id"}`. */
+function anthropicJson({ status, message }: Pick<Refusal, 'status' | 'message'>, requestId: string): string {
+  return JSON.stringify({ type: 'error', error: { type: anthropicType(status), message }, request_id: requestId })
+}
+
 /** The error object's JSON text: `{"error":{"message","type","param","code"}}`. */
 export function errorJson(refusal: Pick<Refusal, 'status' | 'code' | 'message' | 'param'>): string {
   const { status, code, message, param } = refusal
@@ -73,8 +101,10 @@ export function waitHeaders(waitMs: number): string[] {
  * The head and the body of a refusal, for the normal path and for answers written straight to a socket.
  * @returns flat header list (names and values in turn, content-length included) and the body's text
  */
-export function refusalParts(refusal: Refusal): { readonly headers: readonly string[]; readonly body: string } {
-  const body = errorJson(refusal)
+export function refusalParts(
+  refusal: Refusal,
+  body: string = errorJson(refusal),
+): { readonly headers: readonly string[]; readonly body: string } {
   const headers = ['content-type', 'application/json', 'content-length', String(Buffer.byteLength(body))]
   if (refusal.retryAfterMs !== undefined) headers.push(...waitHeaders(refusal.retryAfterMs))
   if (refusal.pointless === true) headers.push('x-should-retry', 'false')
@@ -108,7 +138,10 @@ export function refuse(exchange: Exchange, refusal: Refusal): void {
     return
   }
   const close = refusal.close === true || leavesTooMuchUnread(request)
-  const { headers, body } = refusalParts({ ...refusal, close })
+  const { headers, body } = refusalParts(
+    { ...refusal, close },
+    exchange.isAnthropic ? anthropicJson(refusal, exchange.id) : undefined,
+  )
   const own = ['x-request-id', exchange.id]
   if (record.attempts > 0) own.push('x-proxy-attempts', String(record.attempts))
   record.status = refusal.status

@@ -141,6 +141,8 @@ export interface Exchange {
   clientKey: ClientKey | TokenIssuer | undefined
   /** Shown instead of a client key. */
   ephemeral: EphemeralKey | undefined
+  /** It asks for Anthropic's API: the proxy's own errors have that API's shape. */
+  isAnthropic: boolean
 }
 
 /** A finished request, for the log and the counters. */

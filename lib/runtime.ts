@@ -8,6 +8,7 @@ import {
   type TokenAuthorizerFactory,
   wayId,
 } from './azure/credentials.ts'
+import { type Operation, v1Operation } from './azure/operations.ts'
 import type { HealthRegistry } from './balancer/health.ts'
 import type { KeyLimiter, LimitName } from './balancer/key-limits.ts'
 import { isEphemeralKey, type Owners } from './balancer/owners.ts'
@@ -50,6 +51,8 @@ export interface Runtime {
   readonly config: Config
   readonly shared: SharedState
   readonly pools: readonly Pool[]
+  /** `server.extra_operations`, by name. */
+  readonly extraOperations: ReadonlyMap<string, Operation>
   /** By public name or alias. */
   pool(name: string): Pool | undefined
   /** Every member of the models a key may use. */
@@ -155,6 +158,7 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
     config,
     shared,
     pools,
+    extraOperations: new Map(config.server.extraOperations.map(name => [name, v1Operation(name)])),
     pool: name => byName.get(name),
     membersFor: key => pools.filter(pool => mayUse(key, pool.model)).flatMap(pool => pool.members),
     authorizer,

@@ -58,12 +58,15 @@ export function isDeploymentMissing(error: UpstreamError): boolean {
     error.code === 'model_not_found' ||
     error.code === 'ModelDeprecated' ||
     /could not find an existing deployment/i.test(error.message) ||
-    /^the api deployment for this resource does not exist/i.test(error.message)
+    /^the api deployment for this resource does not exist/i.test(error.message) ||
+    // Anthropic's own, for a model that it does not know.
+    (error.type === 'not_found_error' && /^model:/i.test(error.message))
   )
 }
 
 /** The path or the api-version is not served there: `Resource not found`, or "enabled only for api versions …". */
 export function isOperationUnsupported(status: number, error: UpstreamError): boolean {
+  if (error.code === 'api_not_supported') return true
   if (status === 404) return !isReadable(error) || /^resource not found$/i.test(error.message.trim())
   if (status !== 400) return false
   return /api[ -]version/i.test(error.message) && /(not supported|enabled only for)/i.test(error.message)

@@ -3,7 +3,7 @@
 import type { BackendConfig } from '../config/types.ts'
 
 /** How an event stream of the operation is framed and ends; `opaque`: not known, only the transport tells. */
-export type Dialect = 'chat' | 'responses' | 'opaque'
+export type Dialect = 'chat' | 'responses' | 'claude' | 'opaque'
 
 /**
  * One thing that can be asked, whichever URL form the client used.
@@ -15,6 +15,8 @@ export interface Operation {
   readonly name: string
   readonly perDeployment: boolean
   readonly dialect: Dialect
+  /** Served below `/openai/v1` whatever the backend's api_version, or below `/anthropic/v1`; left out: in the backend's own form. */
+  readonly surface?: 'v1' | 'anthropic'
   /** `session`: JSON whose model stands in `session.model`; `sdp`: an offer, alone or in a form, its model in the query. */
   readonly body: 'json' | 'multipart' | 'session' | 'sdp'
 }
@@ -26,6 +28,20 @@ const json = (name: string, dialect: Dialect, perDeployment = true): Operation =
   body: 'json',
 })
 const multipart = (name: string): Operation => ({ name, perDeployment: true, dialect: 'opaque', body: 'multipart' })
+
+/** Claude deployments of Foundry (azure/README.md 13.3). */
+const claude = (name: string): Operation => ({
+  name,
+  perDeployment: false,
+  dialect: 'claude',
+  surface: 'anthropic',
+  body: 'json',
+})
+
+/** A JSON operation of the v1 surface alone, routed by the `model` of its body. */
+export function v1Operation(name: string): Operation {
+  return { name, perDeployment: false, dialect: 'opaque', surface: 'v1', body: 'json' }
+}
 
 const ALL: readonly Operation[] = [
   json('chat/completions', 'chat'),
@@ -42,6 +58,9 @@ const ALL: readonly Operation[] = [
   multipart('audio/translations'),
   { name: 'realtime/client_secrets', perDeployment: false, dialect: 'opaque', body: 'session' },
   { name: 'realtime/calls', perDeployment: false, dialect: 'opaque', body: 'sdp' },
+  v1Operation('decisions'),
+  claude('messages'),
+  claude('messages/count_tokens'),
 ]
 
 const BY_NAME: ReadonlyMap<string, Operation> = new Map(ALL.map(operation => [operation.name, operation]))
@@ -93,6 +112,12 @@ function surfacePath(backend: BackendConfig, resourcePath: string, query: string
  * @param query the client's query without `api-version` and credentials, without `?`; empty for none
  */
 export function operationPath(operation: Operation, backend: BackendConfig, query: string): string {
+  const { basePath: base } = backend.endpoint
+  if (operation.surface !== undefined && backend.type === 'azure') {
+    const version = operation.surface === 'v1' ? v1Version(backend.apiVersion) : undefined
+    const prefix = operation.surface === 'v1' ? 'openai/v1' : 'anthropic/v1'
+    return withQuery(`${base}/${prefix}/${operation.name}`, version, query)
+  }
   if (readsModelFromBody(operation, backend)) return surfacePath(backend, operation.name, query)
   const { basePath } = backend.endpoint
   const deployment = encodeURIComponent(backend.deployment)
@@ -113,6 +138,16 @@ export function storedResponsePath(
   return surfacePath(backend, action === '' ? item : `${item}/${action}`, query)
 }
 
+/** The path of what lives in one resource and belongs to no model: `files/{id}/content`, `conversations/{id}/items`. */
+export function resourceObjectPath(path: readonly string[], backend: BackendConfig, query: string): string {
+  return surfacePath(backend, path.map(encodeURIComponent).join('/'), query)
+}
+
+/** Whether the backend is asked in the v1 form, which alone has conversations. */
+export function speaksV1(backend: BackendConfig): boolean {
+  return backend.type === 'openai' || isV1(backend.apiVersion)
+}
+
 /** The path that shows whether a resource holds a stored object, by the object's id: a conversation, or else a response. */
 export function storedObjectPath(id: string, backend: BackendConfig): string {
   if (id.startsWith('conv_')) return surfacePath(backend, `conversations/${encodeURIComponent(id)}`, '')
@@ -127,11 +162,6 @@ export function storedObjectPath(id: string, backend: BackendConfig): string {
 export function probePath(backend: BackendConfig): string {
   if (backend.type === 'openai' || isV1(backend.apiVersion)) return surfacePath(backend, 'models', '')
   return withQuery(`${backend.endpoint.basePath}/openai/models`, backend.apiVersion, '')
-}
-
-/** Whether a backend can have Responses over WebSocket: only the v1 surface and OpenAI-compatible servers do (azure/README.md 13.1). */
-export function mayHaveResponsesSocket(backend: BackendConfig): boolean {
-  return backend.type === 'openai' || isV1(backend.apiVersion)
 }
 
 /** Where Responses over WebSocket is asked for (upgrade of the URL that a POST goes to). */

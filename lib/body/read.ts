@@ -27,6 +27,7 @@ const WANTED: ReadonlySet<string> = new Set([
   'store',
   'tools',
   'instructions',
+  'system',
   'messages',
   'input',
   'prompt',

@@ -51,6 +51,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources & PemSo
           : { certFile: absolute(cert.value), keyFile: absolute(key.value) },
       watch: server.value.watch.value,
       trustedProxies: addressRanges(server.value.trusted_proxies.value),
+      extraOperations: server.value.extra_operations.value.map(({ value }) => value),
       corsOrigins: server.value.cors_origins.value.map(origin => origin.value),
     },
     auth: buildAuth(options, sources, report),

@@ -195,6 +195,12 @@ const workers: Reader<number | 'auto'> = valueReader(
   (node, report) => (node.value === 'auto' ? 'auto' : whole(1, MAX_WORKERS).read(node, report)),
 )
 
+/** As it stands in the path behind `/v1/`; no dot segments, no query. */
+const operationName = text({
+  allowed: 'a path below /v1 such as rerank or team/thing',
+  pattern: /^(?!\.)[A-Za-z0-9_-][\w.-]*(?:\/[A-Za-z0-9_-][\w.-]*){0,4}$/,
+})
+
 const rootFields = {
   server: group({
     port: defaulted(whole(0, 65_535), 3000),
@@ -209,6 +215,7 @@ const rootFields = {
     watch: defaulted(flag(), false),
     trusted_proxies: listed(addressRange),
     cors_origins: listed(origin),
+    extra_operations: listed(operationName),
   }),
   auth: group({
     enabled: defaulted(flag(), true),

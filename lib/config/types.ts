@@ -206,6 +206,8 @@ export interface ServerConfig {
   readonly watch: boolean
   /** Peers whose X-Forwarded-For is believed. */
   readonly trustedProxies: AddressRanges | undefined
+  /** Further JSON operations of the v1 form, routed by the body's model: `rerank`, `team/thing`. */
+  readonly extraOperations: readonly string[]
   /** Origins of browser apps, `*` for all; empty: no browser app of another origin may read answers. */
   readonly corsOrigins: readonly string[]
 }

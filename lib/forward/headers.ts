@@ -37,6 +37,8 @@ const STAYS = names(
   'forwarded',
   'via',
   'x-real-ip',
+  // Names a backend of this proxy.
+  'x-proxy-backend',
 )
 
 /** Headers that hold a key. Never to a client either: a gateway in between may echo what it was sent. */
@@ -88,6 +90,7 @@ function matters(name: string): boolean {
     name.startsWith('x-ms-') ||
     name.startsWith('openai-') ||
     name.startsWith('aoai-') ||
+    name.startsWith('anthropic-') ||
     name === 'traceparent' ||
     name === 'tracestate' ||
     name === 'x-client-request-id' ||

@@ -4,14 +4,14 @@
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/send.ts'
-import type { Exchange } from '../request-context.ts'
+import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
 import { type BodyPlan, declareLength } from './client-framing.ts'
 import { ALLOW_ORIGIN, withoutUpstreamCors } from './cors.ts'
 import { capWaits } from './headers.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
 import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody, UpstreamResponse } from './upstream.ts'
-import { CHAT_TAIL_BYTES, createTail, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
+import { CHAT_TAIL_BYTES, createTail, joinUsage, readFirstUsage, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
 
 /** Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write. */
 const ONE_WRITE_MAX_BYTES = 16 * 1024
@@ -146,6 +146,8 @@ interface Passing {
   readonly watcher: EventStreamWatcher
   readonly tail: Tail
   readonly sink: EventSink
+  /** Usage that its first events told. */
+  readonly begun: Usage
   /** Monotonic time by which output must have begun. */
   readonly firstOutputDueMs: number
   /** Of a stored response. */
@@ -199,11 +201,14 @@ async function passRest(
 }
 
 /** Ends the client's stream as upstream's protocol ended, or says that it did not. */
-function endStream({ exchange, options, watcher, tail, sink, isRead }: Passing, transport: UpstreamEnd): RelayResult {
+function endStream(
+  { exchange, options, watcher, tail, sink, begun, isRead }: Passing,
+  transport: UpstreamEnd,
+): RelayResult {
   const { response, record } = exchange
   const whole = transport === 'whole'
   // However it ended: Azure bills what it has counted, also of a stream that its client left just then.
-  record.usage = readUsage(tail.bytes())
+  record.usage = joinUsage(begun, readUsage(tail.bytes()))
   if (whole) watcher.finish()
   const { reason } = exchange.cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') {
@@ -241,11 +246,14 @@ export function relayEvents(
   const tail = createTail(options.dialect === 'chat' ? CHAT_TAIL_BYTES : TAIL_BYTES)
   const sink = createEventSink(exchange, tail, options)
   exchange.record.stream = true
+  // Claude tells the prompt's tokens with the first event, and only the output's with the last.
+  const begun =
+    options.dialect === 'claude' ? readFirstUsage(Buffer.concat(body.held.map(({ chunk }) => chunk))) : NO_USAGE
   for (const { chunk, wholeBytes } of body.held) {
     const outgoing = sink.take(chunk, wholeBytes)
     if (outgoing !== undefined) exchange.response.write(outgoing)
   }
-  const passing: Passing = { exchange, options, watcher, tail, sink, firstOutputDueMs, isRead }
+  const passing: Passing = { exchange, options, watcher, tail, sink, begun, firstOutputDueMs, isRead }
   return body.complete || source.isWhole()
     ? endStream(passing, 'whole')
     : passRest(passing, source, deps).then(transport => endStream(passing, transport))

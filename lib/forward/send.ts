@@ -1,6 +1,7 @@
 // What is sent to one backend for a request: its credential, its headers, its form of the body; and the attempt with it.
 import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Member } from '../balancer/pool.ts'
+import type { BackendType } from '../config/types.ts'
 import type { NameMemory } from '../http1/send.ts'
 import type { Exchange } from '../request-context.ts'
 import { type AttemptDeps, attempt, attemptUpgrade } from './attempt.ts'
@@ -39,6 +40,20 @@ function asJson(headers: string[]): void {
   headers.push('content-type', 'application/json')
 }
 
+/**
+ * The credential as the operation wants it: Claude takes a key as `x-api-key` (azure/README.md 13.3), servers that are not Azure's one or
+ * the other; a token stays a Bearer.
+ */
+function credentialHeaders(
+  { name, value }: Authorization & { kind: 'header' },
+  { dialect }: ForwardRequest,
+  type: BackendType,
+): readonly string[] {
+  if (dialect !== 'claude') return [name, value]
+  if (name === 'api-key') return ['x-api-key', value]
+  return type === 'openai' ? [name, value, 'x-api-key', value.replace(/^Bearer /, '')] : [name, value]
+}
+
 /** The attempt's headers, complete but for Connection. */
 function wireHeaders(
   exchange: Exchange,
@@ -52,7 +67,7 @@ function wireHeaders(
   if (byteLength > 0 && request.json) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
   for (const { name, value } of backend.headers) headers.push(name, value.reveal())
-  if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+  if (authorization.kind === 'header') headers.push(...credentialHeaders(authorization, request, backend.type))
   if (byteLength > 0 || request.method === 'POST') headers.push('content-length', String(byteLength))
   if (request.upgrade !== undefined) headers.push(...request.upgrade.headers)
   return headers

@@ -144,6 +144,30 @@ const RESPONSES: StreamRules = {
   },
 }
 
+/** Whether a block of Claude's begins with nothing in it: text and thinking do, a tool's call has a name. */
+function isEmptyBlock(value: unknown): boolean {
+  const block = isObject(value) ? value.content_block : undefined
+  return isObject(block) && isEmpty(block.text) && isEmpty(block.thinking) && block.type !== 'tool_use'
+}
+
+/** Anthropic's Messages API (azure/README.md 13.3). */
+const CLAUDE: StreamRules = {
+  marks: /error|message_stop/,
+  meaningOf(event) {
+    const named = namedError(event)
+    if (named !== undefined) return named
+    const { name, data } = event
+    if (data === undefined || data.trim() === '') return 'start'
+    const value = parse(data)
+    const error = errorIn(value)
+    if (error !== undefined) return error
+    const type = isObject(value) && typeof value.type === 'string' ? value.type : name
+    if (type === 'message_stop') return 'end'
+    if (type === 'message_start' || isPing(type, value)) return 'start'
+    return type === 'content_block_start' && isEmptyBlock(value) ? 'start' : 'output'
+  },
+}
+
 /** Streams of images, speech and transcripts: their ends are not known, but an error looks the same everywhere. */
 const OPAQUE: StreamRules = {
   marks: undefined,
@@ -160,5 +184,6 @@ const OPAQUE: StreamRules = {
 export const STREAM_RULES: Readonly<Record<Dialect, StreamRules>> = {
   chat: CHAT,
   responses: RESPONSES,
+  claude: CLAUDE,
   opaque: OPAQUE,
 }

@@ -52,6 +52,8 @@ interface WireUsage {
   readonly prompt_tokens_details?: unknown
   readonly input_tokens_details?: unknown
   readonly cached_tokens?: unknown
+  readonly cache_creation_input_tokens?: unknown
+  readonly cache_read_input_tokens?: unknown
 }
 
 function isObject(value: unknown): value is WireUsage {
@@ -86,8 +88,23 @@ function toUsage(text: string): Usage | undefined {
   const promptTokens = count(value.prompt_tokens) ?? count(value.input_tokens)
   const completionTokens = count(value.completion_tokens) ?? count(value.output_tokens)
   if (promptTokens === undefined && completionTokens === undefined) return undefined
+  // Claude's `input_tokens` leave out what was read from the cache and what was written to it (azure/README.md 13.3).
+  const cacheRead = count(value.cache_read_input_tokens)
+  const cacheWritten = count(value.cache_creation_input_tokens)
+  if (cacheRead !== undefined || cacheWritten !== undefined) {
+    const prompt = (promptTokens ?? 0) + (cacheRead ?? 0) + (cacheWritten ?? 0)
+    return { promptTokens: prompt, completionTokens, cachedTokens: cacheRead }
+  }
   const details = value.prompt_tokens_details ?? value.input_tokens_details
   return { promptTokens, completionTokens, cachedTokens: isObject(details) ? count(details.cached_tokens) : undefined }
+}
+
+/** The usage object behind the word at `at`, if there is one. */
+function usageAt(bytes: Buffer, at: number): Usage | undefined {
+  let next = at + 7
+  while (next < bytes.length && (bytes[next] === 0x20 || bytes[next] === 0x3a || bytes[next] === 0x0a)) next++
+  const text = bytes[next] === 0x7b ? objectAt(bytes, next) : undefined
+  return text === undefined ? undefined : toUsage(text)
 }
 
 /**
@@ -100,12 +117,23 @@ export function readUsage(bytes: Buffer): Usage {
     const at = bytes.lastIndexOf('"usage"', from)
     if (at === -1) break
     from = at - 1
-    let next = at + 7
-    while (next < bytes.length && (bytes[next] === 0x20 || bytes[next] === 0x3a || bytes[next] === 0x0a)) next++
-    if (bytes[next] !== 0x7b) continue
-    const text = objectAt(bytes, next)
-    const usage = text === undefined ? undefined : toUsage(text)
+    const usage = usageAt(bytes, at)
     if (usage !== undefined) return usage
   }
   return NO_USAGE
+}
+
+/** The first usage in these bytes: Claude's streams tell the prompt's tokens with their first event. */
+export function readFirstUsage(bytes: Buffer): Usage {
+  const at = bytes.indexOf('"usage"')
+  return (at === -1 ? undefined : usageAt(bytes, at)) ?? NO_USAGE
+}
+
+/** Usage that a stream tells in two parts: what its end leaves out was told at its start. */
+export function joinUsage(start: Usage, end: Usage): Usage {
+  return {
+    promptTokens: end.promptTokens ?? start.promptTokens,
+    completionTokens: end.completionTokens ?? start.completionTokens,
+    cachedTokens: end.cachedTokens ?? start.cachedTokens,
+  }
 }

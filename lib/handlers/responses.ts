@@ -1,25 +1,18 @@
 // Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about which.
 import { storedResponsePath } from '../azure/operations.ts'
 import { queryValue } from '../azure/query.ts'
-import type { Pool } from '../balancer/pool.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import { type Exchange, NO_USAGE } from '../request-context.ts'
-import { mayUse, type Runtime } from '../runtime.ts'
+import type { Runtime } from '../runtime.ts'
 import { resourcesOf } from './affinity.ts'
 import { foreignStateRefusal } from './ownership.ts'
+import { poolOf } from './relay-object.ts'
 
 export interface StoredResponseRoute {
   readonly id: string
   readonly action: '' | 'cancel' | 'input_items'
   readonly query: string
-}
-
-/** The pool whose members include the resource; any of its deployments will do. */
-function poolWith(exchange: Exchange, runtime: Runtime, resources: ReadonlySet<string> | undefined): Pool | undefined {
-  const usable = runtime.pools.filter(pool => mayUse(exchange.clientKey, pool.model))
-  if (resources === undefined) return usable[0]
-  return usable.find(pool => pool.members.some(member => resources.has(member.resourceId)))
 }
 
 /** Serves one such request. Unknown everywhere: upstream's own 404. */
@@ -36,7 +29,7 @@ export async function handleStoredResponse(
   const found = await runtime.ownerFinder.find(id, members)
   const places = resourcesOf(found)
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
-  const pool = poolWith(exchange, runtime, places)
+  const pool = poolOf(exchange, runtime, places)
   if (pool === undefined) {
     return refuse(exchange, {
       status: 404,

@@ -1,7 +1,7 @@
 // The choice of a backend for a session of Responses over WebSocket: handshakes in turn, with the failover of any request, until one
 // agrees; and once more from there, while the client has seen nothing of the first turn.
 import { randomBytes } from 'node:crypto'
-import { mayHaveResponsesSocket, responsesSocketPath } from '../azure/operations.ts'
+import { responsesSocketPath, speaksV1 } from '../azure/operations.ts'
 import type { Lease } from '../balancer/health.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
@@ -18,9 +18,9 @@ import { errorFrame, refusalFrame, type Turn, type Wanted } from './socket-turn.
 /** Under which a deployment is remembered to have refused a handshake, while it goes on serving POST. */
 const SOCKET = 'responses over websocket'
 
-/** Whether a handshake may be tried at this member. */
+/** Whether a handshake may be tried at this member: only the v1 form and OpenAI-compatible servers have it (azure/README.md 13.1). */
 export function mayOpenAt({ backend, health }: Member, { shared }: Runtime): boolean {
-  return mayHaveResponsesSocket(backend) && !shared.unsupported.has(health.id, SOCKET)
+  return speaksV1(backend) && !shared.unsupported.has(health.id, SOCKET)
 }
 
 /** How the search for a backend ended. */

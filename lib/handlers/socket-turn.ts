@@ -64,6 +64,7 @@ export function turnExchange(session: Exchange, count: number, nowMs: number): E
     client: session.client,
     clientKey: session.clientKey,
     ephemeral: undefined,
+    isAnthropic: false,
   }
 }
 

@@ -10,6 +10,7 @@ import { type Refusal, refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
+import type { Runtime } from '../runtime.ts'
 import { clientAddress } from './client-address.ts'
 import { createDispatch, type Dispatch, type DispatchDeps } from './dispatch.ts'
 import { createTurns } from './pipelining.ts'
@@ -109,7 +110,7 @@ function mustBeAnswered(exchange: Exchange, log: Log): void {
 function serve(
   exchange: Exchange,
   client: ClientSocket | undefined,
-  { dispatch, log }: { readonly dispatch: Dispatch; readonly log: Log },
+  { dispatch, log, runtime }: { readonly dispatch: Dispatch; readonly log: Log; runtime(): Runtime },
   done: () => void,
 ): void {
   const { request } = exchange
@@ -117,7 +118,7 @@ function serve(
     const refusal = headRefusal(request)
     const pending =
       refusal === undefined
-        ? dispatch(exchange, route(request.method ?? '', request.url ?? ''), client)
+        ? dispatch(exchange, route(request.method ?? '', request.url ?? '', runtime().extraOperations), client)
         : refuse(exchange, refusal)
     if (pending instanceof Promise) {
       pending.then(
@@ -166,6 +167,7 @@ function beginExchange(
     },
     clientKey: undefined,
     ephemeral: undefined,
+    isAnthropic: false,
     slot: NO_SLOT,
     handledMs: undefined,
   }
@@ -218,7 +220,8 @@ export function createApp(deps: AppDeps): App {
   const whenIdle: (() => void)[] = []
   const onDrain = new Set<() => void>()
   let draining = false
-  const serving = { dispatch: createDispatch({ ...deps, isDraining: () => draining }), log }
+  const { runtime } = deps
+  const serving = { dispatch: createDispatch({ ...deps, isDraining: () => draining }), log, runtime }
   const watchStalls = createStallWatch(live, deps)
   const takeTurns = createTurns()
 

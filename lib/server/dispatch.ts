@@ -2,11 +2,13 @@
 import type { Clock } from '../clock.ts'
 import { auditRefusedAdmin } from '../dashboard/dashboard.ts'
 import { refuse } from '../errors.ts'
+import { handleConversation } from '../handlers/conversations.ts'
 import { ephemeralKey } from '../handlers/ephemeral-keys.ts'
 import { healthReport, healthStatus } from '../handlers/health.ts'
 import { handleInference } from '../handlers/inference.ts'
 import { handleModel, handleModels } from '../handlers/models.ts'
 import { type ClientSocket, handleRealtime } from '../handlers/realtime.ts'
+import { handleResourceObject } from '../handlers/resource-objects.ts'
 import { handleStoredResponse } from '../handlers/responses.ts'
 import { handleResponsesSocket } from '../handlers/responses-socket.ts'
 import { handleRoot } from '../handlers/root.ts'
@@ -32,6 +34,9 @@ export interface DispatchDeps {
   dashboard(exchange: Exchange, path: string): void | Promise<void>
   isDraining(): boolean
 }
+
+/** URLs of Anthropic's API, also those at which there is nothing. */
+const ANTHROPIC = /^\/+(?:anthropic\/|v1\/messages(?:$|[/?]))/
 
 const OPEN_ROUTES: ReadonlySet<Route['kind']> = new Set([
   'health',
@@ -59,6 +64,8 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
   return (exchange, target, client) => {
     const current = runtime()
     const { auth, server } = current.config
+    exchange.isAnthropic =
+      target.kind === 'inference' ? target.operation.dialect === 'claude' : ANTHROPIC.test(exchange.request.url ?? '')
     // The status page is read from its own origin only.
     if (server.corsOrigins.length > 0 && target.kind !== 'dashboard' && answerCors(exchange, server.corsOrigins)) return
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
@@ -163,6 +170,10 @@ function serveRoute(
       // A key in an id's place would go upstream.
       if (!current.isSecret(target.id)) return handleStoredResponse(exchange, target, current)
       break
+    case 'conversation':
+      return handleConversation(exchange, target, current)
+    case 'resource_object':
+      return handleResourceObject(exchange, target, current)
     case 'dashboard':
       return dashboard(exchange, target.path)
     case 'realtime':

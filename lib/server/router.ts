@@ -17,6 +17,17 @@ export type Route =
       readonly action: '' | 'cancel' | 'input_items'
       readonly query: string
     }
+  /** A conversation or its items: the path below `conversations`, whose first segment is the id. */
+  | { readonly kind: 'conversation'; readonly path: readonly string[]; readonly query: string }
+  /** What lives in one resource and belongs to no model. */
+  | {
+      readonly kind: 'resource_object'
+      /** `files`, `files/{id}/content` … */
+      readonly path: readonly string[]
+      readonly query: string
+      /** The backend that the query names, as the header may do. */
+      readonly backend: string | undefined
+    }
   | { readonly kind: 'models' }
   | { readonly kind: 'model'; readonly id: string }
   | { readonly kind: 'realtime'; readonly model: string | undefined; readonly query: string }
@@ -49,7 +60,6 @@ const RESOURCE_BOUND = new Set([
   'threads',
   'containers',
   'evals',
-  'conversations',
 ])
 
 const UNKNOWN: Route = { kind: 'unknown_url', hint: undefined }
@@ -73,8 +83,11 @@ function objectId(segment: string): string | Route {
   return typeof id !== 'string' || isObjectId(id) ? id : { kind: 'no_object_id' }
 }
 
+/** Names the backend for what lives in one resource; a header too. */
+const BACKEND = 'x-proxy-backend'
+
 /** Query parameters that stay here: the api-version is the backend's, and credentials never go upstream. */
-const OWN_PARAMETERS: ReadonlySet<string> = new Set(['api-version', 'api-key', 'subscription-key'])
+const OWN_PARAMETERS: ReadonlySet<string> = new Set(['api-version', 'api-key', 'subscription-key', BACKEND])
 /** A realtime session's model goes upstream as the backend's own name for it, and under one name. */
 const MODEL_PARAMETERS: ReadonlySet<string> = new Set(['model', 'deployment'])
 
@@ -105,11 +118,47 @@ function storedResponse(method: string, rest: readonly string[], query: string):
   return UNKNOWN
 }
 
+/** The methods of a conversation's paths, by their number of segments: none, its id, `items`, an item's id. */
+const CONVERSATION_METHODS = [['POST'], ['GET', 'POST', 'DELETE'], ['GET', 'POST'], ['GET', 'DELETE']] as const
+
+function conversation(method: string, segments: readonly string[], query: string): Route {
+  const methods: readonly string[] | undefined = CONVERSATION_METHODS[segments.length]
+  if (methods === undefined || (segments.length > 1 && segments[1] !== 'items')) return UNKNOWN
+  const path: string[] = []
+  for (const segment of segments) {
+    const id = objectId(segment)
+    if (typeof id !== 'string') return id
+    path.push(id)
+  }
+  if (!methods.includes(method)) return { kind: 'method_not_allowed', allow: methods.join(', ') }
+  return { kind: 'conversation', path, query }
+}
+
+const OBJECT_METHODS = new Set(['GET', 'POST', 'DELETE'])
+
+function resourceObject(method: string, segments: readonly string[], query: string): Route {
+  const path: string[] = []
+  for (const segment of segments) {
+    const id = objectId(segment)
+    if (typeof id !== 'string') return id
+    path.push(id)
+  }
+  if (!OBJECT_METHODS.has(method)) return { kind: 'method_not_allowed', allow: 'GET, POST, DELETE' }
+  return { kind: 'resource_object', path, query, backend: undefined }
+}
+
+/** `server.extra_operations`, by name. */
+type Extra = ReadonlyMap<string, Operation>
+const NO_EXTRA: Extra = new Map()
+
 /** The API's surface, below whichever prefix the client uses. */
-function api(method: string, segments: readonly string[], query: string): Route {
+function api(method: string, segments: readonly string[], query: string, extra: Extra = NO_EXTRA): Route {
   const [family, second] = segments
-  const operation = operationNamed(segments.join('/'))
+  const name = segments.join('/')
+  const operation = operationNamed(name) ?? extra.get(name)
   if (operation?.name === 'responses' && method === 'GET') return { kind: 'responses_socket', model: undefined, query }
+  // The list of stored completions: a GET of the path that is POST for models.
+  if (operation?.name === 'chat/completions' && method === 'GET') return resourceObject(method, segments, query)
   if (operation !== undefined) return post(method, { kind: 'inference', operation, model: undefined, query })
   if (family === 'responses' && second !== undefined) return storedResponse(method, segments.slice(1), query)
   if (family === 'models') {
@@ -122,13 +171,11 @@ function api(method: string, segments: readonly string[], query: string): Route 
     const model = queryValue(query, 'model') ?? queryValue(query, 'deployment')
     return get(method, { kind: 'realtime', model, query: withoutParameters(query, MODEL_PARAMETERS) })
   }
-  if (family !== undefined && RESOURCE_BOUND.has(family)) {
-    return {
-      kind: 'unknown_url',
-      hint: `"${family}" live in one Azure OpenAI resource and belong to no model, so this proxy does not route them. Ask the resource itself.`,
-    }
-  }
-  return UNKNOWN
+  if (family === 'conversations') return conversation(method, segments.slice(1), query)
+  const isStoredChat = /^chat\/completions\/[^/]+(\/messages)?$/.test(name)
+  return family !== undefined && (RESOURCE_BOUND.has(family) || isStoredChat)
+    ? resourceObject(method, segments, query)
+    : UNKNOWN
 }
 
 function deployment(method: string, segments: readonly string[], query: string): Route {
@@ -141,14 +188,20 @@ function deployment(method: string, segments: readonly string[], query: string):
   return route.kind === 'method_not_allowed' || route.kind === 'stored_response' ? route : UNKNOWN
 }
 
-function byPath(method: string, path: string, query: string): Route {
+function byPath(method: string, path: string, query: string, extra: Extra): Route {
   // Some SDK versions put `//` before the path when their endpoint ends with a slash, and some clients end with one.
   const segments = path.split('/').filter(segment => segment !== '')
   const [first, second] = segments
-  if (first === 'v1') return api(method, segments.slice(1), query)
+  if (first === 'v1') return api(method, segments.slice(1), query, extra)
   if (first === 'openai') {
     if (second === 'deployments') return deployment(method, segments.slice(2), query)
-    return api(method, segments.slice(second === 'v1' ? 2 : 1), query)
+    return api(method, segments.slice(second === 'v1' ? 2 : 1), query, extra)
+  }
+  if (first === 'anthropic' && second === 'v1') {
+    const operation = operationNamed(segments.slice(2).join('/'))
+    return operation?.dialect === 'claude'
+      ? post(method, { kind: 'inference', operation, model: undefined, query })
+      : UNKNOWN
   }
   if (first === 'dashboard') return { kind: 'dashboard', path: segments.slice(1).join('/'), query }
   if (first === undefined) return method === 'GET' || method === 'HEAD' ? { kind: 'root' } : UNKNOWN
@@ -184,8 +237,9 @@ function withHint(found: Route, path: string): Route {
 /**
  * What a request asks for.
  * @param target the request line's target: a path with a query, or an absolute URL, which counts by its path
+ * @param extra operations that the config adds
  */
-export function route(method: string, target: string): Route {
+export function route(method: string, target: string, extra: Extra = NO_EXTRA): Route {
   const plain = method === 'POST' ? PLAIN.get(target) : undefined
   if (plain !== undefined) return plain
   let path = target
@@ -199,5 +253,7 @@ export function route(method: string, target: string): Route {
   const mark = path.indexOf('?')
   const bare = mark === -1 ? path : path.slice(0, mark)
   const query = mark === -1 ? '' : upstreamQuery(path.slice(mark + 1))
-  return withHint(byPath(method, bare, query), bare)
+  const found = withHint(byPath(method, bare, query, extra), bare)
+  if (found.kind !== 'resource_object' || mark === -1) return found
+  return { ...found, backend: queryValue(path.slice(mark + 1), BACKEND) }
 }

@@ -95,6 +95,7 @@ t.test('the switched-on defaults give the same config as leaving them out', asyn
       maxConnections: undefined,
       trustedProxies: undefined,
       corsOrigins: [],
+      extraOperations: [],
     },
     sparse.config.server,
   )

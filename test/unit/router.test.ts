@@ -1,5 +1,6 @@
 // From a request line to what is asked for: the proxy's own URLs and every form that clients made for Azure use.
 import t from 'tap'
+import { v1Operation } from '../../lib/azure/operations.ts'
 import { redactedPath } from '../../lib/server/redacted-path.ts'
 import { type Route, route } from '../../lib/server/router.ts'
 
@@ -136,10 +137,40 @@ t.test('everything else is an unknown URL, and what belongs to one resource is t
     t.same(route('POST', target), { kind: 'unknown_url', hint: undefined }, target)
   }
   for (const family of ['files', 'batches', 'assistants', 'vector_stores']) {
-    const found = route('GET', `/v1/${family}/x`)
-    t.match(found, { kind: 'unknown_url', hint: /live in one Azure OpenAI resource/ }, family)
+    const found = route('GET', `/v1/${family}/x?a=1&x-proxy-backend=b2`)
+    t.same(found, { kind: 'resource_object', path: [family, 'x'], query: 'a=1', backend: 'b2' }, family)
   }
-  t.same(route('GET', '/v1/chat/completions'), { kind: 'method_not_allowed', allow: 'POST' })
+  t.match(route('GET', '/v1/chat/completions'), { kind: 'resource_object', path: ['chat', 'completions'] })
+  t.match(route('GET', '/v1/chat/completions/chatcmpl-1/messages'), { kind: 'resource_object' })
+  t.same(route('PUT', '/v1/embeddings'), { kind: 'method_not_allowed', allow: 'POST' })
+  t.end()
+})
+
+t.test('conversations and their items have their own methods', t => {
+  for (const [method, path, expected] of [
+    ['POST', '', []],
+    ['GET', '/conv_1', ['conv_1']],
+    ['POST', '/conv_1/items', ['conv_1', 'items']],
+    ['DELETE', '/conv_1/items/msg_1', ['conv_1', 'items', 'msg_1']],
+  ] as const) {
+    t.same(route(method, `/openai/v1/conversations${path}?b=c`), { kind: 'conversation', path: expected, query: 'b=c' })
+  }
+  t.same(route('GET', '/v1/conversations'), { kind: 'method_not_allowed', allow: 'POST' })
+  t.same(route('POST', '/v1/conversations/c/items/i'), { kind: 'method_not_allowed', allow: 'GET, DELETE' })
+  t.match(route('GET', '/v1/conversations/c/other'), { kind: 'unknown_url' })
+  t.match(route('GET', '/v1/conversations/a%2Fb'), { kind: 'no_object_id' })
+  t.end()
+})
+
+t.test('messages are found below both of their prefixes, added operations below v1', t => {
+  for (const path of ['/anthropic/v1/messages?beta=true', '/v1/messages']) {
+    t.match(route('POST', path), { kind: 'inference', operation: { name: 'messages', dialect: 'claude' } }, path)
+  }
+  t.match(route('POST', '/anthropic/v1/chat/completions'), { kind: 'unknown_url' })
+  const extra = new Map([['team/thing', v1Operation('team/thing')]])
+  t.match(route('POST', '/v1/team/thing', extra), { kind: 'inference', operation: { name: 'team/thing' } })
+  t.match(route('GET', '/v1/team/thing', extra), { kind: 'method_not_allowed' })
+  t.match(route('POST', '/v1/team/thing'), { kind: 'unknown_url' })
   t.end()
 })
 

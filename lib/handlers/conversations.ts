@@ -1,0 +1,131 @@
+// Conversations of the Responses API: made at one resource, remembered with their maker, and from then on reached where they live.
+import { speaksV1 } from '../azure/operations.ts'
+import type { Member, Pool } from '../balancer/pool.ts'
+import type { Random } from '../clock.ts'
+import { refuse } from '../errors.ts'
+import type { Exchange } from '../request-context.ts'
+import { mayUse, type Runtime } from '../runtime.ts'
+import { itemKey, resourcesOf } from './affinity.ts'
+import { shownByAnswer } from './named-state.ts'
+import { foreignStateRefusal, makerFor } from './ownership.ts'
+import { idIn, poolOf, relayObject } from './relay-object.ts'
+
+export interface ConversationRoute {
+  /** Below `conversations`: none, its id, `items`, an item's id. */
+  readonly path: readonly string[]
+  readonly query: string
+}
+
+/** A resource with what it could serve. */
+interface Home {
+  readonly resourceId: string
+  readonly pools: readonly Pool[]
+  readonly weight: number
+}
+
+function homesIn(pools: readonly Pool[], usable: (member: Member) => boolean): readonly Home[] {
+  const homes = new Map<string, { resourceId: string; pools: Pool[]; weight: number }>()
+  for (const pool of pools) {
+    for (const member of pool.members.filter(usable)) {
+      const { resourceId, weight } = member
+      const home = homes.get(resourceId) ?? { resourceId, pools: [], weight: 0 }
+      if (!home.pools.includes(pool)) home.pools.push(pool)
+      home.weight += weight
+      homes.set(resourceId, home)
+    }
+  }
+  return [...homes.values()]
+}
+
+/**
+ * Where a new conversation is best made: at the resource that serves most of the models, so that most of them can go on with it; among
+ * equals by weight.
+ * @param pools of the models that the key may use
+ */
+export function chooseHome(pools: readonly Pool[], random: Random): Home | undefined {
+  const capable = homesIn(pools, ({ backend }) => speaksV1(backend))
+  const homes = capable.length > 0 ? capable : homesIn(pools, () => true)
+  const most = Math.max(0, ...homes.map(({ pools: served }) => served.length))
+  const best = homes.filter(({ pools: served }) => served.length === most)
+  let left = random() * best.reduce((sum, { weight }) => sum + weight, 0)
+  for (const home of best) {
+    left -= home.weight
+    if (left < 0) return home
+  }
+  return best.at(-1)
+}
+
+function refuseNoModel(exchange: Exchange): void {
+  refuse(exchange, {
+    status: 404,
+    code: 'model_not_found',
+    message: 'This key may use no model, so there is no resource it could reach.',
+  })
+}
+
+function create(exchange: Exchange, query: string, runtime: Runtime): void | Promise<void> {
+  const { owners, random } = runtime.shared
+  const home = chooseHome(
+    runtime.pools.filter(pool => mayUse(exchange.clientKey, pool.model)),
+    random,
+  )
+  const pool = home?.pools.reduce((best, other) => (other.members.length > best.members.length ? other : best))
+  if (home === undefined || pool === undefined) return refuseNoModel(exchange)
+  return relayObject(
+    exchange,
+    {
+      pool,
+      resources: undefined,
+      // While the best one is out, any is better than none.
+      avoid: ({ resourceId }) => resourceId !== home.resourceId,
+      path: ['conversations'],
+      query,
+      isCreate: true,
+      onServed(member, upstreamResponse) {
+        const id = idIn(upstreamResponse)
+        if (id !== undefined) owners.learn(id, member.resourceId, makerFor(exchange))
+      },
+    },
+    runtime,
+  )
+}
+
+/** Serves a request for conversations or their items. Unknown everywhere: upstream's own 404. */
+export async function handleConversation(
+  exchange: Exchange,
+  { path, query }: ConversationRoute,
+  runtime: Runtime,
+): Promise<void> {
+  const [id, , item] = path
+  if (id === undefined) return create(exchange, query, runtime)
+  if (path.some(segment => runtime.isSecret(segment))) return refuseNoModel(exchange)
+  const named = item === undefined ? [id] : [id, itemKey(item)]
+  const foreign = foreignStateRefusal(exchange, named, runtime)
+  if (foreign !== undefined) return refuse(exchange, foreign)
+  const places = resourcesOf(await runtime.ownerFinder.find(id, runtime.membersFor(exchange.clientKey)))
+  if (places !== undefined && 'status' in places) return refuse(exchange, places)
+  const pool = poolOf(exchange, runtime, places)
+  if (pool === undefined) return refuseNoModel(exchange)
+  const { owners } = runtime.shared
+  const { method } = exchange.request
+  return relayObject(
+    exchange,
+    {
+      pool,
+      resources: places,
+      path: ['conversations', ...path],
+      query,
+      isCreate: false,
+      onServed({ resourceId }, upstreamResponse) {
+        if (upstreamResponse.status >= 300) return
+        if (method === 'DELETE') owners.forget(item === undefined ? id : itemKey(item))
+        const { body } = upstreamResponse
+        if (method !== 'POST' || body.kind !== 'whole' || path.length < 2) return
+        for (const made of shownByAnswer(body.chunks, true).items) {
+          owners.learn(itemKey(made), resourceId, makerFor(exchange))
+        }
+      },
+    },
+    runtime,
+  )
+}

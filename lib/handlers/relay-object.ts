@@ -1,0 +1,92 @@
+// A request for something that lives in one resource, passed on byte for byte: its body is held for the attempt, its answer shown to
+// the caller before it goes out.
+import { resourceObjectPath } from '../azure/operations.ts'
+import type { Member, Pool } from '../balancer/pool.ts'
+import { type HeldBody, takeBody } from '../body/take.ts'
+import { refuse } from '../errors.ts'
+import { forward } from '../forward/forward.ts'
+import type { UpstreamResponse } from '../forward/upstream.ts'
+import { type Exchange, NO_USAGE } from '../request-context.ts'
+import { mayUse, type Runtime } from '../runtime.ts'
+
+export interface ObjectRequest {
+  readonly pool: Pool
+  /** Where it lives; undefined: any resource of the pool will do. */
+  readonly resources: ReadonlySet<string> | undefined
+  readonly only?: (member: Member) => boolean
+  readonly avoid?: (member: Member) => boolean
+  readonly path: readonly string[]
+  readonly query: string
+  /** It makes something, so that a resource without the route is passed over. */
+  readonly isCreate: boolean
+  onServed(member: Member, upstreamResponse: UpstreamResponse): void
+}
+
+/** The pool of a model that the key may use, one of whose backends belongs to these resources; undefined: there is none. */
+export function poolOf(
+  exchange: Exchange,
+  runtime: Runtime,
+  resources: ReadonlySet<string> | undefined,
+): Pool | undefined {
+  const usable = runtime.pools.filter(pool => mayUse(exchange.clientKey, pool.model))
+  if (resources === undefined) return usable[0]
+  return usable.find(pool => pool.members.some(member => resources.has(member.resourceId)))
+}
+
+const NO_SCANNER = { push: () => undefined }
+
+/** The first object's own id in an answer of one piece; undefined where there is none to be read. */
+export function idIn({ status, body }: UpstreamResponse): string | undefined {
+  if (status >= 300 || body.kind !== 'whole') return undefined
+  try {
+    const value: unknown = JSON.parse(Buffer.concat(body.chunks).toString('utf8'))
+    const id: unknown = Object(value) === value ? Reflect.get(Object(value), 'id') : undefined
+    return typeof id === 'string' ? id : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Takes the body, and passes the request on. */
+export async function relayObject(exchange: Exchange, object: ObjectRequest, runtime: Runtime): Promise<void> {
+  const { request, record } = exchange
+  const { config, shared, forwardDeps } = runtime
+  const taken = await takeBody(exchange, {
+    maxBytes: config.server.maxBodyBytes,
+    budget: shared.bodyBudget,
+    deadlines: shared.deadlines,
+    nowMs: () => shared.clock.nowMs(),
+    scanner: NO_SCANNER,
+  })
+  if (taken.kind === 'gone') {
+    record.error = exchange.cancellation.reason ?? 'client_closed'
+    return
+  }
+  if (taken.kind === 'refused') return refuse(exchange, taken.refusal)
+  let held: HeldBody | undefined = taken.body
+  const { pool, resources, only, avoid, path, query, isCreate, onServed } = object
+  await forward(
+    exchange,
+    {
+      pool,
+      method: request.method ?? 'GET',
+      dialect: 'opaque',
+      wantsStream: false,
+      json: false,
+      isCreate,
+      path: backend => resourceObjectPath(path, backend, query),
+      body: () => ({ chunks: held?.chunks ?? [], byteLength: held?.bytes ?? 0 }),
+      releaseBody() {
+        held?.release()
+        held = undefined
+      },
+      pickerOptions: { resources, only, avoid },
+      pinned: resources !== undefined,
+      stateOwnerUnknown: false,
+      onServed,
+    },
+    forwardDeps,
+  )
+  // What an object tells of tokens was paid for when it was made.
+  record.usage = NO_USAGE
+}
