@@ -28,6 +28,15 @@ const EVENTS: Readonly<Record<Dialect, readonly [string, ...string[]]>> = {
     'event: error\ndata: {"type":"error","message":"m"}',
     ': a comment',
   ],
+  claude: [
+    'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}',
+    'event: content_block_start\ndata: {"type":"content_block_start","content_block":{"type":"text","text":""}}',
+    'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"Hello"}}',
+    'event: ping\ndata: {"type":"ping"}',
+    'event: message_stop\ndata: {"type":"message_stop"}',
+    'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"m"}}',
+    ': a comment',
+  ],
   opaque: ['data: {"type":"transcript.text.delta"}', 'data: x', ': a comment'],
 }
 

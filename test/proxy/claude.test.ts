@@ -8,13 +8,15 @@ import { type StartedResource, startResource } from '../fixtures/start-simulator
 const VERSION = { 'anthropic-version': '2023-06-01', 'anthropic-beta': 'a-1,b-2' }
 const BODY = { model: 'gpt-4o', max_tokens: 99, messages: [{ role: 'user', content: 'Hi' }] }
 
+const NO_PROBES = 'health_check: {enabled: false}'
+
 interface Stage {
   readonly backends: readonly StartedResource[]
   readonly proxy: RunningProxy
   ask(more?: object, path?: string, headers?: Record<string, string>): Promise<Response>
 }
 
-async function stage(t: Test, { more = 'deployment: sonnet', rest = '' } = {}): Promise<Stage> {
+async function stage(t: Test, { more = 'deployment: sonnet', rest = NO_PROBES } = {}): Promise<Stage> {
   const backends = await Promise.all(
     ['one', 'two'].map(name =>
       startResource(t, {
@@ -140,7 +142,7 @@ t.test('the proxy’s own errors have Anthropic’s shape there, and OpenAI’s 
 
 t.test('an OpenAI-compatible server has messages at /v1/messages', async t => {
   const { url, resource } = await startResource(t)
-  const proxy = await runProxy(t, configFor([{ url, more: 'type: openai' }]))
+  const proxy = await runProxy(t, configFor([{ url, more: 'type: openai' }], { rest: NO_PROBES }))
   await (await proxy.post('/anthropic/v1/messages', BODY, { headers: VERSION })).text()
   t.match(resource.requests[0], {
     url: '/v1/messages',
@@ -165,7 +167,7 @@ t.test('decisions go to the v1 form, and backends of another kind are passed ove
 
 t.test('operations that the config adds are routed by their model, in the v1 form', async t => {
   const { url, resource } = await startResource(t)
-  const config = configFor([{ url, more: 'deployment: dep' }]).replace(
+  const config = configFor([{ url, more: 'deployment: dep' }], { rest: NO_PROBES }).replace(
     'shutdown_grace: 1s',
     'shutdown_grace: 1s, extra_operations: [rerank, team/thing]',
   )

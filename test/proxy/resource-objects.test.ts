@@ -13,7 +13,7 @@ async function stage(
   const backends = await Promise.all(['a', 'b', 'c'].map(name => startResource(t, { name, deltas: 2 })))
   const [, , last] = backends
   const small = `  small: {backends: [{name: s1, endpoint: "${last?.url}", api_key: azure-key, deployment: gpt-4o}]}\nserver:`
-  const config = configFor(backends)
+  const config = configFor(backends, { rest: 'health_check: {enabled: false}' })
     .replace(/^auth:.*$/m, KEYS)
     .replace('server:', small)
   return { backends, proxy: await runProxy(t, config) }

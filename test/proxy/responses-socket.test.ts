@@ -11,13 +11,15 @@ import { mustBeOpen, type OpenSocket, openWebSocket } from '../fixtures/websocke
 const KEY = { authorization: `Bearer ${CLIENT_KEY}` }
 type Event = Readonly<Record<string, unknown>>
 
+const NO_PROBES = 'health_check: {enabled: false}'
+
 interface Stage {
   readonly backends: readonly StartedResource[]
   readonly proxy: RunningProxy
   open(headers?: Record<string, string>): Promise<OpenSocket>
 }
 
-async function stage(t: Test, count = 2, { more = '', rest = '' } = {}): Promise<Stage> {
+async function stage(t: Test, count = 2, { more = '', rest = NO_PROBES } = {}): Promise<Stage> {
   const backends = await Promise.all(
     Array.from({ length: count }, (_, i) =>
       startResource(t, { name: `resource ${i}`, deltas: 3, forbidden: [CLIENT_KEY] }),
@@ -119,7 +121,7 @@ t.test('turns run as on the backend: warm-up, chain without storage, whole, frag
 
 t.test('the model becomes the deployment in every turn, whichever URL form was used', async t => {
   const { url, resource } = await startResource(t, { deployments: [{ name: 'dep-1', kind: 'chat' }], deltas: 2 })
-  const proxy = await runProxy(t, configFor([{ url, more: 'deployment: dep-1' }]))
+  const proxy = await runProxy(t, configFor([{ url, more: 'deployment: dep-1' }], { rest: NO_PROBES }))
   for (const path of ['/v1/responses', '/openai/v1/responses', '/openai/responses?api-version=2025-04-01-preview']) {
     const socket = mustBeOpen(await openWebSocket(`${proxy.url}${path}`, { 'api-key': CLIENT_KEY }))
     for (let i = 0; i < 2; i++) t.equal(dig(await last(socket), 'response.model'), 'dep-1')
@@ -168,7 +170,7 @@ t.test('an error before any output of the first turn moves it to another backend
 
 t.test('refusals are error messages with their status and wait, and the session goes on', async t => {
   const { url } = await startResource(t, { deltas: 2 })
-  const config = configFor([{ url }])
+  const config = configFor([{ url }], { rest: NO_PROBES })
     .replace(
       `{name: tester, key: ${CLIENT_KEY}}`,
       `{name: tester, key: ${CLIENT_KEY}, limits: {requests_per_minute: 3}}`,
@@ -272,7 +274,7 @@ t.test('of two hundred sessions only those of the backend that went away end, wi
 
 t.test('a drain ends idle sessions at once and busy ones after their turn, with a reason', async t => {
   const backend = await startResource(t, { deltas: 4, eventDelayMs: 30 })
-  const proxy = await runProxy(t, configFor([backend]))
+  const proxy = await runProxy(t, configFor([backend], { rest: NO_PROBES }))
   const open = async (): Promise<OpenSocket> => mustBeOpen(await openWebSocket(`${proxy.url}/v1/responses`, KEY))
   const [idle, busy] = [await open(), await open()]
   await last(idle)
@@ -288,7 +290,7 @@ t.test('a drain ends idle sessions at once and busy ones after their turn, with 
 
 t.test('a client that leaves takes its turn and its backend session along', async t => {
   const backend = await startResource(t, { deltas: 50, eventDelayMs: 50 })
-  const proxy = await runProxy(t, configFor([backend]))
+  const proxy = await runProxy(t, configFor([backend], { rest: NO_PROBES }))
   const socket = mustBeOpen(await openWebSocket(`${proxy.url}/v1/responses`, KEY))
   const logged = proxy.line('request')
   socket.send({ type: 'response.create', model: 'gpt-4o', input: 'Hi' })
@@ -299,7 +301,7 @@ t.test('a client that leaves takes its turn and its backend session along', asyn
 })
 
 t.test('a client that breaks the protocol is told with which code it ends', async t => {
-  const { proxy } = await stage(t, 1, { rest: 'retry: {max_attempts: 2}' })
+  const { proxy } = await stage(t, 1, { rest: `${NO_PROBES}\nretry: {max_attempts: 2}` })
   for (const [bytes, code] of [
     [Buffer.from([0x81, 0x02, 0x7b, 0x7d]), 1002],
     [Buffer.from([0x82, 0x80, 1, 2, 3, 4]), 1003],
