@@ -18,6 +18,13 @@ export interface StreamRules {
   /** Once output has begun, an event whose bytes (as latin1) do not match is more output and is not read. */
   readonly marks: RegExp | undefined
   meaningOf(event: StreamEvent): Meaning
+  /**
+   * The meaning of a long event of one `data` line, where its beginning says it: a whole response need not be parsed.
+   * @param name of the `event` line before the data; undefined without one
+   * @param begun the data's first characters
+   * @returns undefined where it has to be read
+   */
+  glance?(name: string | undefined, begun: string): Meaning | undefined
 }
 
 /** Events by which servers show that they are alive. */
@@ -107,7 +114,7 @@ const CHAT: StreamRules = {
 const RESPONSES_START: ReadonlySet<string> = new Set(['response.created', 'response.in_progress'])
 const RESPONSES_END: ReadonlySet<string> = new Set(['response.completed', 'response.incomplete', 'response.cancelled'])
 
-/** `type` as the first member, which it nearly always is: a whole response need not be parsed for it. */
+/** `type` as the first member, which it nearly always is. */
 const FIRST_TYPE = /^\s*\{\s*"type"\s*:\s*"([^"\\]*)"/
 
 /** The event's own type, wherever in its data it stands; its `event` line's for a server that leaves it out of the data. */
@@ -117,6 +124,11 @@ function typeOf(name: string | undefined, data: string): string | undefined {
   const value = parse(data)
   if (isObject(value) && typeof value.type === 'string') return value.type
   return name === 'message' ? undefined : name
+}
+
+function meaningOfType(type: string): Meaning {
+  if (RESPONSES_END.has(type)) return 'end'
+  return RESPONSES_START.has(type) ? 'start' : 'output'
 }
 
 const RESPONSES: StreamRules = {
@@ -139,8 +151,12 @@ const RESPONSES: StreamRules = {
       const response = isObject(value) && isObject(value.response) ? value.response : undefined
       return readError(isObject(response?.error) ? response.error : undefined)
     }
-    if (RESPONSES_END.has(type)) return 'end'
-    return RESPONSES_START.has(type) ? 'start' : 'output'
+    return meaningOfType(type)
+  },
+  glance(name, begun) {
+    const type = FIRST_TYPE.exec(begun)?.[1]
+    const says = name !== 'error' && type?.startsWith('response.') === true && type !== 'response.failed'
+    return says ? meaningOfType(type) : undefined
   },
 }
 

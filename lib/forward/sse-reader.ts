@@ -146,3 +146,25 @@ export function readEvent(text: string): StreamEvent {
   }
   return { name: name === '' ? undefined : name, data, errorField }
 }
+
+/** The beginning of an event whose data is one line. */
+export interface EventBeginning {
+  readonly name: string | undefined
+  /** The data's first characters, as latin1. */
+  readonly data: string
+}
+
+/** As many bytes hold an `event` line and the type behind it: the longest known type has 45 characters. */
+const BEGINNING_BYTES = 256
+const ONE_DATA_LINE = /^(?:event: ?([^\r\n]*)\r?\n)?data: ?/
+
+/** The beginning of a whole event, or undefined where more stands in it than an `event` line and one `data` line with LF or CRLF. */
+export function beginningOf(bytes: Buffer): EventBeginning | undefined {
+  const head = bytes.toString('latin1', 0, BEGINNING_BYTES)
+  const [lines, name] = ONE_DATA_LINE.exec(head) ?? []
+  if (lines === undefined) return undefined
+  const lineEnd = bytes.indexOf(LF, lines.length)
+  const crAt = bytes.indexOf(CR, lines.length)
+  const isOneLine = lineEnd >= bytes.length - 3 && (crAt === -1 || crAt === lineEnd - 1)
+  return isOneLine ? { name: name === '' ? undefined : name, data: head.slice(lines.length) } : undefined
+}

@@ -2,8 +2,9 @@
 // protocol's own end. Changes nothing, holds no more than an unfinished event, knows nothing of sockets.
 import type { UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
-import { STREAM_RULES } from './sse-dialects.ts'
+import { type Meaning, STREAM_RULES } from './sse-dialects.ts'
 import {
+  beginningOf,
   createEventSplitter,
   type EventBytes,
   endsWithBlankLine,
@@ -38,9 +39,12 @@ export interface EventStreamWatcher {
 const STARTING: Phase = { kind: 'starting' }
 const OUTPUT: Phase = { kind: 'output' }
 
+/** From this size on reading an event costs more than looking at its beginning first. */
+const GLANCE_BYTES = 1024
+
 /** Whether the data of an event without its blank line can have come whole. */
-function isWholeData(data: string | undefined): boolean {
-  if (data === undefined || data.trim() === '[DONE]') return true
+function isWholeData(data: string): boolean {
+  if (data.trim() === '[DONE]') return true
   try {
     JSON.parse(data)
     return true
@@ -69,17 +73,25 @@ export function watchEventStream(dialect: Dialect): EventStreamWatcher {
     if (phase.kind === 'starting') phase = { kind: 'error', error: lastError }
   }
 
+  /** A long event that need not be read whole, because its beginning says what it means. */
+  const glance = (bytes: Buffer): { readonly data: string; readonly meaning: Meaning } | undefined => {
+    if (bytes.length < GLANCE_BYTES || rules.glance === undefined) return undefined
+    const begun = beginningOf(bytes)
+    const meaning = begun === undefined ? undefined : rules.glance(begun.name, begun.data)
+    return begun === undefined || meaning === undefined ? undefined : { data: begun.data, meaning }
+  }
+
   const onEvent = ({ pieces, unfinished }: EventBytes): void => {
     const [first] = pieces
     const bytes = pieces.length === 1 && first !== undefined ? first : Buffer.concat(pieces)
     const starting = phase.kind === 'starting'
     // Most events of a stream after its first output are more output, which need no string at all.
     if (!starting && !mayMatter(bytes)) return
-    const event = readEvent(bytes.toString('utf8', 0, MAX_READ_EVENT_BYTES))
-    if (unfinished && !isWholeData(event.data)) return
+    const event = (unfinished ? undefined : glance(bytes)) ?? readEvent(bytes.toString('utf8', 0, MAX_READ_EVENT_BYTES))
+    if (unfinished && event.data !== undefined && !isWholeData(event.data)) return
     if (starting) blocks++
     if (starting && event.data !== undefined) events++
-    const meaning = rules.meaningOf(event)
+    const meaning = 'meaning' in event ? event.meaning : rules.meaningOf(event)
     if (meaning === 'start') return
     if (meaning === 'end') ended = true
     else if (meaning !== 'output') {

@@ -94,7 +94,7 @@ function dataText(): string {
 }
 
 function lines(): string[] {
-  const data = dataText()
+  const data = happens(0.1) ? dataText().replace(/\}$/, `,"long":"${LONG}"}`).replace('{,', '{') : dataText()
   const blank = pick(['', ' ', ' ', ' ', '  '])
   const all = data.split('\n').map(line => `data:${blank}${line}`)
   if (happens(0.4)) all[happens(0.5) ? 'push' : 'unshift'](`event:${pick(['', ' '])}${pick(TYPES)}`)
@@ -106,6 +106,9 @@ function lines(): string[] {
   if (happens(0.05)) all.splice(below(all.length), 1)
   return all
 }
+
+/** Some events are long: their beginnings are looked at first. */
+const LONG = 'x'.repeat(1_100)
 
 function make(): string {
   let text = happens(0.1) ? '\uFEFF' : ''
