@@ -6,7 +6,7 @@ import { transform } from 'esbuild'
 import { BuildError } from './errors.ts'
 
 /** In this order: each part uses names of those before it. */
-const SCRIPTS = ['main.js', 'state.js', 'backends.js', 'lists.js']
+const SCRIPTS = ['main.js', 'state.js', 'summary.js', 'backends.js', 'keys.js', 'lists.js']
 /** Where lib/dashboard/routes.ts finds the page, in dist. */
 export const PAGE_MODULE = join('dist', 'lib', 'dashboard', 'page.js')
 
@@ -57,11 +57,12 @@ export function pageProblems(read: (name: string) => string): readonly string[] 
     ...Object.keys(english)
       .filter(name => !(name in chinese))
       .map(name => `words.zh.json has no "${name}"`),
+    // The English of what to do comes with the data (balancer/advice.ts).
     ...Object.keys(chinese)
-      .filter(name => !(name in english))
+      .filter(name => !(name in english) && !name.startsWith('todo_'))
       .map(name => `words.en.json has no "${name}"`),
     ...Object.entries(chinese)
-      .filter(([name, text]) => holes(text) !== holes(english[name] ?? ''))
+      .filter(([name, text]) => name in english && holes(text) !== holes(english[name] ?? ''))
       .map(([name]) => `words.zh.json: "${name}" fills in other values than in words.en.json`),
   ]
 }

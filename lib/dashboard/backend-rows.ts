@@ -55,11 +55,13 @@ function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
 /**
  * One entry for each backend of each model, in the config's order.
  * @param wasProbed whether a probe has met a deployment, by its id
+ * @param lacksOf what a deployment does not serve, as `chat/completions (2024-10-21)`
  */
 export function backendRows(
   pools: readonly PlacedPool[],
   clock: Clock,
   wasProbed: (id: string) => boolean = () => false,
+  lacksOf: (id: string) => readonly string[] = () => [],
 ): readonly BackendState[] {
   const deployments = new Map<string, number>()
   const entries: BackendState[] = []
@@ -76,6 +78,7 @@ export function backendRows(
         weight: backend.weight,
         ...stateColumns(health, clock),
         in_flight: health.inFlight,
+        lacks: lacksOf(health.id),
         asked:
           health.lastAnsweredMs > Number.NEGATIVE_INFINITY || wasProbed(health.id) || health.state.phase.kind !== 'in',
         headroom:

@@ -93,6 +93,8 @@ export interface BackendState {
   readonly asked: boolean
   /** What to do about its trouble: a code of balancer/advice.ts, and its sentence; null where nothing is wrong. */
   readonly advice: string | null
+  /** Operations that it does not serve at its api_version, and the version: a wrong one, most likely, or a wrong path. */
+  readonly lacks: readonly string[]
   readonly todo: string | null
 }
 

@@ -129,7 +129,7 @@ describe('a stranger', () => {
     const [out, slow] = await page.locator('#outs li').allInnerTexts()
     assert.match(
       out,
-      /^westeurope \(gpt-4o\) is out because it answered with a server error \(503\), until \d\d:\d\d:\d\d \(in 1 min \d\d s\)$/,
+      /^westeurope \(gpt-4o\) is out because it answered with a server error \(503\), until \d\d:\d\d:\d\d \(in 1 min \d\d s\), for 5\d s now\s+Azure fails: /,
     )
     assert.match(
       slow,
@@ -137,7 +137,7 @@ describe('a stranger', () => {
     )
     assert.match(await page.title(), /^\(1\) /)
     const shown = /until (\d\d:\d\d:\d\d)/.exec(out)[1]
-    const { untilMs } = stage.standing('gpt-4o', 'westeurope').ejection
+    const { untilMs } = stage.standing('gpt-4o', 'westeurope').state.phase.trouble
     const exact = new Date(untilMs - stage.clock.nowMs() + stage.clock.epochMs())
     assert.ok(
       Math.abs(Date.parse(`${exact.toDateString()} ${shown}`) - exact.getTime()) < 2_000,
@@ -214,6 +214,173 @@ describe('a stranger', () => {
     const changes = await page.locator('#changes li p').allInnerTexts()
     assert.match(changes[0], /restored \(its trial was answered\)/)
     assert.match(changes[1], /ejected: it could not be reached/)
+  })
+})
+
+/** At three in the morning: what has happened, and what must be read within ten seconds. */
+const NIGHTS = {
+  'model-down': {
+    act: stage => {
+      for (const backend of ['eastus2-ptu', 'swedencentral', 'westeurope'])
+        stage.fail('gpt-4o', backend, { reason: 'connect_failed', detail: 'ENOTFOUND', holdMs: 300_000 })
+    },
+    title: /^gpt-4o is down: no backend left, its requests fail$/,
+    says: [/could not be reached \(ENOTFOUND\)/, /in 4 min|in 5 min/, /private DNS zone/],
+  },
+  'one-out': {
+    act: stage => stage.fail('gpt-4o', 'westeurope', { holdMs: 120_000 }),
+    title: /^1 of 5 backends is out$/,
+    says: [/westeurope \(gpt-4o\) is out because it answered with a server error/, /Azure fails/],
+  },
+  throttled: {
+    act: stage => stage.throttle('gpt-4o', 'eastus2-ptu', 90_000),
+    title: /^No backend is out, 1 of 5 throttled$/,
+    says: [/eastus2-ptu \(gpt-4o\) is throttled until/, /in 1 min/],
+  },
+  firewall: {
+    act: stage =>
+      stage.fail('gpt-4o', 'swedencentral', {
+        reason: 'network_refused',
+        detail: '403 Access denied due to Virtual Network/Firewall rules.',
+        holdMs: 60_000,
+      }),
+    title: /^1 of 5 backends is out$/,
+    says: [
+      /network rules refuse this machine/,
+      /Virtual Network\/Firewall rules/,
+      /Networking.*the key is not the trouble/,
+    ],
+  },
+  'wrong-version': {
+    act: stage => stage.lack('gpt-4o', 'westeurope', 'chat/completions at api_version 2031-02-01'),
+    title: /^All 5 backends are healthy$/,
+    says: [
+      /westeurope \(gpt-4o\) does not serve chat\/completions at api_version 2031-02-01/,
+      /Check api_version and the path/,
+    ],
+    tone: 'warn',
+  },
+  'egress-dead': {
+    act: stage => {
+      for (const [model, backend] of [
+        ['gpt-4o', 'eastus2-ptu'],
+        ['gpt-4o', 'swedencentral'],
+        ['gpt-4o', 'westeurope'],
+        ['text-embedding-3-small', 'eastus2'],
+        ['text-embedding-3-small', 'northeurope'],
+      ])
+        stage.fail(model, backend, { reason: 'egress_refused', detail: 'proxy.corp:3128 ECONNREFUSED', holdMs: 60_000 })
+    },
+    title: /^2 models are down: no backend left for gpt-4o, text-embedding-3-small, their requests fail$/,
+    says: [/egress proxy fails \(proxy\.corp:3128 ECONNREFUSED\)/, /Check the egress proxy and its credentials/],
+  },
+  'certificate-ending': {
+    act: stage => {
+      stage.self.certificate_ends_ms = Date.now() + 3 * 86_400_000
+    },
+    title: /^All 5 backends are healthy$/,
+    says: [/certificate ends .*: renew it and reload/],
+    tone: 'warn',
+  },
+  'reload-failed': {
+    act: stage => {
+      stage.self.reload_failed = { time_ms: Date.now() - 60_000, problem: 'config.yaml:7:3 modells: unknown key' }
+    },
+    title: /^All 5 backends are healthy$/,
+    says: [/config was not reloaded at .* the old one is in force.*config\.yaml:7:3 modells: unknown key/],
+    tone: 'warn',
+  },
+}
+
+/** Each in another of the four ways to look at it; all four are seen. */
+const LOOKS = [
+  ['light', {}],
+  ['dark', { colorScheme: 'dark' }],
+  ['zh', { locale: 'zh-CN' }],
+  ['phone', { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 }],
+]
+
+describe('who is called at night', () => {
+  for (const [name, { act, title, says, tone }] of Object.entries(NIGHTS)) {
+    it(`reads cause, duration and cure: ${name}`, async () => {
+      const stage = await stageOf({ quiet: true })
+      act(stage)
+      for (const [look, options] of LOOKS) {
+        const { page, seen } = await watch(stage, options)
+        const outs = page.locator('#outs')
+        if (look === 'zh') {
+          await eventually(
+            () => text(page.locator('#summary')),
+            found => /[\u4e00-\u9fff]/.test(found),
+            'Chinese',
+          )
+          assert.doesNotMatch(await text(outs), /\b(Check|renew|Allow|fails)\b/)
+        } else {
+          await shows(page.locator('#summary-title'), title)
+          for (const pattern of says) await shows(outs, pattern)
+        }
+        if (tone !== undefined) assert.equal(await page.locator('#summary').getAttribute('data-tone'), tone)
+        await shows(page.locator('#about'), /proxy-1 · 2\.1\.0/)
+        assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${look} fits`)
+        assert.deepEqual(await page.evaluate(poorContrast), [], `contrast: ${look}`)
+        assert.deepEqual(seen.faults, [])
+        await picture(page, `night-${name}-${look}`)
+      }
+    })
+  }
+
+  it('knows which backends nobody has asked yet', async () => {
+    const { page } = await watch(await stageOf({ quiet: true, unasked: true }))
+    await shows(page.locator('#summary-title'), /^None of 5 backends has been asked yet$/)
+    await shows(rowOf(page, 'westeurope'), /Not asked yet/)
+  })
+
+  it('finds the two of sixty that are out, first and by filter', async () => {
+    const places = Array.from({ length: 60 }, (_, i) => ({
+      model: `model-${Math.floor(i / 6)}`,
+      backend: `contoso-aoai-prod-region-${i}-resource/deployment-${i}`,
+    }))
+    const stage = await stageOf({ quiet: true, places })
+    const { page } = await watch(stage)
+    for (const i of [40, 57]) stage.fail(`model-${Math.floor(i / 6)}`, places[i].backend, { holdMs: 600_000 })
+    await shows(page.locator('#summary-title'), /^2 of 60 backends are out$/)
+    const first = await text(page.locator('#backends tbody').first())
+    assert.match(first, /model-6/, 'trouble first')
+    const name = page.locator('#backends tr.row th').first()
+    assert.match(await text(name), /contoso-aoai-prod-.*….*deployment-40/, 'cut in the middle')
+    await page.locator('#filter-trouble').check()
+    assert.equal(await page.locator('#backends tr.row:visible').count(), 2)
+    await page.locator('#filter-trouble').uncheck()
+    await page.locator('#filter-backends').fill('region-33')
+    await eventually(
+      () => page.locator('#backends tr.row:visible').count(),
+      count => count === 1,
+      'one row',
+    )
+    await page.locator('#outs a').first().click()
+    assert.match(page.url(), /#at-model-6-/)
+  })
+
+  it('sees what each key has used and what is left of its limits', async () => {
+    const stage = await stageOf({ quiet: true })
+    stage.keys.push({
+      key: 'webshop',
+      requests: 1_234,
+      errors: 3,
+      prompt_tokens: 900_000,
+      completion_tokens: 80_000,
+      cached_tokens: 400_000,
+      cost: 3.25,
+      limits: [
+        { limit: 'tokens_per_month', used: 980_000, max: 1_000_000 },
+        { limit: 'concurrent', used: 2, max: 50 },
+      ],
+    })
+    const { page } = await watch(stage)
+    await shows(
+      page.locator('#keys'),
+      /webshop\s+1,234\s+3\s+900K \/ 80K\s+400K\s+3\.25\s+980K of 1M tokens this month\s*2 of 50 at once/i,
+    )
   })
 })
 

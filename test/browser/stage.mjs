@@ -74,13 +74,15 @@ function requestOf(place, random, n, over = {}) {
  * Starts the stage.
  * @param places left out: two models with five backends
  * @param quiet without traffic in the past
+ * @param unasked no probe has met a backend
  * @param history what happened how many seconds ago: lists of functions of the stage
  */
-export async function openStage({ places = PLACES, quiet = false, port = 0, history = {} } = {}) {
+export async function openStage({ places = PLACES, quiet = false, unasked = false, port = 0, history = {} } = {}) {
   const clock = movableClock()
   const random = seeded(7)
   clock.skewMs = -QUARTER_MS
   const server = await startDashboard({ clock, places, port })
+  if (!unasked) server.probeAll()
   let requests = 0
 
   const serve = (place, over = {}, outcome = 'served') => {
@@ -90,7 +92,7 @@ export async function openStage({ places = PLACES, quiet = false, port = 0, hist
   }
   const available = place => {
     const standing = server.standing(place.model, place.backend)
-    return standing.ejection === undefined && standing.throttledUntilMs <= clock.nowMs()
+    return standing.state.phase.kind === 'in' && standing.state.throttle.untilMs <= clock.nowMs()
   }
   const second = wave => {
     for (const place of places) {
@@ -111,7 +113,8 @@ export async function openStage({ places = PLACES, quiet = false, port = 0, hist
     /** A backend answers 503 and is out for a while. */
     fail(model, backend, { reason = 'server_error', detail = '503', holdMs } = {}) {
       server.status.attemptDone({ model, backend, outcome: 'failed', ttfbMs: undefined })
-      lease(model, backend).release({ kind: 'ejected', reason, detail, ...(holdMs === undefined ? {} : { holdMs }) })
+      const hold = holdMs === undefined ? {} : { holdMs }
+      lease(model, backend).release({ kind: 'failed', reason, detail, suspect: 'no', timeout: false, ...hold })
     },
     throttle(model, backend, waitMs) {
       server.status.attemptDone({ model, backend, outcome: 'throttled', ttfbMs: undefined })

@@ -4,6 +4,7 @@ import path from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import { makePage, pageProblems } from '../../deploy/build/page.ts'
+import { ADVICE } from '../../lib/balancer/advice.ts'
 import { ROOT } from '../fixtures/sources.ts'
 
 const FOLDER = path.join(ROOT, 'lib', 'dashboard', 'page')
@@ -36,6 +37,20 @@ function complaints(given: (name: string) => string = read): readonly string[] {
 t.test('the page as it is has no fault', async t => {
   t.same(complaints(), [])
   t.same(pageProblems(read), [])
+})
+
+t.test('what to do about each reason is said in Chinese too', async t => {
+  const chinese: Readonly<Record<string, string>> = JSON.parse(read('words.zh.json'))
+  const codes = Object.keys(ADVICE)
+  t.same(
+    codes.filter(code => chinese[`todo_${code}`] === undefined),
+    [],
+  )
+  t.same(
+    Object.keys(chinese).filter(name => /^todo_(?!version$)/.test(name) && !codes.includes(name.slice(5))),
+    [],
+    'and nothing besides',
+  )
 })
 
 t.test('a wrong name in a script fails `make types`', async t => {

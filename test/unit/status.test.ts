@@ -23,6 +23,7 @@ const STANDING: BackendState = {
   in_flight: 0,
   headroom: null,
   asked: true,
+  lacks: [],
   advice: null,
   todo: null,
 }

@@ -1,4 +1,4 @@
-// Third part: the summary that is read first, the totals, the table of backends.
+// Fourth part: the totals, the table of backends and its filter.
 
 /** @type {[Word, Word, (totals: View['totals']) => string, ((history: StepHistory) => Series)?][]} */
 const TOTAL_FIGURES = [
@@ -20,7 +20,6 @@ const TOTALS = TOTAL_FIGURES.map(([name, over, text, series]) => {
 })
 
 /** @param {View} view */
-
 function drawTotals({ totals }) {
   const history = view.histories.get(TOTAL)
   if (history === undefined) return
@@ -28,76 +27,6 @@ function drawTotals({ totals }) {
     setText(figure, text(totals))
     if (chart !== null && series !== undefined) spark(chart, ...series(history))
   }
-}
-
-/** "moody of gpt-4o is out because ..., until ...": the line a stranger reads first. @param {Row} row */
-function outLine(row) {
-  const line = make('li')
-  const state = shownState(row)
-  line.dataset.state = state
-  const mark = iconNode()
-  icon(mark, state)
-  const words = make('span')
-  line.append(mark, words)
-  words.append(make('b', '', row.backend), ` (${row.model}) `)
-  const until = () => {
-    if (row.until_ms === null) return [say('sum_until_restored')]
-    const left = row.until_ms - now()
-    const [before, after] = say(left > 0 ? 'sum_until' : 'sum_until_now', { wait: span(left) }).split('{time}')
-    return [before ?? '', make('time', '', moment(row.until_ms)), after ?? '']
-  }
-  if (row.state === 'throttled') {
-    const [before, after] = say('sum_throttled').split('{until}')
-    words.append(before ?? '', ...until(), after ?? '')
-  } else if (row.state === 'trial') words.append(say('sum_on_trial'))
-  else {
-    const why =
-      row.reason === 'by_hand' ? say('sum_hand') : say('sum_because', { reason: because(row.reason, row.detail) })
-    words.append(say('sum_is_out'), zh ? '' : ' ', why, zh ? '' : ' ', ...until())
-  }
-  return line
-}
-
-const MAX_OUT_LINES = 6
-/** @param {View} view */
-
-function drawSummary({ backends, keys_ending }) {
-  const total = backends.length
-  const out = backends.filter(isOut)
-  const throttled = backends.filter(row => row.state === 'throttled')
-  const trial = backends.filter(row => row.state === 'trial')
-  let tone = 'good'
-  let text = say(total === 1 ? 'sum_all_one' : 'sum_all', { total })
-  if (total === 0) {
-    tone = 'warn'
-    text = say('sum_none')
-  } else if (out.length > 0) {
-    tone = 'bad'
-    text = say(out.length === 1 ? 'sum_out_one' : 'sum_out', { count: out.length, total })
-  } else if (throttled.length > 0) {
-    tone = 'warn'
-    text = say('sum_none_out', { count: throttled.length, total })
-  } else if (trial.length > 0) {
-    tone = 'warn'
-    text = say('sum_trial', { count: trial.length, total })
-  }
-  setAttr(byId('summary'), 'data-tone', tone)
-  icon(byId('summary-icon'), tone === 'good' ? 'healthy' : tone === 'bad' ? 'ejected' : 'throttled')
-  setText(byId('summary-title'), text)
-  const troubled = [...out, ...throttled, ...trial]
-  const lines = troubled.slice(0, MAX_OUT_LINES).map(outLine)
-  if (troubled.length > lines.length)
-    lines.push(make('li', '', say('sum_more', { count: troubled.length - lines.length })))
-  const endings = keys_ending
-    .slice(0, MAX_OUT_LINES)
-    .map(({ key, ends_ms }) =>
-      make('li', '', say(ends_ms > now() ? 'key_ends' : 'key_ended', { key, time: moment(ends_ms) })),
-    )
-  lines.push(...endings)
-  const list = byId('outs')
-  // The same words again are not written again, so that they can be selected and are not read twice.
-  if (list.textContent !== lines.map(line => line.textContent).join('')) list.replaceChildren(...lines)
-  document.title = (out.length > 0 ? `(${out.length}) ` : '') + say('title')
 }
 
 /** @param {Word} name */
@@ -143,8 +72,9 @@ function makeRow(row) {
   const name = make('th')
   name.scope = 'row'
   name.title = row.backend
+  node.id = rowId(row)
   const place = make('span', 'sub')
-  name.append(row.backend, place)
+  name.append(cutMiddle(row.backend), place)
   const mark = iconNode()
   const word = make('b')
   const why = make('span', 'why')
@@ -208,7 +138,7 @@ function makeRow(row) {
 
 /** @param {Row} row */
 function whyText(row) {
-  if (row.state === 'healthy') return ''
+  if (row.state === 'healthy') return row.asked ? '' : say('unasked_help')
   if (row.state === 'trial') return say('trial_help')
   const parts = []
   if (row.state === 'ejected' && row.reason !== 'by_hand') parts.push(because(row.reason, row.detail))
@@ -221,15 +151,22 @@ function whyText(row) {
         (left > 0 ? say('left', { wait: span(left) }) : say('due')),
     )
   }
+  const todo = todoOf(row)
+  if (todo !== '' && row.reason !== 'by_hand') parts.push(todo)
   return parts.join('\n')
 }
 
 /** @param {ReturnType<typeof makeRow>} refs @param {Row} row */
 function drawRow(refs, row) {
+  refs.node.hidden = !isShown(row)
   const state = shownState(row)
   setAttr(refs.node, 'data-state', state)
   icon(refs.mark, state)
-  setText(refs.word, say(state === 'hand' ? 'by_hand' : state))
+  if (row.lacks.length > 0)
+    setText(refs.why, [whyText(row), say('lacks', { what: row.lacks.join(', ') })].filter(Boolean).join('\n'))
+  const isUnasked = state === 'healthy' && !row.asked
+  setText(refs.word, say(isUnasked ? 'unasked' : state === 'hand' ? 'by_hand' : state))
+  setAttr(refs.node, 'data-asked', String(!isUnasked))
   setText(refs.why, whyText(row))
   setText(refs.place, say('place', { tier: row.tier, weight: row.weight }))
   setText(refs.inFlight, count(row.in_flight))
@@ -253,14 +190,44 @@ function drawRow(refs, row) {
   setAttr(refs.restore, 'aria-disabled', String(state === 'healthy'))
 }
 
+/** More backends are too many to look through: then there is a filter, and trouble comes first. */
+const MANY = 8
+const filterText = () => byId('filter-backends').value.trim().toLowerCase()
+/** @param {Row} row */
+const isTrouble = row => row.state !== 'healthy'
+/** @param {Row} row */
+function isShown(row) {
+  if (byId('filter-trouble').checked && !isTrouble(row)) return false
+  const wanted = filterText()
+  return wanted === '' || `${row.model} ${row.backend} ${row.reason ?? ''}`.toLowerCase().includes(wanted)
+}
+byId('filter-backends').addEventListener('input', drawSoon)
+byId('filter-trouble').addEventListener('change', drawSoon)
+
+/** The config's order; of many, those with trouble first. @param {readonly Row[]} backends */
+function ordered(backends) {
+  if (backends.length <= MANY) return backends
+  const gravity = { ejected: 0, trial: 1, throttled: 2, healthy: 3 }
+  /** @type {Map<string, number>} */
+  const worst = new Map()
+  for (const row of backends) worst.set(row.model, Math.min(worst.get(row.model) ?? 3, gravity[row.state]))
+  return [...backends].sort(
+    (a, b) =>
+      (worst.get(a.model) ?? 3) - (worst.get(b.model) ?? 3) || modelOrder(a, b) || gravity[a.state] - gravity[b.state],
+  )
+}
+/** Rows of one model stay together. @param {Row} a @param {Row} b */
+const modelOrder = (a, b) => (a.model < b.model ? -1 : a.model > b.model ? 1 : 0)
+
 let drawnShape = ''
-/** @type {Map<string, { total: HTMLElement, out: HTMLElement, slow: HTMLElement }>} */
+/** @type {Map<string, { head: HTMLElement, total: HTMLElement, out: HTMLElement, slow: HTMLElement }>} */
 const models = new Map()
 /** @type {Map<string, ReturnType<typeof makeRow>>} */
 const rows = new Map()
 /** @param {View} view */
-
-function drawBackends({ backends }) {
+function drawBackends({ backends: given }) {
+  byId('backends-filter').hidden = given.length <= MANY
+  const backends = ordered(given)
   /** @type {Map<string, Row[]>} */
   const byModel = new Map()
   for (const row of backends) byModel.set(row.model, [...(byModel.get(row.model) ?? []), row])
@@ -283,7 +250,7 @@ function drawBackends({ backends }) {
       title.append(total, out, slow)
       head.append(title)
       body.append(head)
-      models.set(model, { total, out, slow })
+      models.set(model, { head, total, out, slow })
       for (const row of members) {
         const refs = makeRow(row)
         rows.set(nameOf(row), refs)
@@ -301,6 +268,7 @@ function drawBackends({ backends }) {
     setText(total, say(members.length === 1 ? 'model_one' : 'model_count', { total: members.length }))
     setText(out, outs === 0 ? '' : say('model_out', { count: outs }))
     setText(slow, slows === 0 ? '' : say('model_throttled', { count: slows }))
+    drawn.head.hidden = !members.some(isShown)
     for (const row of members) {
       const refs = rows.get(nameOf(row))
       if (refs !== undefined) drawRow(refs, row)

@@ -1,4 +1,4 @@
-// Fourth part: the last requests with their filters, the last changes, eject and restore.
+// Sixth part: the last requests with their filters, the last changes, eject and restore.
 
 /** @type {Record<string, { node: HTMLSelectElement, of: (entry: RequestRow) => (string | null)[] }>} */
 const filters = {
@@ -217,6 +217,7 @@ function draw() {
   drawSummary(view.data)
   drawTotals(view.data)
   drawBackends(view.data)
+  drawKeys(view.data)
   drawRequests()
   drawChanges()
 }

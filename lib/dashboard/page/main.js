@@ -59,6 +59,7 @@ function shape(tag, attributes) {
 const numbers = new Intl.NumberFormat(lang, { maximumFractionDigits: 0 })
 const short = new Intl.NumberFormat(lang, { notation: 'compact', maximumSignificantDigits: 3 })
 const fine = new Intl.NumberFormat(lang, { maximumSignificantDigits: 2 })
+const money = new Intl.NumberFormat(lang, { minimumFractionDigits: 2, maximumFractionDigits: 4 })
 const percent = new Intl.NumberFormat(lang, { style: 'percent', maximumFractionDigits: 1 })
 const clockTime = new Intl.DateTimeFormat(lang, {
   hour: '2-digit',

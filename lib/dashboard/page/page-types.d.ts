@@ -19,11 +19,20 @@ interface PageElements {
   'summary-icon': SVGSVGElement
   'summary-title': HTMLSpanElement
   outs: HTMLUListElement
+  'outs-more': HTMLButtonElement
+  about: HTMLParagraphElement
   'totals-title': HTMLHeadingElement
   totals: HTMLDListElement
   'backends-card': HTMLElement
   'backends-title': HTMLHeadingElement
   backends: HTMLTableElement
+  'backends-filter': HTMLSpanElement
+  'filter-backends': HTMLInputElement
+  'filter-trouble': HTMLInputElement
+  'keys-card': HTMLElement
+  'keys-title': HTMLHeadingElement
+  keys: HTMLTableElement
+  'keys-rows': HTMLTableSectionElement
   'changes-title': HTMLHeadingElement
   'changes-scroll': HTMLDivElement
   'changes-empty': HTMLParagraphElement

@@ -20,6 +20,8 @@ const view = {
 const TOTAL = ''
 /** @param {{ model: string, backend: string }} row */
 const nameOf = row => JSON.stringify([row.model, row.backend])
+/** What a link in the summary leads to. @param {{ model: string, backend: string }} row */
+const rowId = row => `at-${encodeURIComponent(row.model)}-${encodeURIComponent(row.backend)}`
 
 /**
  * StepHistory arrives whole once and then as its newest steps: older ones move on, the newest are written over.
