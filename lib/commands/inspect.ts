@@ -1,77 +1,54 @@
-// One look at every backend, step by step, token-free: name, network, certificate, key, deployment, api-version. For --probe.
-
-import { lookup } from 'node:dns/promises'
-import net from 'node:net'
-import tls from 'node:tls'
+// One look at every backend, step by step, token-free: name, network, certificate, key, deployment, api-version. For --probe. The
+// way is the one that requests take, proxy and CAs included.
 import { type Authorization, authorizerFor, type TokenAuthorizerFactory } from '../azure/credentials.ts'
 import { isDeploymentMissing, isOperationUnsupported, readErrorBody } from '../azure/errors.ts'
 import { operationNamed, operationPath, probePath, readsModelFromBody } from '../azure/operations.ts'
 import { type Clock, createDeadlines } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
 import { type AttemptDeps, attempt } from '../forward/attempt.ts'
-import type { AttemptResult } from '../forward/upstream.ts'
-import { createTransport } from '../http1/send.ts'
+import { questionHeaders } from '../forward/resource-query.ts'
+import type { AttemptResult, UpstreamResponse } from '../forward/upstream.ts'
+import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
 
-/** What was found of one backend; undefined where a step could not be made because an earlier one failed. */
+/** What was found of one backend; null where a step could not be made because an earlier one failed. Its names are the log's. */
 export interface Inspection {
   readonly model: string
   readonly backend: string
+  /** The outbound proxy on the way; DNS and TCP are its own then. */
+  readonly proxy: string | null
   /** Whole milliseconds. */
-  readonly dnsMs: number | undefined
-  readonly tcpMs: number | undefined
-  /** Days until its certificate ends; undefined for plain http. */
-  readonly tls: { readonly daysLeft: number } | undefined
-  readonly keyAccepted: boolean | undefined
-  readonly deploymentFound: boolean | undefined
-  readonly apiVersionAccepted: boolean | undefined
+  readonly dns_ms: number | null
+  readonly tcp_ms: number | null
+  /** Until its certificate ends; null for plain http. */
+  readonly tls_days_left: number | null
+  readonly key_accepted: boolean | null
+  readonly deployment_found: boolean | null
+  readonly api_version_accepted: boolean | null
   /** Of the model list, which costs no token. */
-  readonly latencyMs: number | undefined
-  /** undefined when all is well. */
-  readonly problem: string | undefined
+  readonly latency_ms: number | null
+  /** A stable code, as in the log's `reason`; null when all is well. */
+  readonly reason: string | null
+  /** What is wrong and what to do. */
+  readonly problem: string | null
 }
 
 /** A certificate that ends sooner is worth a word. */
 const SOON_DAYS = 14
 const DAY_MS = 86_400_000
+/** A model list is some 100 KB at most; what is longer is none. */
+const LIST_MAX_BYTES = 4 * 1024 * 1024
 
-type PortFacts = { -readonly [K in keyof Inspection]: Inspection[K] }
+type Found = { -readonly [K in keyof Inspection]: Inspection[K] }
+
+interface Problem {
+  readonly reason: string
+  readonly problem: string
+}
 
 interface Deps extends AttemptDeps {
   readonly timeoutMs: number
   readonly authorize: (backend: BackendConfig) => Promise<Authorization>
-}
-
-function codeOf(error: unknown): string {
-  return typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : 'failed'
-}
-
-/** Connects and hangs up again. @throws the system's error, or ETIMEDOUT */
-function connect(backend: BackendConfig, timeoutMs: number): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const socket = net.connect({ host: backend.endpoint.hostname, port: backend.endpoint.port })
-    socket.setTimeout(timeoutMs, () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })))
-    socket.once('connect', () => {
-      socket.destroy()
-      resolve()
-    })
-    socket.once('error', reject)
-  })
-}
-
-/** Days until the backend's certificate ends. @throws when the handshake or the verification fails */
-function certificateDays(backend: BackendConfig, timeoutMs: number, epochMs: number): Promise<number> {
-  const { hostname, port } = backend.endpoint
-  return new Promise((resolve, reject) => {
-    const socket = tls.connect({ host: hostname, port, ...(net.isIP(hostname) === 0 ? { servername: hostname } : {}) })
-    socket.setTimeout(timeoutMs, () => socket.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })))
-    socket.once('secureConnect', () => {
-      const ends = Date.parse(socket.getPeerCertificate().valid_to)
-      socket.destroy()
-      resolve(Math.floor((ends - epochMs) / DAY_MS))
-    })
-    socket.once('error', reject)
-  })
 }
 
 async function ask(
@@ -81,13 +58,12 @@ async function ask(
   body: string,
   deps: Deps,
 ): Promise<AttemptResult> {
-  const headers = ['host', backend.endpoint.host, 'accept', 'application/json', 'accept-encoding', 'identity']
   const authorization = await deps.authorize(backend)
   if (authorization.kind === 'unavailable') {
     const outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason } as const
     return { kind: 'no_response', outcome }
   }
-  if (authorization.kind === 'header') headers.push(authorization.name, authorization.value)
+  const headers = questionHeaders(backend, authorization)
   const bytes = Buffer.from(body)
   if (body !== '') headers.push('content-type', 'application/json', 'content-length', String(bytes.length))
   const { timeoutMs } = deps
@@ -111,80 +87,187 @@ async function ask(
   )
 }
 
-/** Name, network, certificate. @returns what stands in the way of going on */
-async function inspectNetwork(backend: BackendConfig, found: PortFacts, deps: Deps): Promise<string | undefined> {
-  const { clock, timeoutMs } = deps
-  const { endpoint } = backend
-  let beganMs = clock.nowMs()
+/** A body whole, or as much of it as came within bounds. */
+function textOf({ body, source }: UpstreamResponse, { clock, timeoutMs }: Deps): Promise<string> {
+  const chunks: Buffer[] = body.kind === 'events' ? [] : [...(body.kind === 'whole' ? body.chunks : body.held)]
+  const text = (): string => Buffer.concat(chunks).toString('utf8')
+  if (body.kind === 'whole') return Promise.resolve(text())
+  return new Promise(resolve => {
+    let size = 0
+    const late = clock.after(timeoutMs, () => {
+      source.destroy()
+      resolve(text())
+    })
+    const over = (): void => {
+      late.cancel()
+      resolve(text())
+    }
+    source.attach({
+      data(bytes) {
+        chunks.push(bytes)
+        size += bytes.length
+        if (size <= LIST_MAX_BYTES) return
+        source.destroy()
+        over()
+      },
+      end: over,
+      lost: over,
+    })
+    source.resume()
+  })
+}
+
+function parse(text: string): unknown {
   try {
-    await lookup(endpoint.hostname)
-    found.dnsMs = Math.round(clock.nowMs() - beganMs)
-  } catch (error) {
-    return `${endpoint.hostname} is not known (${codeOf(error)})`
+    return JSON.parse(text)
+  } catch {
+    return undefined
   }
-  beganMs = clock.nowMs()
-  try {
-    await connect(backend, timeoutMs)
-    found.tcpMs = Math.round(clock.nowMs() - beganMs)
-  } catch (error) {
-    return `no connection to ${endpoint.host} (${codeOf(error)})`
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}
+
+const PAGE = 'a proxy, a firewall or a login page in between, or the URL of a web site? Check the endpoint'
+
+/** What answers in place of an API; undefined: it may be one. */
+function pageProblem(status: number, headers: UpstreamResponse['headers'], text: string): Problem | undefined {
+  const found = (problem: string): Problem => ({ reason: 'not_an_api', problem })
+  if (status >= 300 && status < 400) {
+    const at = headers.headers.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'location')
+    const location = at === -1 ? undefined : headers.headers[at + 1]
+    const host = location !== undefined && URL.canParse(location) ? ` to ${new URL(location).host}` : ''
+    return found(`redirects${host} (${status}): ${PAGE}`)
   }
-  if (endpoint.protocol !== 'https:') return undefined
-  try {
-    found.tls = { daysLeft: await certificateDays(backend, timeoutMs, clock.epochMs()) }
-  } catch (error) {
-    return `TLS fails (${codeOf(error)})`
-  }
+  const type = headers.values['content-type'] ?? ''
+  if (/^text\/html/i.test(type) || /^\s*<(?:!doctype|html)/i.test(text)) return found(`a web page answers: ${PAGE}`)
   return undefined
 }
 
-/** Key, then deployment and api-version by a request that every model refuses before it costs anything (wire reference, 8). */
-async function inspectSurface(backend: BackendConfig, found: PortFacts, deps: Deps): Promise<string | undefined> {
+/** Name, network, certificate. @returns what stands in the way of going on */
+async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | undefined> {
+  const seen = await deps.transport.look(backend.endpoint, deps.timeoutMs)
+  if (seen.resolvedMs !== undefined) found.dns_ms = Math.round(seen.resolvedMs)
+  if (seen.connectedMs !== undefined) found.tcp_ms = Math.round(seen.connectedMs)
+  if (seen.certificateEndsMs !== undefined) {
+    found.tls_days_left = Math.floor((seen.certificateEndsMs - deps.clock.epochMs()) / DAY_MS)
+  }
+  const { error } = seen
+  if (error === undefined) return undefined
+  const reason = error.phase === 'proxy' ? 'egress_refused' : error.timeout ? 'connect_timeout' : 'connect_failed'
+  return { reason, problem: `${error.message} (${error.code})` }
+}
+
+/** Azure's 403 of a resource that this address may not reach, or no public one (azure/README.md 6.2). */
+function speaksOfNetwork(result: AttemptResult): boolean {
+  if (result.kind !== 'response' || result.response.status !== 403 || result.response.body.kind !== 'whole')
+    return false
+  const text = Buffer.concat(result.response.body.chunks).toString('utf8')
+  return /virtual network|firewall rules|public access is disabled|private endpoint/i.test(text)
+}
+
+/** What it means that no answer came, or one that says whose trouble it is. */
+function refusal(result: AttemptResult, found: Found): Problem | undefined {
+  const { outcome } = result
+  const status = result.kind === 'response' ? ` (${result.response.status})` : ''
+  if (outcome.kind === 'misconfigured') {
+    const { reason, detail } = outcome
+    if (reason === 'network_refused' || speaksOfNetwork(result)) {
+      const problem = `the resource's network rules refuse this machine's address${status}: allow it under Networking, or use its private endpoint`
+      return { reason: 'network_refused', problem }
+    }
+    if (reason === 'credentials_refused') {
+      found.key_accepted = false
+      return { reason, problem: `the credential is refused${status}: check api_key, or the role of the identity` }
+    }
+    if (reason === 'deployment_missing') return undefined
+    if (result.kind === 'no_response') return { reason, problem: detail }
+    return { reason, problem: `refuses${status}: ${detail}` }
+  }
+  if (outcome.kind === 'failed' && result.kind === 'no_response') {
+    return { reason: outcome.reason, problem: `${outcome.reason}: ${outcome.detail}` }
+  }
+  if (result.kind === 'no_response') return { reason: 'connection_lost', problem: 'no answer' }
+  return undefined
+}
+
+/** @returns whether the list was one: `unknown` where a gateway does not offer it */
+async function inspectList(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | 'unknown' | undefined> {
   const beganMs = deps.clock.nowMs()
   const list = await ask(backend, 'GET', probePath(backend), '', deps)
-  if (list.kind === 'no_response') {
-    const { outcome } = list
-    return outcome.kind === 'misconfigured' || outcome.kind === 'failed'
-      ? `${outcome.reason}: ${outcome.detail}`
-      : 'no answer'
+  if (list.kind === 'response') found.latency_ms = Math.round(deps.clock.nowMs() - beganMs)
+  const refused = refusal(list, found)
+  if (refused !== undefined || list.kind === 'no_response') return refused
+  const { response } = list
+  const { status, headers } = response
+  const text = await textOf(response, deps)
+  const page = pageProblem(status, headers, text)
+  if (page !== undefined) return page
+  if (status === 401 || status === 403) {
+    found.key_accepted = false
+    return { reason: 'credentials_refused', problem: `the credential is refused (${status})` }
   }
-  found.latencyMs = Math.round(deps.clock.nowMs() - beganMs)
-  list.response.source.discard()
-  if (list.response.status === 401 || list.response.status === 403) {
-    found.keyAccepted = false
-    return `the credential is refused (${list.response.status})`
-  }
-  if (list.response.status >= 500) return `answers ${list.response.status}`
+  if (status >= 500) return { reason: 'server_error', problem: `answers ${status}` }
+  if (status >= 400) return 'unknown'
+  const value = parse(text)
+  if (isObject(value) && (Array.isArray(value) || 'data' in value)) return undefined
+  return { reason: 'not_an_api', problem: `the model list is no JSON list (${status}): ${PAGE}` }
+}
 
+/** Key, then deployment and api-version by a request that every model refuses before it costs anything (azure/README.md 8). */
+async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | undefined> {
+  const listed = await inspectList(backend, found, deps)
+  if (listed !== undefined && listed !== 'unknown') return listed
   const chat = operationNamed('chat/completions')
   if (chat === undefined) return undefined
   const body = readsModelFromBody(chat, backend) ? { model: backend.deployment, messages: [] } : { messages: [] }
   const refused = await ask(backend, 'POST', operationPath(chat, backend, ''), JSON.stringify(body), deps)
-  if (refused.kind === 'no_response') return 'the deployment does not answer'
-  const { status, body: answered } = refused.response
+  const problem = refusal(refused, found)
+  if (problem !== undefined || refused.kind === 'no_response') return problem
+  const { response } = refused
+  const { status } = response
+  const text = await textOf(response, deps)
+  const page = pageProblem(status, response.headers, text)
+  if (page !== undefined) return page
   if (status === 401 || status === 403) {
-    found.keyAccepted = false
-    return `the credential is refused (${status})`
+    found.key_accepted = false
+    return { reason: 'credentials_refused', problem: `the credential is refused (${status})` }
   }
-  found.keyAccepted = true
-  const error =
-    answered.kind === 'whole' ? readErrorBody(Buffer.concat(answered.chunks)) : readErrorBody(Buffer.alloc(0))
-  if (answered.kind !== 'whole') refused.response.source.destroy()
-  if (status >= 500) return `answers ${status}`
-  found.apiVersionAccepted = !(status >= 400 && isOperationUnsupported(status, error))
-  if (!found.apiVersionAccepted) return `api_version ${backend.apiVersion} is not served there (${status})`
-  found.deploymentFound = !(status >= 400 && isDeploymentMissing(error))
-  return found.deploymentFound ? undefined : `there is no deployment "${backend.deployment}" (${status})`
+  if (status >= 500) return { reason: 'server_error', problem: `answers ${status}` }
+  found.key_accepted = true
+  const error = readErrorBody(Buffer.from(text))
+  if (status >= 400 && isOperationUnsupported(status, error)) {
+    found.api_version_accepted = false
+    return {
+      reason: 'wrong_version',
+      problem:
+        listed === 'unknown'
+          ? `neither the model list nor chat/completions is served there (${status}): check the endpoint's path, type and api_version ${backend.apiVersion}`
+          : `api_version ${backend.apiVersion} is not served there (${status})`,
+    }
+  }
+  found.api_version_accepted = true
+  found.deployment_found = !(status >= 400 && isDeploymentMissing(error))
+  if (!found.deployment_found) {
+    return { reason: 'deployment_missing', problem: `there is no deployment "${backend.deployment}" (${status})` }
+  }
+  if (isObject(parse(text))) return undefined
+  return { reason: 'not_an_api', problem: `a request without messages is not refused in JSON (${status}): ${PAGE}` }
 }
 
 /**
  * Asks every backend of the config once, all at the same time. Never throws for what a backend does.
+ * @param transport the way there; still open afterwards
  */
 export async function inspectBackends(
   config: Config,
-  { clock, tokenAuthorizer }: { readonly clock: Clock; readonly tokenAuthorizer: TokenAuthorizerFactory },
+  {
+    clock,
+    tokenAuthorizer,
+    transport,
+  }: { readonly clock: Clock; readonly tokenAuthorizer: TokenAuthorizerFactory; readonly transport: Transport },
 ): Promise<readonly Inspection[]> {
-  const transport = createTransport(clock)
   const deps: Deps = {
     clock,
     transport,
@@ -193,29 +276,27 @@ export async function inspectBackends(
     authorize: async backend => authorizerFor(backend, tokenAuthorizer).authorize(),
   }
   const inspect = async (model: string, backend: BackendConfig): Promise<Inspection> => {
-    const found: PortFacts = {
+    const found: Found = {
       model,
       backend: backend.name,
-      dnsMs: undefined,
-      tcpMs: undefined,
-      tls: undefined,
-      keyAccepted: undefined,
-      deploymentFound: undefined,
-      apiVersionAccepted: undefined,
-      latencyMs: undefined,
-      problem: undefined,
+      proxy: backend.endpoint.route?.proxy?.url ?? null,
+      dns_ms: null,
+      tcp_ms: null,
+      tls_days_left: null,
+      key_accepted: null,
+      deployment_found: null,
+      api_version_accepted: null,
+      latency_ms: null,
+      reason: null,
+      problem: null,
     }
-    found.problem = (await inspectNetwork(backend, found, deps)) ?? (await inspectSurface(backend, found, deps))
-    if (found.problem === undefined && found.tls !== undefined && found.tls.daysLeft < SOON_DAYS) {
-      found.problem = `its certificate ends in ${found.tls.daysLeft} days`
+    const problem = (await inspectNetwork(backend, found, deps)) ?? (await inspectSurface(backend, found, deps))
+    if (problem !== undefined) Object.assign(found, problem)
+    else if (found.tls_days_left !== null && found.tls_days_left < SOON_DAYS) {
+      found.reason = 'certificate_ends'
+      found.problem = `its certificate ends in ${found.tls_days_left} days`
     }
     return found
   }
-  try {
-    return await Promise.all(
-      config.models.flatMap(model => model.backends.map(backend => inspect(model.name, backend))),
-    )
-  } finally {
-    transport.close()
-  }
+  return Promise.all(config.models.flatMap(model => model.backends.map(backend => inspect(model.name, backend))))
 }

@@ -2,7 +2,7 @@
 
 import { createExchange } from '../azure/entra-http.ts'
 import { systemClock } from '../clock.ts'
-import { createTransport } from '../http1/send.ts'
+import { createTransport, lookupPlaces } from '../http1/send.ts'
 import { createEntra } from './assemble.ts'
 import type { ExitCode } from './exit-code.ts'
 import { type Inspection, inspectBackends } from './inspect.ts'
@@ -20,38 +20,57 @@ function table(rows: readonly (readonly string[])[]): string {
     .join('\n')
 }
 
-function yesNo(value: boolean | undefined): string {
-  return value === undefined ? '?' : value ? 'yes' : 'NO'
+function yesNo(value: boolean | null): string {
+  return value === null ? '?' : value ? 'yes' : 'NO'
 }
 
 function row(found: Inspection): string[] {
   return [
     found.model,
     found.backend,
-    found.dnsMs === undefined ? 'NO' : `${found.dnsMs} ms`,
-    found.tcpMs === undefined ? 'NO' : `${found.tcpMs} ms`,
-    found.tls === undefined ? '-' : `${found.tls.daysLeft} days`,
-    yesNo(found.keyAccepted),
-    yesNo(found.deploymentFound),
-    yesNo(found.apiVersionAccepted),
-    found.latencyMs === undefined ? '-' : `${found.latencyMs} ms`,
+    found.dns_ms === null ? 'NO' : `${found.dns_ms} ms`,
+    found.tcp_ms === null ? 'NO' : `${found.tcp_ms} ms`,
+    found.tls_days_left === null ? '-' : `${found.tls_days_left} days`,
+    yesNo(found.key_accepted),
+    yesNo(found.deployment_found),
+    yesNo(found.api_version_accepted),
+    found.latency_ms === null ? '-' : `${found.latency_ms} ms`,
     found.problem ?? 'ok',
   ]
 }
 
 const HEAD = ['MODEL', 'BACKEND', 'DNS', 'TCP', 'TLS', 'KEY', 'DEPLOYMENT', 'VERSION', 'LATENCY', 'VERDICT']
 
-/** Exit 0 when every backend is sound, 1 when one is not, 2 when the config is wrong. */
+/** `2 of 5 backends are not well: …`, with what concerns many said once. */
+function summary(all: readonly Inspection[]): string {
+  const bad = all.filter(({ problem }) => problem !== null)
+  const proxies = [...new Set(all.flatMap(({ proxy }) => proxy ?? []))]
+  const way = proxies.length === 0 ? '' : `; by the proxy ${proxies.join(', ')}`
+  if (bad.length === 0) return `${all.length === 1 ? 'The backend is' : `All ${all.length} backends are`} well${way}.`
+  return `${bad.length} of ${all.length} ${bad.length === 1 ? 'backends is' : 'backends are'} not well${way}.`
+}
+
+/** What was not found out is left out. */
+function withoutNull(_name: string, value: unknown): unknown {
+  return value === null ? undefined : value
+}
+
+/** Exit 0 when every backend is well, 1 when one is not, 2 when the config is wrong. */
 export async function probe(file: string, { json }: { readonly json: boolean }): Promise<ExitCode> {
   const loaded = loadOrReport(file)
   if (loaded === undefined) return 2
   const clock = systemClock()
-  // What goes wrong with a token stands in the verdict of its backends.
-  const transport = createTransport(clock)
+  const transport = createTransport(clock, { lookupPlaces: lookupPlaces(process.env.UV_THREADPOOL_SIZE) })
   const exchange = createExchange(transport, () => loaded.config.egress)
+  // What goes wrong with a token stands in the verdict of its backends.
   const tokenAuthorizer = createEntra(clock, () => undefined, exchange)
-  const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer })
-  tokenAuthorizer.close()
-  process.stdout.write(json ? `${JSON.stringify(found, null, 2)}\n` : `${table([HEAD, ...found.map(row)])}\n`)
-  return found.every(inspection => inspection.problem === undefined) ? 0 : 1
+  try {
+    const found = await inspectBackends(loaded.config, { clock, tokenAuthorizer, transport })
+    const text = json ? JSON.stringify(found, withoutNull, 2) : `${table([HEAD, ...found.map(row)])}\n${summary(found)}`
+    process.stdout.write(`${text}\n`)
+    return found.every(({ problem }) => problem === null) ? 0 : 1
+  } finally {
+    tokenAuthorizer.close()
+    transport.close()
+  }
 }

@@ -53,6 +53,7 @@ class Makings {
       { ...options, session: host.session },
       {
         connecting: events.connecting,
+        reached: () => events.reached?.(),
         connected(socket, readsThere) {
           over()
           if (endpoint.protocol === 'https:') keepSession(socket, host)

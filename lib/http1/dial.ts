@@ -43,6 +43,8 @@ export interface DialOptions {
 export interface DialEvents {
   /** The address is known: from now on it is the other side's time. */
   connecting(): void
+  /** TCP stands, to the endpoint or to the proxy. */
+  reached?(): void
   /** @param readsThere its bytes go to `onread`; otherwise they come as `data` */
   connected(socket: net.Socket, readsThere: boolean): void
   failed(error: ConnectError): void
@@ -50,10 +52,10 @@ export interface DialEvents {
 
 /** Below the 4 minutes after which Azure's load balancers drop silent flows without a word (azure/README.md, section 9). */
 const TCP_KEEPALIVE_MS = 30_000
-/** Not a closure: it stays with a socket for its life, and would keep alive whatever surrounds it. */
+/** No closure: it stays with a socket for its life, and would keep alive whatever surrounds it. */
 const ignore = (): void => undefined
 
-/** One connection being made. */
+/** One connection being made: `start`, then its events, unless `cancel` comes first. */
 export class Dial {
   private readonly endpoint: Endpoint
   private readonly proxy: EgressProxy | undefined
@@ -78,7 +80,6 @@ export class Dial {
     this.beganMs = deps.clock.nowMs()
   }
 
-  /** Begins; its events may come before this returns. */
   start(): void {
     const { proxy, deps } = this
     const resting = proxy === undefined ? undefined : deps.egress.resting(proxy)
@@ -98,7 +99,6 @@ export class Dial {
     })
   }
 
-  /** Gives it up: nothing more is told. */
   cancel(): void {
     this.cancelled = true
     if (!this.over) this.end()
@@ -190,6 +190,7 @@ export class Dial {
     socket.once('connect', () => {
       if (this.over) return
       stands = true
+      this.events.reached?.()
       this.stopTrying()
       for (const other of this.sockets) {
         if (other === socket) continue
@@ -221,7 +222,6 @@ export class Dial {
       this.fail(unreachableSecureProxy(proxy, code, tlsWords(code, proxy.hostname, certificate)))
     } else this.fail(unreachableProxy(proxy, code))
   }
-
   private tlsFailed(code: string, certificate: ShownCertificate | undefined): void {
     const { endpoint } = this
     const name = serverNameOf(endpoint)

@@ -10,6 +10,7 @@ import type { SocketFactory } from './dial.ts'
 import { createEgressWatch, type EgressChange, refusalOf, refusesPlainly } from './egress.ts'
 import { createLowerCaseNames } from './header-names.ts'
 import { type Host, hostKey } from './keeper.ts'
+import { type Look, look } from './look.ts'
 import { createResolver, type Lookup } from './resolver.ts'
 import { createTrust } from './trust.ts'
 
@@ -18,6 +19,7 @@ export { ProtocolError, type ResponseHandler, type Sent } from './connection.ts'
 export type { SocketFactory } from './dial.ts'
 export type { EgressChange } from './egress.ts'
 export { createNameMemory, type NameMemory } from './header-names.ts'
+export type { Look } from './look.ts'
 export { lookupPlaces } from './resolver.ts'
 export type { ResponseBody } from './response-body.ts'
 export type { ResponseHead } from './response-head.ts'
@@ -55,6 +57,8 @@ export interface Transport {
   retire(endpoint: Endpoint): void
   /** Whether the proxy on the way to an endpoint has failed for all that lies behind it, and has not worked since. */
   isCutOff(endpoint: Endpoint): boolean
+  /** Makes a connection to an endpoint as a request would, and closes it. */
+  look(endpoint: Endpoint, connectMs: number): Promise<Look>
   close(): void
 }
 
@@ -237,6 +241,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     },
     retire: endpoint => agents[endpoint.protocol].keeper.retire(endpoint),
     isCutOff: ({ route }) => route?.proxy !== undefined && egress.isFailing(route.proxy),
+    look: (endpoint, connectMs) => look(agents, endpoint, connectMs, clock),
     close() {
       agents['http:'].destroy()
       agents['https:'].destroy()
