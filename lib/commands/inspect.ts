@@ -7,9 +7,10 @@ import { type Clock, createDeadlines } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
 import { type AttemptDeps, attempt } from '../forward/attempt.ts'
 import { questionHeaders } from '../forward/resource-query.ts'
-import type { AttemptResult, UpstreamResponse } from '../forward/upstream.ts'
+import type { AttemptResult } from '../forward/upstream.ts'
 import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
+import { isObject, PAGE, type Problem, pageProblem, parseJson, refusalProblem, textOf } from './inspect-answers.ts'
 
 /** What was found of one backend; null where a step could not be made because an earlier one failed. Its names are the log's. */
 export interface Inspection {
@@ -36,15 +37,8 @@ export interface Inspection {
 /** A certificate that ends sooner is worth a word. */
 const SOON_DAYS = 14
 const DAY_MS = 86_400_000
-/** A model list is some 100 KB at most; what is longer is none. */
-const LIST_MAX_BYTES = 4 * 1024 * 1024
 
 type Found = { -readonly [K in keyof Inspection]: Inspection[K] }
-
-interface Problem {
-  readonly reason: string
-  readonly problem: string
-}
 
 interface Deps extends AttemptDeps {
   readonly timeoutMs: number
@@ -87,64 +81,6 @@ async function ask(
   )
 }
 
-/** A body whole, or as much of it as came within bounds. */
-function textOf({ body, source }: UpstreamResponse, { clock, timeoutMs }: Deps): Promise<string> {
-  const chunks: Buffer[] = body.kind === 'events' ? [] : [...(body.kind === 'whole' ? body.chunks : body.held)]
-  const text = (): string => Buffer.concat(chunks).toString('utf8')
-  if (body.kind === 'whole') return Promise.resolve(text())
-  return new Promise(resolve => {
-    let size = 0
-    const late = clock.after(timeoutMs, () => {
-      source.destroy()
-      resolve(text())
-    })
-    const over = (): void => {
-      late.cancel()
-      resolve(text())
-    }
-    source.attach({
-      data(bytes) {
-        chunks.push(bytes)
-        size += bytes.length
-        if (size <= LIST_MAX_BYTES) return
-        source.destroy()
-        over()
-      },
-      end: over,
-      lost: over,
-    })
-    source.resume()
-  })
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null
-}
-
-const PAGE = 'a proxy, a firewall or a login page in between, or the URL of a web site? Check the endpoint'
-
-/** What answers in place of an API; undefined: it may be one. */
-function pageProblem(status: number, headers: UpstreamResponse['headers'], text: string): Problem | undefined {
-  const found = (problem: string): Problem => ({ reason: 'not_an_api', problem })
-  if (status >= 300 && status < 400) {
-    const at = headers.headers.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'location')
-    const location = at === -1 ? undefined : headers.headers[at + 1]
-    const host = location !== undefined && URL.canParse(location) ? ` to ${new URL(location).host}` : ''
-    return found(`redirects${host} (${status}): ${PAGE}`)
-  }
-  const type = headers.values['content-type'] ?? ''
-  if (/^text\/html/i.test(type) || /^\s*<(?:!doctype|html)/i.test(text)) return found(`a web page answers: ${PAGE}`)
-  return undefined
-}
-
 /** Name, network, certificate. @returns what stands in the way of going on */
 async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | undefined> {
   const seen = await deps.transport.look(backend.endpoint, deps.timeoutMs)
@@ -159,45 +95,13 @@ async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps):
   return { reason, problem: `${error.message} (${error.code})` }
 }
 
-/** Azure's 403 of a resource that this address may not reach, or no public one (azure/README.md 6.2). */
-function speaksOfNetwork(result: AttemptResult): boolean {
-  if (result.kind !== 'response' || result.response.status !== 403 || result.response.body.kind !== 'whole')
-    return false
-  const text = Buffer.concat(result.response.body.chunks).toString('utf8')
-  return /virtual network|firewall rules|public access is disabled|private endpoint/i.test(text)
-}
-
-/** What it means that no answer came, or one that says whose trouble it is. */
-function refusal(result: AttemptResult, found: Found): Problem | undefined {
-  const { outcome } = result
-  const status = result.kind === 'response' ? ` (${result.response.status})` : ''
-  if (outcome.kind === 'misconfigured') {
-    const { reason, detail } = outcome
-    if (reason === 'network_refused' || speaksOfNetwork(result)) {
-      const problem = `the resource's network rules refuse this machine's address${status}: allow it under Networking, or use its private endpoint`
-      return { reason: 'network_refused', problem }
-    }
-    if (reason === 'credentials_refused') {
-      found.key_accepted = false
-      return { reason, problem: `the credential is refused${status}: check api_key, or the role of the identity` }
-    }
-    if (reason === 'deployment_missing') return undefined
-    if (result.kind === 'no_response') return { reason, problem: detail }
-    return { reason, problem: `refuses${status}: ${detail}` }
-  }
-  if (outcome.kind === 'failed' && result.kind === 'no_response') {
-    return { reason: outcome.reason, problem: `${outcome.reason}: ${outcome.detail}` }
-  }
-  if (result.kind === 'no_response') return { reason: 'connection_lost', problem: 'no answer' }
-  return undefined
-}
-
 /** @returns whether the list was one: `unknown` where a gateway does not offer it */
 async function inspectList(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | 'unknown' | undefined> {
   const beganMs = deps.clock.nowMs()
   const list = await ask(backend, 'GET', probePath(backend), '', deps)
   if (list.kind === 'response') found.latency_ms = Math.round(deps.clock.nowMs() - beganMs)
-  const refused = refusal(list, found)
+  const refused = refusalProblem(list)
+  if (refused?.keyRefused === true) found.key_accepted = false
   if (refused !== undefined || list.kind === 'no_response') return refused
   const { response } = list
   const { status, headers } = response
@@ -210,7 +114,7 @@ async function inspectList(backend: BackendConfig, found: Found, deps: Deps): Pr
   }
   if (status >= 500) return { reason: 'server_error', problem: `answers ${status}` }
   if (status >= 400) return 'unknown'
-  const value = parse(text)
+  const value = parseJson(text)
   if (isObject(value) && (Array.isArray(value) || 'data' in value)) return undefined
   return { reason: 'not_an_api', problem: `the model list is no JSON list (${status}): ${PAGE}` }
 }
@@ -223,7 +127,8 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
   if (chat === undefined) return undefined
   const body = readsModelFromBody(chat, backend) ? { model: backend.deployment, messages: [] } : { messages: [] }
   const refused = await ask(backend, 'POST', operationPath(chat, backend, ''), JSON.stringify(body), deps)
-  const problem = refusal(refused, found)
+  const problem = refusalProblem(refused)
+  if (problem?.keyRefused === true) found.key_accepted = false
   if (problem !== undefined || refused.kind === 'no_response') return problem
   const { response } = refused
   const { status } = response
@@ -252,7 +157,7 @@ async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps):
   if (!found.deployment_found) {
     return { reason: 'deployment_missing', problem: `there is no deployment "${backend.deployment}" (${status})` }
   }
-  if (isObject(parse(text))) return undefined
+  if (isObject(parseJson(text))) return undefined
   return { reason: 'not_an_api', problem: `a request without messages is not refused in JSON (${status}): ${PAGE}` }
 }
 
@@ -291,8 +196,10 @@ export async function inspectBackends(
       problem: null,
     }
     const problem = (await inspectNetwork(backend, found, deps)) ?? (await inspectSurface(backend, found, deps))
-    if (problem !== undefined) Object.assign(found, problem)
-    else if (found.tls_days_left !== null && found.tls_days_left < SOON_DAYS) {
+    if (problem !== undefined) {
+      found.reason = problem.reason
+      found.problem = problem.problem
+    } else if (found.tls_days_left !== null && found.tls_days_left < SOON_DAYS) {
       found.reason = 'certificate_ends'
       found.problem = `its certificate ends in ${found.tls_days_left} days`
     }
