@@ -36,7 +36,14 @@ t.test('both show the same commands, the same config and the same client code', 
 })
 
 t.test('no line but those of tables is wider than 160 columns', async t => {
-  for (const file of ['README.md', 'README.zh-CN.md', 'deploy/README.md', 'lib/README.md', 'test/README.md']) {
+  for (const file of [
+    'README.md',
+    'README.zh-CN.md',
+    'deploy/README.md',
+    'deploy/clients.md',
+    'lib/README.md',
+    'test/README.md',
+  ]) {
     const wide = read(file)
       .split('\n')
       .filter(line => line.length > 160 && !line.startsWith('|'))
@@ -55,7 +62,14 @@ t.test('every link of the pages leads to a file of the project or to a heading t
       ...[...text.matchAll(/^#+ (.+)$/gm)].map(([, name]) => anchorOf(name ?? '')),
       ...[...text.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id ?? ''),
     ])
-  for (const page of ['README.md', 'README.zh-CN.md', 'deploy/README.md', 'lib/README.md', 'test/README.md']) {
+  for (const page of [
+    'README.md',
+    'README.zh-CN.md',
+    'deploy/README.md',
+    'deploy/clients.md',
+    'lib/README.md',
+    'test/README.md',
+  ]) {
     for (const [, target = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(target)) continue
       const [file = '', anchor] = target.split('#')
