@@ -140,7 +140,7 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
     pools.map(({ model, members }) => ({ name: model.name, members: members.map(({ health }) => health) })),
   )
 
-  shared.issuerKeys.retain(config.auth.tokens.map(({ keys }) => keys))
+  shared.issuerKeys.retain(config.auth.enabled ? config.auth.tokens.map(({ keys }) => keys) : [])
 
   // One authorizer a credential: a token is fetched once, however many backends want it.
   const authorizerOf = ({ backend }: Member): Authorizer => {

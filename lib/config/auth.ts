@@ -166,6 +166,9 @@ function buildIssuer(
   if (subjects.empty)
     report.problem(subjects.place, 'is empty: name who may call, or remove it to allow all of the audience')
   if (audience.empty) report.problem(audience.place, 'is empty: name the audience that tokens for this proxy have')
+  if (audience.value?.some(one => one.endsWith('/.default')) === true) {
+    report.problem(audience.place, 'is a scope: the audience is what stands before /.default')
+  }
   if (name.value === undefined || issuer.value === undefined || audience.value === undefined) return undefined
   const keys = readKeySource(entry, issuer.value, file, place, report)
   if (keys === undefined) return undefined

@@ -125,13 +125,14 @@ export function createDashboard(deps: DashboardDeps): Dashboard {
       status.stateChanged(changeEntry(change, namesOf(change.health.id, runtime()), clock))
     },
     snapshot: status.snapshot,
-    finished({ id, method, path, durationMs, record }) {
+    finished({ id, method, path, client, durationMs, record }) {
       if (record.model === undefined) return
       const { promptTokens, completionTokens, cachedTokens } = record.usage
       status.requestDone({
         time_ms: clock.epochMs(),
         id,
         key: record.key ?? null,
+        client: client ?? null,
         method,
         path,
         model: record.model,

@@ -7,6 +7,8 @@ export interface RequestEntry {
   readonly time_ms: number
   readonly id: string
   readonly key: string | null
+  /** The client's address, past the trusted proxies. */
+  readonly client: string | null
   readonly method: string
   readonly path: string
   /** Public name, only when it is one of the config's. */

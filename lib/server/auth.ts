@@ -76,6 +76,9 @@ const NO_KEY = unauthorized(
   'No API key was given: send it as "Authorization: Bearer KEY", or as "api-key", "x-api-key" or "Ocp-Apim-Subscription-Key".',
 )
 const WRONG_KEY = unauthorized('This API key is not known here: it is mistyped, or it was withdrawn.')
+const NO_TOKENS = unauthorized(
+  'This is a token, and this proxy takes keys only: its config names no issuer of tokens (auth.tokens).',
+)
 const EXPIRED_KEY = unauthorized("This API key has expired: ask the proxy's operator for another one.")
 
 /** Said of a token that does not verify; nothing of the token is repeated. */
@@ -152,7 +155,8 @@ export function createAuthenticator(
     const digest = hash('sha256', text, 'buffer')
     const key = keyOf(digest, keys)
     if (key !== undefined) return judgeKey(key, client)
-    if (tokens.length === 0 || !looksLikeToken(text)) return refused(WRONG_KEY)
+    if (!looksLikeToken(text)) return refused(WRONG_KEY)
+    if (tokens.length === 0) return refused(NO_TOKENS)
     const verdict = verifier.verify(text, digest.toString('base64'))
     return verdict instanceof Promise ? verdict.then(ofVerdict) : ofVerdict(verdict)
   }

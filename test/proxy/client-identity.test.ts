@@ -402,6 +402,7 @@ t.test('the placeholder key, wrong addresses, times, origins and issuers are ref
     [token('issuer: "http://issuer.example"'), '', /issuer: must be an https URL/],
     [token('issuer: "https://issuer.example", jwks: "http://issuer.example/keys"'), '', /jwks: must be an https URL/],
     [token('issuer: "https://login.microsoftonline.com/common/v2.0"'), '', /issuer: must name one tenant/],
+    ['{tokens: [{name: t, issuer: "https://i.example", audience: "api://x/.default"}]}', '', /audience: is a scope/],
     [token('issuer: no-url'), '', /issuer: must be an https URL/],
     [token('issuer: "https://i.example", subjects: []'), '', /subjects: is empty/],
     ['{tokens: [{name: t, issuer: "https://i.example"}]}', '', /audience: is missing/],

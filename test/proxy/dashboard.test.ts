@@ -68,6 +68,7 @@ const REQUEST = {
   time_ms: 1,
   id: 'r1',
   key: 'webshop',
+  client: '10.1.2.3',
   method: 'POST',
   path: '/v1/embeddings',
   model: 'gpt-4o',

@@ -293,6 +293,25 @@ t.test('an ephemeral key has the models of the key that minted it, however the m
     body: 'v=0\r\n',
   })
   t.equal(call.status, 403)
+  for (const [query, model] of [
+    ['', 'dear'],
+    ['?model=cheap', 'dear'],
+    ['?model=dear', 'cheap'],
+    ['?m%6fdel=dear', 'cheap'],
+  ] as const) {
+    const form = new FormData()
+    form.set('sdp', 'v=0\r\n')
+    form.set('session', JSON.stringify({ type: 'realtime', model }))
+    const before = backend.resource.requests.length
+    const answer = await fetch(`${proxy.url}/v1/realtime/calls${query}`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${secret}` },
+      body: form,
+    })
+    await answer.arrayBuffer()
+    const reached = backend.resource.requests.slice(before).map(({ url, body }) => url + body)
+    t.notOk(/dear/.test(decodeURIComponent(reached.join(' '))), `${query} ${model}: ${answer.status}`)
+  }
 })
 
 t.test('an ephemeral key uses the limits of the key that minted it, and shows its name in the log', async t => {

@@ -75,7 +75,9 @@ t.test('it shows who is out and why, and the requests that others saved', async 
     { model: 'gpt-4o', backend: 'b1', state: 'ejected', reason: 'server_error', detail: /503/ },
     { model: 'gpt-4o', backend: 'b2', state: 'healthy' },
   ])
-  t.match(snapshot.requests, [{ model: 'gpt-4o', backend: 'b2', key: 'tester', status: 200, attempts: 2 }])
+  t.match(snapshot.requests, [
+    { model: 'gpt-4o', backend: 'b2', key: 'tester', client: '127.0.0.1', status: 200, attempts: 2 },
+  ])
   t.match(snapshot.changes, [{ backend: 'b1', kind: 'ejected' }])
 })
 

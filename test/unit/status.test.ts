@@ -32,6 +32,7 @@ const REQUEST: RequestEntry = {
   time_ms: 0,
   id: 'r',
   key: 'k',
+  client: '10.1.2.3',
   method: 'POST',
   path: '/v1/chat/completions',
   model: 'gpt-4o',

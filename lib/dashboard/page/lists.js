@@ -63,7 +63,11 @@ function requestRow(entry) {
   wide(entry.model)
   const backend = wide(entry.backend)
   if (entry.attempts > 1) backend.append(' ', make('span', 'mark', say('tries', { count: entry.attempts })))
-  wide(entry.key)
+  const key = wide(entry.key)
+  if (entry.client !== null) {
+    key.append(' ', make('small', '', entry.client))
+    key.title += ` ${entry.client}`
+  }
   cell(entry.path + (entry.stream ? ` · ${say('stream')}` : ''), 'wide').title =
     `${entry.method} ${entry.path}\n${entry.id}`
   cell(`${millis(entry.ttfb_ms)} / ${millis(entry.duration_ms)}`, 'n')
