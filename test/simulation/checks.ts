@@ -76,6 +76,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const available = new Map<Process, { readonly first: boolean[]; readonly last: boolean[] }>()
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
+  const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
   let idleSinceMs: number | undefined
   let rounds: number[] | undefined
 
@@ -260,8 +261,15 @@ export function createChecks(deps: ChecksDeps): Checks {
           .of(other.id)
           .every(({ backend, answer }) => backend !== attempt.backend || answer?.throttleMs !== undefined),
     )
-    if (earlier !== undefined)
+    if (earlier !== undefined) overtaken.push({ asking, earlier, attempts: deps.backends().of(earlier.id).length })
+  }
+
+  /** In one step several may be served; which of their attempts goes out first is of no matter. */
+  const checkOvertaken = (): void => {
+    for (const { asking, earlier, attempts } of overtaken.splice(0)) {
+      if (deps.backends().of(earlier.id).length > attempts || earlier.wroteMs !== undefined) continue
       violate(7, 'order', `${asking.id} is served before ${earlier.id}, which came first and waits`)
+    }
   }
 
   /** Whether probes may have told the proxy anything bad of a backend that still counts at a time. */
@@ -347,6 +355,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
     },
     settled() {
+      checkOvertaken()
       checkIdle()
     },
     sent(attempt) {
@@ -360,6 +369,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       const { answer } = attempt
       if (answer === undefined) return
       if (attempt.kind === 'probe') {
+        // On a kept connection that turned out dead the probe is made once more.
+        if (answer.status === 0 && attempt.reused) return
         const failed = answer.status >= 500 || answer.status === 401 || answer.status === 403 || answer.status === 0
         lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
         return
