@@ -3,7 +3,9 @@ import net from 'node:net'
 import type { Test } from 'tap'
 import t from 'tap'
 import { fail, hangUp, refuseWith, throttle } from '../../lib/simulator/faults.ts'
-import { BEARER } from '../fixtures/backends-and-proxy.ts'
+import { BEARER, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
+import { startRawBackend } from '../fixtures/raw-backend.ts'
+import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 import { mustBeOpen, openWebSocket } from '../fixtures/websocket.ts'
@@ -241,4 +243,31 @@ t.test('a request that asks for another protocol is served as the plain request 
   })
   t.match(answer, /^HTTP\/1\.1 200 /)
   t.match(answer, /chat\.completion/)
+})
+
+t.test('a session whose backend breaks off inside a frame is cut: no farewell is written into the frame', async t => {
+  const backend = await startRawBackend(t)
+  const proxy = await runProxy(t, configFor([{ url: backend.url }], { rest: NO_PROBES }))
+  const client = connect(proxy)
+  client.send([
+    'GET /v1/realtime?model=gpt-4o HTTP/1.1',
+    'Host: proxy',
+    `Authorization: ${BEARER.authorization}`,
+    'Connection: Upgrade',
+    'Upgrade: websocket',
+    'Sec-WebSocket-Version: 13',
+    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+  ])
+  const { socket } = await backend.next()
+  const whole = Buffer.concat([Buffer.from([0x81, 5]), Buffer.from('whole')])
+  const part = Buffer.concat([Buffer.from([0x81, 100]), Buffer.from('part')])
+  // The key of the answer is the one of RFC 6455, section 1.3.
+  socket.write(
+    'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n',
+  )
+  socket.write(Buffer.concat([whole, part]))
+  await client.until('part')
+  socket.destroy()
+  const came = await client.closed
+  t.equal(came.slice(came.indexOf('\r\n\r\n') + 4), Buffer.concat([whole, part]).toString('latin1'))
 })

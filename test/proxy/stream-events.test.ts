@@ -321,3 +321,33 @@ t.test('JSON that ends with its connection, and not with a bracket, is cut for t
     t.equal(await (await whole).text(), body)
   }
 })
+
+t.test('a last line without its blank line ends a stream all the same', async t => {
+  for (const last of ['data: [DONE]\n', 'data: [DONE]', 'data:[DONE]\r\n']) {
+    const it = await scene(t)
+    const asked = it.running.chat({ stream: true })
+    await answerEach(it.first, stream(HELLO + last))
+    t.equal(await (await asked).text(), HELLO + last, 'and gets no error event behind it')
+    t.same(ejected(it), [])
+  }
+})
+
+t.test('an error event behind a part of a long event that went out already begins with a blank line', async t => {
+  const it = await scene(t)
+  const asked = it.running.chat({ stream: true })
+  const request = await it.first.next()
+  // Beyond 64 KB an unfinished event is passed on, so that memory stays bounded.
+  const part = `data: {"choices":[{"index":0,"delta":{"content":"${'x'.repeat(100_000)}`
+  request.socket.write('HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n')
+  request.socket.write(HELLO)
+  const response = await asked
+  await new Promise<void>(resolve => request.socket.write(part, () => resolve()))
+  request.socket.end()
+  const text = await response.text()
+  t.ok(text.startsWith(HELLO + part), 'what had come goes out')
+  t.match(
+    text.slice(HELLO.length + part.length),
+    /^\n\ndata: \{"error":.*\}\n\n$/,
+    'and the error is an event of its own',
+  )
+})

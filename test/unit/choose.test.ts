@@ -202,3 +202,20 @@ t.test('what has no cache to warm goes in turn, within the same bound', t => {
   t.equal(taken.join(''), 'abab', 'c carries more than its share already')
   t.end()
 })
+
+t.test('least_busy above eight members compares two different ones, whatever chance brings', t => {
+  const members = Array.from({ length: 12 }, (_, i) => named(`m${i}`, 1, 12 - i))
+  const wrong: string[] = []
+  for (let first = 0; first < members.length; first++) {
+    for (let second = 0; second < members.length - 1; second++) {
+      // The second draw is among the others.
+      const draws = [(first + 0.5) / members.length, (second + 0.5) / (members.length - 1)]
+      const chosen = leastBusy(members, () => draws.shift() ?? 0)
+      const other = second >= first ? second + 1 : second
+      // The later, the less busy.
+      if (chosen.name !== `m${Math.max(first, other)}`) wrong.push(`${first} and ${other}: ${chosen.name}`)
+    }
+  }
+  t.same(wrong, [])
+  t.end()
+})
