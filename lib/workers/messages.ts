@@ -37,6 +37,8 @@ export type PrimaryCall =
       readonly name: string
       readonly limits: ClientKeyLimits
       readonly tokens: number
+      /** By the wall clock, which all processes share. */
+      readonly askedEpochMs: number
     }
   /** null: nobody counted. */
   | { readonly kind: 'settle'; readonly ticket: number; readonly tokens: number | null; readonly cost: number }

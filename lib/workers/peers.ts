@@ -46,7 +46,14 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
     },
     keyLimiter: {
       async admit(name, limits, tokens) {
-        const reply = await put(question => ({ kind: 'admit', question, name, limits, tokens }))
+        const reply = await put(question => ({
+          kind: 'admit',
+          question,
+          name,
+          limits,
+          tokens,
+          askedEpochMs: clock.epochMs(),
+        }))
         return reply?.kind === 'admission' ? reply.admission : { kind: 'unknown', waitMs: UNSURE_WAIT_MS }
       },
       settle: (ticket, tokens, cost = 0) => ask({ kind: 'settle', ticket, tokens: tokens ?? null, cost }),

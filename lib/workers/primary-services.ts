@@ -5,6 +5,7 @@ import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
 import { createGathering } from './gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from './messages.ts'
+import { PATIENCE_MS } from './peers.ts'
 import { createSharedMemory } from './shared-memory.ts'
 
 /** A worker's messages that are no step of its life. */
@@ -57,7 +58,9 @@ export function createPrimaryServices(
         case 'counted':
           return gathering.counted(worker, call.round, call.state)
         case 'admit': {
-          const { question, name, limits, tokens } = call
+          const { question, name, limits, tokens, askedEpochMs } = call
+          // Nobody waits for this answer any more; it would only take a place from a request that can still be served.
+          if (clock.epochMs() - askedEpochMs >= PATIENCE_MS) return
           const admission = keyUsage.admit(name, limits, tokens)
           if (admission.kind === 'admitted') tickets.get(worker)?.add(admission.ticket)
           return tell(worker, { kind: 'admission', question, admission })
