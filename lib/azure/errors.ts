@@ -1,6 +1,8 @@
 // Reads the error bodies of Azure OpenAI, API Management and OpenAI, and says what kind of trouble they tell of. Pure.
 
-/** What an error body or an error event says; every part may be missing, since load balancers answer HTML or nothing. */
+/**
+ * What an error body or an error event says; every part may be missing, since load balancers answer HTML or nothing.
+ */
 export interface UpstreamError {
   readonly code: string | undefined
   readonly type: string | undefined
@@ -20,8 +22,8 @@ function text(value: unknown): string | undefined {
 }
 
 /**
- * Reads the four families of error shapes (azure/README.md 6.1): `{error:{…}}` of Azure and OpenAI, `{statusCode,message}`
- * of API Management, and the flat form of the Responses error event.
+ * Reads the four families of error shapes (azure/README.md 6.1): `{error:{…}}` of Azure and OpenAI,
+ * `{statusCode,message}` of API Management, and the flat form of the Responses error event.
  */
 export function readError(value: unknown): UpstreamError {
   if (!isObject(value)) return NOTHING

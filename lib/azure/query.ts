@@ -1,5 +1,6 @@
-// Query strings as they stand: parameters read, taken out or replaced, the others left in their order and spelling. A name counts
-// as the most lenient backend would read it, since a key's rights must not depend on how a parameter is spelt.
+// Query strings as they stand: parameters read, taken out or replaced, the others left in their order and spelling. A
+// name counts as the most lenient backend would read it, since a key's rights must not depend on how a parameter is
+// spelt.
 
 /** Values longer than this name nothing. */
 const MAX_VALUE_CHARS = 2048
@@ -15,8 +16,8 @@ function decoded(text: string): string | undefined {
 }
 
 /**
- * A parameter's name as the most lenient reader takes it: decoded (twice too), in lower case, without blanks and control
- * characters, up to a NUL, and without the brackets that make a list (`model[]`, `model[0]`).
+ * A parameter's name as the most lenient reader takes it: decoded (twice too), in lower case, without blanks and
+ * control characters, up to a NUL, and without the brackets that make a list (`model[]`, `model[0]`).
  * @returns undefined for a malformed escape
  */
 export function plainName(name: string): string | undefined {
@@ -35,7 +36,10 @@ function nameOf(part: string): string | undefined {
   return plainName(equals === -1 ? part : part.slice(0, equals))
 }
 
-/** Changes each parameter; undefined takes it out. Older parsers take `;` for a separator too (HTML 4.01, appendix B.2.2). */
+/**
+ * Changes each parameter; undefined takes it out. Older parsers take `;` for a separator too (HTML 4.01, appendix
+ * B.2.2).
+ */
 function mapParameters(query: string, change: (part: string) => string | undefined): string {
   if (query === '') return ''
   const changed = (part: string): string | undefined => (part === '' ? undefined : change(part))
@@ -69,7 +73,9 @@ export function queryValue(query: string, name: string): string | undefined {
   return undefined
 }
 
-/** The query with a parameter's value replaced, if it has the parameter; of several one is left, under its plain name. */
+/**
+ * The query with a parameter's value replaced, if it has the parameter; of several one is left, under its plain name.
+ */
 export function replaceParameter(query: string, name: string, value: string): string {
   let replaced = false
   return mapParameters(query, part => {

@@ -1,4 +1,4 @@
-// What a throttled or failing answer says about when to come back. Pure.
+// The waits that throttled and failing answers name. Pure.
 
 /** Header values by lower-case name, as node:http gives them. */
 export type HeaderValues = Readonly<Record<string, string | string[] | undefined>>
@@ -23,7 +23,9 @@ function bounded(waitMs: number): number {
 /** A small integer's digits; longer numbers are rare and go the slow way. */
 const MAX_DIGITS = 9
 
-/** A number of a few digits, which is what nearly every answer brings: six of them cost 0.3 µs less than with patterns. */
+/**
+ * A number of a few digits, which is what nearly every answer brings: six of them cost 0.3 µs less than with patterns.
+ */
 function ofDigits(text: string): number | undefined {
   const { length } = text
   if (length === 0 || length > MAX_DIGITS) return undefined
@@ -43,8 +45,8 @@ function decimal(text: string | undefined): number | undefined {
   return ofDigits(text) ?? (DECIMAL.test(text) ? Number(text) : undefined)
 }
 
-// RFC 9110 section 5.6.7: the fixed form, and the two old ones that have to be understood still. Date.parse alone would take
-// "about 5" for a day in May 2001, which is a wait of nothing.
+// RFC 9110 section 5.6.7: the fixed form, and the two old ones that have to be understood still. Date.parse alone would
+// take "about 5" for a day in May 2001, which is a wait of nothing.
 const HTTP_DATE = /^[A-Za-z]{3,9},? [A-Za-z\d -]{6,11} \d{2}:\d{2}:\d{2}(?: \d{4})?( GMT| UTC)?$/
 
 function retryAfterMs(text: string | undefined, epochMs: number): number | undefined {
@@ -85,8 +87,8 @@ export function namedWaitMs(headers: HeaderValues, epochMs: number): number | un
 }
 
 /**
- * How long a 429 asks to be left alone, in milliseconds: `retry-after-ms`, `Retry-After`, then the rate-limit resets (the
- * one whose remainder is used up first, else requests before tokens), else ten seconds.
+ * How long a 429 asks to be left alone, in milliseconds: `retry-after-ms`, `Retry-After`, then the rate-limit resets
+ * (the one whose remainder is used up first, else requests before tokens), else ten seconds.
  * @param epochMs the wall clock, for dates
  */
 export function throttleWaitMs(headers: HeaderValues, epochMs: number): number {
@@ -142,8 +144,8 @@ function regrowsMs(remaining: number | undefined, limit: number | undefined, res
 }
 
 /**
- * For how long a deployment that says it has no request or token left will have none: until the first one has grown back,
- * in milliseconds; 0 when something is left or nothing is said.
+ * For how long a deployment that says it has no request or token left will have none: until the first one has grown
+ * back, in milliseconds; 0 when something is left or nothing is said.
  */
 export function exhaustedForMs(signals: RateLimitSignals): number {
   return Math.max(

@@ -1,5 +1,5 @@
-// Where the elements of a JSON array begin and end, by a walk over its bytes that skips strings: the items of a request's `input` are
-// looked at one by one, and single ones are left out, without parsing a body that may be megabytes.
+// The places of a JSON array's elements, by a walk over its bytes that skips strings: the items of a request's `input`
+// are looked at one by one, and single ones are left out, without parsing a body that may be megabytes.
 import type { ByteRange } from './chunk-list.ts'
 import { closingQuote } from './json-string.ts'
 
@@ -11,7 +11,8 @@ const OPEN_OBJECT = 0x7b
 const CLOSE_OBJECT = 0x7d
 
 /**
- * The elements of the array that `bytes` is, blanks around them included; of one with more than `max` elements the first ones.
+ * The elements of the array that `bytes` is, blanks around them included; of one with more than `max` elements the
+ * first ones.
  * @param bytes valid JSON from `[` to `]`: json-scan.ts has seen to it before
  */
 export function arrayElements(bytes: Buffer, max: number): readonly ByteRange[] {

@@ -52,7 +52,8 @@ export function holdsBytes(chunks: readonly Buffer[], range: ByteRange, bytes: B
 
 /**
  * The list with every replacement made: untouched chunks are the same buffers, cut ones are views of them. Replacements
- * are in ascending order and do not overlap. When each of them would put what is there already, the list itself comes back.
+ * are in ascending order and do not overlap. When each of them would put what is there already, the list itself comes
+ * back.
  */
 export function replaceBytes(chunks: readonly Buffer[], replacements: readonly Replacement[]): ChunkList {
   let byteLength = byteLengthOf(chunks)

@@ -1,4 +1,5 @@
-// A packed request body made plain as it comes (RFC 9110 section 8.4): piece by piece, off the event loop, never ahead of its reader.
+// A packed request body made plain as it comes (RFC 9110 section 8.4): piece by piece, off the event loop, never ahead
+// of its reader.
 import zlib from 'node:zlib'
 import { createZstdFrames } from './zstd-frames.ts'
 
@@ -66,7 +67,10 @@ export function decoderBytes(coding: Coding, plainBytes: number): number {
   }
 }
 
-/** "deflate" means zlib's format (RFC 9110 section 8.4.1.2), but some clients send the bare one: two bytes tell them apart. */
+/**
+ * "deflate" means zlib's format (RFC 9110 section 8.4.1.2), but some clients send the bare one: two bytes tell them
+ * apart.
+ */
 function isZlib(first: Buffer): boolean {
   const [head = 0, flags = 0] = first
   return (head & 0x0f) === 8 && ((head << 8) | flags) % 31 === 0

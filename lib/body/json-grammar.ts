@@ -1,6 +1,6 @@
 // The grammar of JSON (RFC 8259) as one table: what each byte does in each state. It must not know what the bytes are
-// wanted for; json-scan.ts drives it. A table, because every state then survives the end of a chunk by itself and a byte
-// costs one lookup, however odd the text.
+// wanted for; json-scan.ts drives it. A table, because every state then survives the end of a chunk by itself and a
+// byte costs one lookup, however odd the text.
 
 // The states of the grammar (RFC 8259). All but IN_STRING are rows of STEP.
 export const START = 0

@@ -1,16 +1,16 @@
-// Finds top-level members of a JSON object in a list of chunks, in one pass over the bytes: no join, no decoding of what
-// nobody asked for, no JSON.parse of a body that may be megabytes. It validates the structure on the way, so that a body
-// that is no JSON object is refused here and not by a backend. It must not know what a model or a deployment is, nor
-// change a byte: model-field.ts does that.
+// Finds top-level members of a JSON object in a list of chunks, in one pass over the bytes: no join, no decoding of
+// what nobody asked for, no JSON.parse of a body that may be megabytes. It validates the structure on the way, so that
+// a body that is no JSON object is refused here and not by a backend. It must not know what a model or a deployment is,
+// nor change a byte: edit.ts does that.
 //
 // Where it is more lenient than JSON.parse, on purpose:
 // - a UTF-8 byte order mark in front is skipped. RFC 8259 (8.1) lets a parser ignore one; nothing documents what Azure
 //   does with it, and the body goes on as it came, so the upstream decides;
 // - in strings that nobody wants (all but wanted names and their captured values), control characters, unknown escapes
-//   and bytes that are not UTF-8 go unnoticed: looking at each byte of a base64 image would cost 100 times the skip. The
-//   end of a string does not depend on them.
-// Where it is stricter: the top level must be an object, nested no deeper than MAX_DEPTH, with at most MAX_MEMBERS wanted
-// members.
+//   and bytes that are not UTF-8 go unnoticed: looking at each byte of a base64 image would cost 100 times the skip.
+//   The end of a string does not depend on them.
+// Where it is stricter: the top level must be an object, nested no deeper than MAX_DEPTH, with at most MAX_MEMBERS
+// wanted members.
 
 import {
   AFTER_ELEMENT,
@@ -41,7 +41,7 @@ import { closingQuote, decodeString } from './json-string.ts'
 /** Brackets open at once; more is refused. It bounds the stack, which holds one small number a level. */
 export const MAX_DEPTH = 4096
 
-/** Bytes between the quotes of a wanted string whose text is given; of longer ones only the place is told. */
+/** Bytes between the quotes of a wanted string whose text is given; of longer ones only the place is given. */
 export const MAX_CAPTURE_BYTES = 4096
 
 /** Wanted members, duplicates included; a body that repeats `model` more often than so is an attack, not a client. */
@@ -84,7 +84,7 @@ export type ScanResult = ScannedObject | { readonly kind: 'invalid'; readonly re
 export interface JsonScanner {
   /** Takes the next bytes; they are not kept and may not be changed meanwhile. After a fault they are ignored. */
   push(chunk: Buffer): void
-  /** Tells the verdict once all bytes were pushed; a text that stops early is invalid. */
+  /** Gives the verdict once all bytes were pushed; a text that stops early is invalid. */
   end(): ScanResult
   /** The wanted members whose value is complete so far: the model is often known long before the body has ended. */
   readonly members: readonly JsonMember[]
@@ -109,7 +109,9 @@ interface Scan {
   name: string | undefined
   valueStart: number
   valueKind: JsonKind
-  /** Of a string that goes on in the next chunk: is it a key, does its text matter, did the chunk end after a backslash. */
+  /**
+   * Of a string that goes on in the next chunk: is it a key, does its text matter, did the chunk end after a backslash.
+   */
   inKey: boolean
   capturing: boolean
   escaped: boolean
@@ -251,7 +253,8 @@ function advance(scan: Scan, chunk: Buffer): void {
       fail(scan, faultOf(state), at)
       return
     }
-    // A value other than a string has ended. The byte that ends a number belongs to what follows: it is looked at again.
+    // A value other than a string has ended. The byte that ends a number belongs to what follows: it is looked at
+    // again.
     if (step === CLOSE) {
       afterValue = surrounding.pop() as number
       depth--

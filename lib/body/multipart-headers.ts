@@ -38,8 +38,9 @@ export function parseBoundary(contentType: string): Boundary {
 }
 
 /**
- * Takes a part's header lines, the blank line at their end left out. RFC 7578 knows no `name*` (RFC 5987): who sends one may
- * mean another name than the one that was read here, so it is refused. `encoded`: a content-transfer-encoding that changes the bytes, which nobody sends any more (4.7).
+ * Takes a part's header lines, the blank line at their end left out. RFC 7578 knows no `name*` (RFC 5987): who sends
+ * one may mean another name than the one that was read here, so it is refused. `encoded`: a content-transfer-encoding
+ * that changes the bytes, which nobody sends any more (4.7).
  */
 export function parsePartHeaders(block: Buffer): PartHeaders {
   // A line that begins with a blank continues the one before (RFC 5322, 2.2.3).

@@ -1,14 +1,14 @@
 // Finds text fields in a multipart/form-data body (RFC 7578, RFC 2046) that comes in chunks, and puts others in their
-// place: the model of an image edit or a transcription is a field, before or after megabytes of file. Files are skipped by
-// a search for the delimiter; what is held is one part's headers, one wanted value and a delimiter's length of bytes. It
-// must not know which fields are wanted, or why.
+// place: the model of an image edit or a transcription is a field, before or after megabytes of file. Files are skipped
+// by a search for the delimiter; what is held is one part's headers, one wanted value and a delimiter's length of
+// bytes. It must not know which fields are wanted, or why.
 import { type ByteRange, type ChunkList, replaceBytes } from './chunk-list.ts'
 import { parseBoundary, parsePartHeaders } from './multipart-headers.ts'
 
 /** Bytes of one part's headers; those of real clients are about 150. */
 export const MAX_PART_HEADER_BYTES = 16 * 1024
 
-/** Bytes of a wanted field whose text is given; of longer ones only the place is told. */
+/** Bytes of a wanted field whose text is given; of longer ones only the place is given. */
 export const MAX_FIELD_BYTES = 4096
 
 /** Parts of a body. An image edit with every option and 16 images has about 30; more cost time and mean nothing. */
@@ -46,7 +46,7 @@ export type MultipartResult =
 export interface MultipartScanner {
   /** Takes the next bytes; what is needed of them later is copied. After a fault they are ignored. */
   push(chunk: Buffer): void
-  /** Tells the verdict once all bytes were pushed; without a final boundary the form is invalid. */
+  /** Gives the verdict once all bytes were pushed; without a final boundary the form is invalid. */
   end(): MultipartResult
   /** The wanted fields that are complete so far. */
   readonly fields: readonly Field[]
@@ -126,8 +126,8 @@ export function createMultipartScanner(boundary: string, wanted: ReadonlySet<str
 
 /**
  * The form with the text field `name` set to `value`, which may hold no line break: the value of every occurrence is
- * replaced; without one, a part is inserted before the first. Boundaries, other parts and files stay as they are. `scan` is
- * the scan of exactly these chunks, with `name` among the wanted names.
+ * replaced; without one, a part is inserted before the first. Boundaries, other parts and files stay as they are.
+ * `scan` is the scan of exactly these chunks, with `name` among the wanted names.
  */
 export function setField(chunks: readonly Buffer[], scan: ScannedForm, name: string, value: string): ChunkList {
   if (/[\r\n]/.test(value)) throw new Error('a form field must not hold a line break')
@@ -189,7 +189,9 @@ function endField(scan: Scan, name: string): void {
   scan.name = undefined
 }
 
-/** The index after the next delimiter, also one that began in an earlier chunk; -1, and the tail kept: there is none. */
+/**
+ * The index after the next delimiter, also one that began in an earlier chunk; -1, and the tail kept: there is none.
+ */
 function seekDelimiter(scan: Scan, chunk: Buffer, from: number): number {
   const { tail, delimiter } = scan
   const overlap = delimiter.length - 1
@@ -214,7 +216,10 @@ function seekDelimiter(scan: Scan, chunk: Buffer, from: number): number {
   return -1
 }
 
-/** A byte of the rest of a boundary's line: two dashes end the form; blanks may precede the line break (RFC 2046, 5.1.1). */
+/**
+ * A byte of the rest of a boundary's line: two dashes end the form; blanks may precede the line break (RFC 2046,
+ * 5.1.1).
+ */
 function readBoundaryLine(scan: Scan, chunk: Buffer, at: number): void {
   const byte = chunk[at]
   const fresh = scan.state === 'after_boundary'

@@ -1,4 +1,5 @@
-// What prompts have in common, as one number: requests whose prompt begins alike get the same one. Reads bytes, parses nothing.
+// One number for the beginning of a prompt: requests whose prompts begin alike get the same one. Reads bytes, parses
+// nothing.
 import { viewBytes } from './chunk-list.ts'
 import { lastMember } from './edit.ts'
 import type { ScannedObject } from './json-scan.ts'
@@ -19,8 +20,8 @@ function hashBytes(hash: number, bytes: Buffer): number {
 const START = 0x811c9dc5
 
 /**
- * The 32-bit hash of a request's `prompt_cache_key` where it has one (of any length: only its first 4 KB count), else of the
- * first 4 KB of its prompt.
+ * The 32-bit hash of a request's `prompt_cache_key` where it has one (of any length: only its first 4 KB count), else
+ * of the first 4 KB of its prompt.
  * @param scan of exactly these chunks, with those names among the wanted
  * @returns undefined where the prompt is too short for a cache to matter
  */

@@ -1,5 +1,5 @@
-// What routing must know of a request's body, whichever form it comes in: JSON, a multipart form, or the SDP of a call. Found
-// by scanning bytes as they pass; everything else in a body is skipped.
+// The parts of a request's body that routing needs, in each of its forms: JSON, a multipart form, or the SDP of a call.
+// Found by scanning bytes as they pass; everything else in a body is skipped.
 import type { Operation } from '../azure/operations.ts'
 import type { Refusal } from '../errors.ts'
 import { type ByteRange, type ChunkList, type Replacement, replaceBytes, sliceBytes, viewBytes } from './chunk-list.ts'
@@ -64,7 +64,7 @@ export type BodyVerdict =
   | { readonly kind: 'ok'; readonly body: ReadBody }
   | { readonly kind: 'refused'; readonly refusal: Refusal }
 
-/** Sees a body's bytes as they come, and tells at their end what it was. */
+/** Sees a body's bytes as they come, and says at their end what it was. */
 export interface BodyReader {
   readonly scanner: BodyScanner
   finish(chunks: readonly Buffer[]): BodyVerdict
@@ -220,7 +220,8 @@ export function readerFor(operation: Operation, contentType: string | undefined)
     case 'json':
       return jsonReader()
     case 'multipart':
-      // Image edits may come as JSON, with their images by URL or file id (Azure's dated specification lists that form).
+      // Image edits may come as JSON, with their images by URL or file id (Azure's dated specification lists that
+      // form).
       return isForm || !/json/i.test(contentType ?? '') ? formReader(contentType ?? '') : jsonReader()
     case 'session':
       return sessionReader()

@@ -1,5 +1,5 @@
-// Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay under two limits:
-// one request's (server.max_body) and all requests' together (server.max_buffered).
+// Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay under two
+// limits: one request's (server.max_body) and all requests' together (server.max_buffered).
 import type { Deadlines } from '../clock.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
@@ -36,7 +36,10 @@ export interface BodyScanner {
 export interface HeldBody {
   readonly chunks: readonly Buffer[]
   readonly bytes: number
-  /** Lets go of the chunks, whoever still has the list, and gives their bytes back to the budget; once no further attempt can need them. */
+  /**
+   * Empties the list in place, so that every holder drops it, and returns the bytes to the budget. Call it when no
+   * attempt can need them.
+   */
   release(): void
 }
 
@@ -46,7 +49,9 @@ export type TakenBody =
   /** The client left, or broke its own framing: nobody to answer. */
   | { readonly kind: 'gone' }
 
-/** Silence allowed inside a request's body; a slow uplink sends something within it, a stuck or hostile one does not. */
+/**
+ * Silence allowed inside a request's body; a slow uplink sends something within it, a stuck or hostile one does not.
+ */
 const BODY_SILENCE_MS = 30_000
 /** The whole body must have come by then: 64 MB at 1 Mbit/s take nine minutes. */
 const BODY_TOTAL_MS = 600_000
@@ -162,8 +167,9 @@ function createHolder({ maxBytes, budget, scanner }: TakeOptions, coding: Coding
 }
 
 /**
- * Reads the body to its end, and makes it plain where it came packed. Refuses with 413, 415, 408, 400 or 503 `overloaded`; a
- * declared length over the limit is refused before a byte is read. What was reserved is given back on every way but success.
+ * Reads the body to its end, and makes it plain where it came packed. Refuses with 413, 415, 408, 400 or 503
+ * `overloaded`; a declared length over the limit is refused before a byte is read. What was reserved is given back on
+ * every way but success.
  */
 export function takeBody(exchange: Exchange, options: TakeOptions): Promise<TakenBody> {
   const { request, response, cancellation } = exchange

@@ -1,5 +1,5 @@
-// Where frames of zstd end (RFC 8878 section 3.1): node:zlib takes a cut-off frame for a whole one and says nothing. Payloads are
-// skipped, never looked at; whether they are sound is the decoder's to say.
+// The ends of zstd's frames (RFC 8878 section 3.1): node:zlib takes a cut-off frame for a whole one and says nothing.
+// Payloads are skipped, never looked at; whether they are sound is the decoder's to say.
 
 /** Follows packed bytes as they pass. */
 export interface ZstdFrames {

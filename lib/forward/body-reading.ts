@@ -1,4 +1,5 @@
-// Reading of an upstream body in time: one deadline, one way to stop, and every loss said once. It knows nothing of what is read.
+// Reading of an upstream body in time: one deadline, one way to stop, and every loss said once. It knows nothing of
+// what is read.
 import type { Clock, Deadlines } from '../clock.ts'
 import type { ResponseBody } from '../http1/send.ts'
 import { ProtocolError } from '../http1/send.ts'

@@ -1,5 +1,5 @@
-// How an answer's end is shown to the client (RFC 9112 section 6.3): the one place that decides it, for it alone knows whether bytes
-// may be added to the body or taken away from it on its way.
+// The end of an answer as the client sees it (RFC 9112 section 6.3): the one place that decides it, for it alone knows
+// whether bytes may be added to the body or taken away from it on its way.
 import type { ServerResponse } from 'node:http'
 
 /** What becomes of a body between upstream and client. */
@@ -21,8 +21,8 @@ function dropHeader(headers: string[], name: string): void {
 }
 
 /**
- * Makes a flat header list say, in place, how long its body will be. Without a length node:http frames the body itself: chunked, or
- * by the end of the connection for an HTTP/1.0 client.
+ * Makes a flat header list say, in place, how long its body will be. Without a length node:http frames the body itself:
+ * chunked, or by the end of the connection for an HTTP/1.0 client.
  * @param headers upstream's, less hop-by-hop ones
  * @param declared the length they declare, in bytes; undefined for none
  */
@@ -35,8 +35,9 @@ export function declareLength(headers: string[], declared: number | undefined, s
   if (body.kind === 'whole' && body.bytes !== declared) headers.push('content-length', String(body.bytes))
 }
 
-// The body of an event stream, a chunk for each piece (RFC 9112 section 7.1). node:http would send a chunk's size, line end, data and
-// line end as four writes that it then gathers; one buffer costs 4 to 7 µs less an event of an open stream.
+// The body of an event stream, a chunk for each piece (RFC 9112 section 7.1). node:http would send a chunk's size, line
+// end, data and line end as four writes that it then gathers; one buffer costs 4 to 7 µs less an event of an open
+// stream.
 
 /** Of an answer whose head has been written. */
 export interface ChunkFraming {

@@ -1,5 +1,6 @@
-// Which headers pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the hot path.
-import { type HeaderValues, namedWaitMs } from '../azure/waits.ts'
+// The headers that pass, in both directions. Works on flat raw lists (name, value, name, value …): no objects on the
+// hot path.
+import type { HeaderValues } from '../azure/waits.ts'
 import type { BackendHeader, BackendType } from '../config/types.ts'
 import type { ResponseHead } from '../http1/send.ts'
 import { createNameMemory, type NameMemory } from '../http1/send.ts'
@@ -44,8 +45,9 @@ const STAYS = names(
 /** Headers that hold a key. Never to a client either: a gateway in between may echo what it was sent. */
 const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
 /**
- * Speak of the upstream's host or to its own front, and would act on the proxy's: other hosts or protocols for its clients
- * (RFC 7838), HTTPS for a whole domain (RFC 6797), pins of another's keys (RFC 7469), commands to an nginx in front of it.
+ * Speak of the upstream's host or to its own front, and would act on the proxy's: other hosts or protocols for its
+ * clients (RFC 7838), HTTPS for a whole domain (RFC 6797), pins of another's keys (RFC 7469), commands to an nginx in
+ * front of it.
  */
 const HOST_BOUND = names('alt-svc', 'strict-transport-security', 'public-key-pins', 'public-key-pins-report-only')
 const FRONT_PREFIX = 'x-accel-'
@@ -98,7 +100,9 @@ function matters(name: string): boolean {
   )
 }
 
-/** The names that a Connection header declares as this hop's business, in lower case; undefined where it declares none. */
+/**
+ * The names that a Connection header declares as this hop's business, in lower case; undefined where it declares none.
+ */
 function nominated(rawHeaders: readonly string[]): ReadonlySet<string> | undefined {
   let all: Set<string> | undefined
   for (let i = 0; i < rawHeaders.length; i += 2) {
@@ -144,7 +148,10 @@ function credentialIn(value: string): string {
   return value.slice(value.lastIndexOf(' ') + 1)
 }
 
-/** Takes out of a flat list, in place, every header that repeats a credential: clients made for several gateways send theirs twice. */
+/**
+ * Takes out of a flat list, in place, every header that repeats a credential: clients made for several gateways send
+ * theirs twice.
+ */
 function dropCredentials(headers: string[], credentials: readonly string[]): void {
   const repeats = (value: string): boolean =>
     credentials.some(text => text.length >= MIN_CREDENTIAL_CHARS && value.includes(text))
@@ -152,10 +159,11 @@ function dropCredentials(headers: string[], credentials: readonly string[]): voi
 }
 
 /**
- * The client's headers that go upstream: a flat list, in the client's order. For Azure at most ten custom ones, those that
- * mean something to it first. Content-Type only once (Responses refuses it twice).
+ * The client's headers that go upstream: a flat list, in the client's order. For Azure at most ten custom ones, those
+ * that mean something to it first. Content-Type only once (Responses refuses it twice).
  * @param rawHeaders the client request's flat raw list
- * @param own the backend's own headers, which are written elsewhere: they win over the client's, and take places of the ten
+ * @param own the backend's own headers, which are written elsewhere: they win over the client's, and take places of the
+ * ten
  */
 export function upstreamHeaders(
   rawHeaders: readonly string[],
@@ -280,20 +288,4 @@ export function responseHeaders({
 /** Whether a body is encoded in spite of `accept-encoding: identity`: it passes untouched, and nobody reads it. */
 export function isEncoded({ 'content-encoding': coding }: Pick<ResponseValues, 'content-encoding'>): boolean {
   return coding !== undefined && coding !== '' && !/^\s*identity\s*$/i.test(coding)
-}
-
-/**
- * Cuts, in place, the waits of an upstream's own answer to the longest that a client may be given: `retry-after` (seconds or a
- * date) and `retry-after-ms` above `maxMs`. What is within it, or says no time at all, stays as it is.
- * @param epochMs the wall clock, for dates
- */
-export function capWaits(headers: string[], maxMs: number, epochMs: number): void {
-  for (let i = 0; i < headers.length; i += 2) {
-    const name = headers[i]?.toLowerCase()
-    if (name !== 'retry-after' && name !== 'retry-after-ms') continue
-    const value = headers[i + 1] ?? ''
-    const perUnitMs = name === 'retry-after' ? 1000 : 1
-    const waitMs = namedWaitMs({ [name]: value }, epochMs) ?? Number.parseFloat(value) * perUnitMs
-    if (waitMs > maxMs) headers[i + 1] = String(maxMs / perUnitMs)
-  }
 }

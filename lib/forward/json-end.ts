@@ -1,5 +1,6 @@
-// Whether JSON whose end is the connection's end has come whole. Such a body has no length to check; over TLS its end should be
-// announced (RFC 9112 section 9.8), but node:tls does not say whether a close_notify came. A JSON answer tells by its last byte.
+// The end of JSON that ends with its connection: has it come whole? Such a body has no length to check; over TLS its
+// end should be announced (RFC 9112 section 9.8), but node:tls does not say whether a close_notify came. The last byte
+// of JSON does.
 import type { ResponseHead } from '../http1/send.ts'
 import { isEncoded, type ResponseValues } from './headers.ts'
 
@@ -14,7 +15,10 @@ export interface JsonEnd {
   isWhole(): boolean
 }
 
-/** For a body that may end early unnoticed; undefined where its framing says whether it is whole, or where it is no JSON. */
+/**
+ * For a body that may end early unnoticed; undefined where its framing says whether it is whole, or where it is no
+ * JSON.
+ */
 export function jsonEndFor({ framing }: ResponseHead, values: ResponseValues): JsonEnd | undefined {
   if (framing.kind !== 'until_close' || isEncoded(values) || !/\bjson\b/i.test(values['content-type'] ?? ''))
     return undefined

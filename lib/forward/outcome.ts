@@ -184,7 +184,7 @@ const OUTAGE_WAIT_MS = 5_000
 const timedOut = (outcome: Outcome): boolean => outcome.kind === 'failed' && outcome.timeout
 
 /**
- * The refusal after the last attempt (contract, section 4). Throttled backends decide before failed ones: they say when
+ * The refusal after the last attempt (README, "What the proxy itself answers"). Throttled backends decide before failed ones: they say when
  * sound capacity is back.
  * @param ownerBackMs for a request bound to one resource: milliseconds until that resource is back
  */

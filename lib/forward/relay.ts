@@ -1,19 +1,21 @@
-// Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second chance: a part
-// never looks like the whole.
+// Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second
+// chance: a part never looks like the whole.
 
 import { pipeline } from 'node:stream/promises'
 import { MAX_TOLD_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/send.ts'
 import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
+import { capWaits } from './cap-waits.ts'
 import { type BodyPlan, declareLength } from './client-framing.ts'
 import { ALLOW_ORIGIN, withoutUpstreamCors } from './cors.ts'
-import { capWaits } from './headers.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
 import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody, UpstreamResponse } from './upstream.ts'
 import { CHAT_TAIL_BYTES, createTail, joinUsage, readFirstUsage, readUsage, TAIL_BYTES, type Tail } from './usage.ts'
 
-/** Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write. */
+/**
+ * Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write.
+ */
 const ONE_WRITE_MAX_BYTES = 16 * 1024
 
 const UNCHANGED: BodyPlan = { kind: 'unchanged' }
@@ -134,8 +136,8 @@ export function relay(
   }
 }
 
-// Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of silence. Its head
-// has gone out already.
+// Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of
+// silence. Its head has gone out already.
 
 const COMPLETE: RelayResult = { kind: 'complete' }
 
@@ -234,7 +236,10 @@ function endStream(
   return { kind: 'cut', detail: whole ? 'no_protocol_end' : 'connection_lost' }
 }
 
-/** Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come already. */
+/**
+ * Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come
+ * already.
+ */
 export function relayEvents(
   exchange: Exchange,
   source: ResponseBody,

@@ -1,5 +1,5 @@
-// Meaning of an event in each API's stream: start-up, output, the protocol's end, an error. A row a dialect; a new API is a new row.
-// Azure's dialects: azure/README.md 5.
+// Meaning of an event in each API's stream: start-up, output, the protocol's end, an error. A row a dialect; a new API
+// is a new row. Azure's dialects: azure/README.md 5.
 import { readError, type UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
 import type { StreamEvent } from './sse-reader.ts'
@@ -117,7 +117,9 @@ const RESPONSES_END: ReadonlySet<string> = new Set(['response.completed', 'respo
 /** `type` as the first member, which it nearly always is. */
 const FIRST_TYPE = /^\s*\{\s*"type"\s*:\s*"([^"\\]*)"/
 
-/** The event's own type, wherever in its data it stands; its `event` line's for a server that leaves it out of the data. */
+/**
+ * The event's own type, wherever in its data it stands; its `event` line's for a server that leaves it out of the data.
+ */
 function typeOf(name: string | undefined, data: string): string | undefined {
   const first = FIRST_TYPE.exec(data)?.[1]
   if (first !== undefined) return first

@@ -1,4 +1,4 @@
-// What a client is told inside a stream that cannot be finished: an error event in the API's own form. After it the stream
+// The error event that ends a stream which cannot be finished, in the API's own form. Behind it the stream
 // ends; there is never a `[DONE]` or a terminal event that did not come from upstream.
 import type { Dialect } from '../azure/operations.ts'
 
@@ -10,10 +10,10 @@ export interface StreamTrouble {
 const LAST_SEQUENCE = /"sequence_number"\s*:\s*(\d{1,9})(?!.*"sequence_number")/s
 
 /**
- * The error event's bytes, or undefined where the dialect has none (the connection is cut then).
- * Chat: `data: {"error":…}`, which every SDK throws for. Responses: the flat form of OpenAI's reference and Azure's nested one
- * in one event, because half of the SDKs throw only for the nested form (azure/README.md 5.5).
- * Claude: Anthropic's form, which its SDKs read only under its own `event:` line.
+ * The error event's bytes, or undefined where the dialect has none (the connection is cut then). Chat: `data:
+ * {"error":…}`, which every SDK throws for. Responses: the flat form of OpenAI's reference and Azure's nested one in
+ * one event, because half of the SDKs throw only for the nested form (azure/README.md 5.5). Claude: Anthropic's form,
+ * which its SDKs read only under its own `event:` line.
  * @param tail the stream's last bytes, for the sequence number that goes on from there
  */
 export function streamErrorEvent(dialect: Dialect, { code, message }: StreamTrouble, tail: Buffer): Buffer | undefined {

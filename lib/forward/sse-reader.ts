@@ -1,5 +1,5 @@
-// The event stream format as bytes: where its events end, and what one of them says. Changes nothing, knows no API and no socket.
-// Format: WHATWG HTML, "Server-sent events", sections 9.2.5 and 9.2.6.
+// The event stream format as bytes: where its events end, and what one of them says. Changes nothing, knows no API and
+// no socket. Format: WHATWG HTML, "Server-sent events", sections 9.2.5 and 9.2.6.
 
 const LF = 0x0a
 const CR = 0x0d
@@ -16,7 +16,9 @@ export interface EventBytes {
 }
 
 export interface EventSplitter {
-  /** Looks at the next piece; returns how many bytes of it belong to whole events (the rest begins an unfinished one). */
+  /**
+   * Looks at the next piece; returns how many bytes of it belong to whole events (the rest begins an unfinished one).
+   */
   push(chunk: Buffer): number
   /** The stream has ended: clients take a last event for whole even without its blank line. */
   flush(): void
@@ -94,7 +96,8 @@ export function createEventSplitter(onEvent: (event: EventBytes) => void): Event
       awaitsLf = false
       if (byte !== LF && byte !== CR) lineIsEmpty = afterCr = false
       else {
-        // In a stream whose lines end with CRLF the LF of a blank line belongs to it, though it may come with the next piece.
+        // In a stream whose lines end with CRLF the LF of a blank line belongs to it, though it may come with the next
+        // piece.
         if (lineIsEmpty && byte === CR && endsCrlf) awaitsLf = true
         else if (lineIsEmpty) cut(at + 1)
         lineIsEmpty = true
@@ -158,7 +161,10 @@ export interface EventBeginning {
 const BEGINNING_BYTES = 256
 const ONE_DATA_LINE = /^(?:event: ?([^\r\n]*)\r?\n)?data: ?/
 
-/** The beginning of a whole event, or undefined where more stands in it than an `event` line and one `data` line with LF or CRLF. */
+/**
+ * The beginning of a whole event, or undefined where more stands in it than an `event` line and one `data` line with LF
+ * or CRLF.
+ */
 export function beginningOf(bytes: Buffer): EventBeginning | undefined {
   const head = bytes.toString('latin1', 0, BEGINNING_BYTES)
   const [lines, name] = ONE_DATA_LINE.exec(head) ?? []

@@ -1,5 +1,5 @@
-// Watches an event stream as its bytes pass: where its events end, whether it has shown output yet, whether it came to its
-// protocol's own end. Changes nothing, holds no more than an unfinished event, knows nothing of sockets.
+// Watches an event stream as its bytes pass: where its events end, whether it has shown output yet, whether it came to
+// its protocol's own end. Changes nothing, holds no more than an unfinished event, knows nothing of sockets.
 import type { UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
 import { type Meaning, STREAM_RULES } from './sse-dialects.ts'
@@ -21,7 +21,9 @@ export type Phase =
   | { readonly kind: 'error'; readonly error: UpstreamError }
 
 export interface EventStreamWatcher {
-  /** Looks at the next piece; returns how many bytes of it belong to whole events (the rest begins an unfinished one). */
+  /**
+   * Looks at the next piece; returns how many bytes of it belong to whole events (the rest begins an unfinished one).
+   */
   push(chunk: Buffer): number
   /** The stream's bytes have ended: a whole event that lacks only its blank line counts, as it does for clients. */
   finish(): void

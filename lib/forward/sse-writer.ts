@@ -1,4 +1,5 @@
-// The client's side of an event stream: whole events out, comments in the silence, and the end that upstream's end asks for.
+// The client's side of an event stream: whole events out, comments in the silence, and the end that upstream's end asks
+// for.
 import type { Exchange } from '../request-context.ts'
 import { takeOverFraming } from './client-framing.ts'
 import { type StreamTrouble, streamErrorEvent } from './sse-error.ts'
@@ -6,16 +7,24 @@ import { createEventSplitter, readEvent } from './sse-reader.ts'
 import type { RelayOptions } from './upstream.ts'
 import type { Tail } from './usage.ts'
 
-/** An unfinished event is kept back until its end comes, so that a cut or a comment falls between events; up to this size. */
+/**
+ * An unfinished event is kept back until its end comes, so that a cut or a comment falls between events; up to this
+ * size.
+ */
 const PARTIAL_EVENT_MAX_BYTES = 64 * 1024
 
 const KEEPALIVE = Buffer.from(': keep-alive\n\n')
 const EVENT_END = Buffer.from('\n\n')
 
-/** A usage that is more than the null of every other chunk, however it is spelt: looked for before anything is parsed. */
+/**
+ * A usage that is more than the null of every other chunk, however it is spelt: looked for before anything is parsed.
+ */
 const SOME_USAGE = /"usage"(?!\s*:\s*null)/
 
-/** Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (azure/README.md 5.2). */
+/**
+ * Whether a whole event is the usage event that include_usage adds: no choices, and a usage object (azure/README.md
+ * 5.2).
+ */
 function isUsageEvent(event: string): boolean {
   const { data } = readEvent(event)
   if (data === undefined || !data.includes('"usage"')) return false

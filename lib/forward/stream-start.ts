@@ -10,7 +10,10 @@ const HOLD_MAX_BYTES = 4 * 1024 * 1024
 
 const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
 
-/** Holds a stream's start-up events back until its first output, its end or an error shows whose it is; calls `done` once. */
+/**
+ * Holds a stream's start-up events back until its first output, its end or an error shows whose it is; calls `done`
+ * once.
+ */
 export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
   const { clock, deadlines } = deps
   const { source } = begun
@@ -51,7 +54,8 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
       else refuse(outcome)
     } else if (phase.kind === 'output' || watcher.ended()) accept()
     else if (watcher.events() >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES) accept()
-    // The hold is on start-up events and on the comments of a server that thinks: without any, nothing is kept from anyone.
+    // The hold is on start-up events and on the comments of a server that thinks: without any, nothing is kept from
+    // anyone.
     else if (holdOver && watcher.blocks() > 0) accept()
   }
   const holdDeadline = deadlines.add(beganMs + plan.timeouts.streamHoldMs, () => {

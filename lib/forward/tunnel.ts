@@ -6,8 +6,8 @@ import type { Cancellation } from '../request-context.ts'
 import { createPacedWrites } from './paced-writes.ts'
 import type { RelayResult } from './upstream.ts'
 
-// Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a tunnel says
-// why it ends. Payloads are skipped, never unmasked, never held.
+// Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a
+// tunnel says why it ends. Payloads are skipped, never unmasked, never held.
 
 /** Follows one direction of a WebSocket. */
 export interface FrameTracker {

@@ -1,10 +1,16 @@
-// Reads what an answer cost from the bytes that pass: the last few kilobytes are enough, since usage stands at the end of a
-// JSON answer and of a stream. Nothing is held back for it.
+// Reads an answer's token usage from the bytes that pass: the last few kilobytes are enough, since usage stands at the
+// end of a JSON answer and of a stream. Nothing is held back for it.
 import { NO_USAGE, type Usage } from '../request-context.ts'
 
-/** Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576 characters). */
+/**
+ * Usage stands within this much of the end, also when a Responses object closes with its metadata (16 × 576
+ * characters).
+ */
 export const TAIL_BYTES = 16 * 1024
-/** A chat stream ends with its usage event and `[DONE]`, a few hundred bytes; open streams by the thousand keep this much each. */
+/**
+ * A chat stream ends with its usage event and `[DONE]`, a few hundred bytes; open streams by the thousand keep this
+ * much each.
+ */
 export const CHAT_TAIL_BYTES = 2 * 1024
 /** A usage object has a few hundred characters. */
 const MAX_USAGE_BYTES = 4 * 1024

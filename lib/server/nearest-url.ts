@@ -1,4 +1,5 @@
-// The URL that a mistaken one most likely meant: a prefix forgotten, doubled or another product's, a word misspelt. Pure.
+// The URL that a mistaken one most likely meant: a prefix forgotten, doubled or another product's, a word misspelt.
+// Pure.
 import { allOperations } from '../azure/operations.ts'
 import { nearest } from '../config/nearest.ts'
 

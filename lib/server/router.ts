@@ -1,4 +1,5 @@
-// From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing else.
+// From a request line to what is asked for. Pure: knows the proxy's own URLs and the forms Azure's clients use, nothing
+// else.
 import { isObjectId } from '../azure/ids.ts'
 import { allOperations, type Operation, operationNamed } from '../azure/operations.ts'
 import { queryValue, withoutParameters } from '../azure/query.ts'
@@ -220,7 +221,9 @@ function byPath(method: string, path: string, query: string, extra: Extra): Rout
   }
 }
 
-/** What nearly every request asks for, word for word: taking its URL apart costs 2 µs, finding it here next to nothing. */
+/**
+ * What nearly every request asks for, word for word: taking its URL apart costs 2 µs, finding it here next to nothing.
+ */
 const PLAIN: ReadonlyMap<string, Route> = new Map(
   allOperations().map(operation => [
     `/v1/${operation.name}`,

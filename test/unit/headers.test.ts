@@ -1,8 +1,8 @@
 // Headers that pass and headers that stay, both ways.
 import t from 'tap'
 import type { BackendType } from '../../lib/config/types.ts'
+import { capWaits } from '../../lib/forward/cap-waits.ts'
 import {
-  capWaits,
   createRequestNames,
   isEncoded,
   MAX_CUSTOM_HEADERS,
