@@ -11,7 +11,10 @@ async function start(
   t: Test,
 ): Promise<{ readonly proxy: RunningProxy; readonly backends: readonly StartedResource[] }> {
   const backends = [await startResource(t), await startResource(t)]
-  const text = configFor(backends.map(({ url }) => ({ url }))).replace(
+  const text = configFor(
+    backends.map(({ url }) => ({ url })),
+    { rest: 'health_check: {enabled: false}' },
+  ).replace(
     /auth: .*/,
     `auth: {keys: [{name: tester, key: ${CLIENT_KEY}}, {name: ops, key: admin-key-1, admin: true}]}`,
   )
