@@ -19,6 +19,7 @@ function common(root: string, nodeLicense: Buffer | undefined): readonly Entry[]
     file(root, 'README.zh-CN.md', 'README.zh-CN.md'),
     file(root, 'deploy/README.md', 'deploy/README.md'),
     file(root, 'deploy/clients.md', 'deploy/clients.md'),
+    file(root, 'deploy/network.md', 'deploy/network.md'),
     file(root, 'LICENSE', 'LICENSE'),
     file(root, 'node_modules/yaml/LICENSE', 'licenses/yaml.txt'),
     ...(nodeLicense === undefined ? [] : [{ path: 'licenses/node.txt', bytes: nodeLicense, executable: false }]),

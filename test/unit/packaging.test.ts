@@ -280,6 +280,7 @@ t.test(
       'top/config.template.yaml',
       'top/deploy/README.md',
       'top/deploy/clients.md',
+      'top/deploy/network.md',
       'top/dist/proxy.cjs',
       'top/dist/proxy.cjs.map',
       'top/licenses/yaml.txt',
