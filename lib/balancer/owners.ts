@@ -18,6 +18,8 @@ export interface Owners {
   of(id: string): string | undefined
   /** The name of the key that made it; undefined when it is not known. */
   makerOf(id: string): string | undefined
+  /** Whether all that is remembered with its maker was made by this one: then nothing can be another's. */
+  isOnlyMaker(name: string): boolean
   /**
    * Remembers where something is. The maker that is known already stays: using a response does not make a key its maker, and
    * an answer that claims the id of another key's response changes nothing.
@@ -36,6 +38,8 @@ export interface Owners {
 export function createOwners(max: number = MAX_OWNERS): Owners {
   // A Map keeps insertion order: re-inserting on use makes its first key the least recently used.
   const owners = new Map<string, Owned>()
+  // Names of keys, which come from the config: a handful.
+  const makers = new Set<string>()
   const listeners: ((id: string, owned: Owned | undefined) => void)[] = []
   return {
     of(id) {
@@ -46,11 +50,13 @@ export function createOwners(max: number = MAX_OWNERS): Owners {
       return owned.resourceId
     },
     makerOf: id => owners.get(id)?.maker,
+    isOnlyMaker: name => makers.size === 0 || (makers.size === 1 && makers.has(name)),
     learn(id, resourceId, maker) {
       const known = owners.get(id)
       if (known?.maker !== undefined && maker !== undefined && known.maker !== maker) return
       const isNews = known?.resourceId !== resourceId || (maker !== undefined && known.maker !== maker)
       const owned = isNews ? { resourceId, maker: known?.maker ?? maker } : known
+      if (owned.maker !== undefined) makers.add(owned.maker)
       owners.delete(id)
       owners.set(id, owned)
       if (owners.size > max) {

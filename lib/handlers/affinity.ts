@@ -10,6 +10,7 @@ import type { OwnerLookup } from '../forward/resource-query.ts'
 import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
+import { referencedItems } from './item-references.ts'
 import {
   announcedResponse,
   type EncryptedItem,
@@ -19,7 +20,7 @@ import {
   shownByAnswer,
   shownByEvents,
 } from './named-state.ts'
-import { foreignStateRefusal, makerFor } from './ownership.ts'
+import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.ts'
 
 /** Where a request may go because of the state it names, and what to remember of its answer. */
 export type Binding =
@@ -206,10 +207,11 @@ export function bindToState(
   if (operation.dialect !== 'responses' || scan === undefined) return FREE
   const named = readNamedState(chunks, scan)
   const stores = lastMember(scan.members, 'store')?.kind !== 'false'
-  const foreign =
-    foreignStateRefusal(exchange, textsOf(scan, PREVIOUS), runtime, PREVIOUS) ??
-    foreignStateRefusal(exchange, conversationsIn(scan, named), runtime, CONVERSATION) ??
-    foreignStateRefusal(exchange, named.items.map(itemKey), runtime, 'input')
+  const foreign = mayMeetForeignState(exchange, runtime)
+    ? (foreignStateRefusal(exchange, textsOf(scan, PREVIOUS), runtime, PREVIOUS) ??
+      foreignStateRefusal(exchange, conversationsIn(scan, named), runtime, CONVERSATION) ??
+      foreignStateRefusal(exchange, referencedItems(chunks, scan.members, 'input').map(itemKey), runtime, 'input'))
+    : undefined
   if (foreign !== undefined) return { kind: 'refused', refusal: foreign }
   const learning = learningFor(named, stores, makerFor(exchange), runtime.shared)
   const stored = named.previousResponse ?? named.conversation

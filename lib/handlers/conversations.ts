@@ -1,13 +1,15 @@
 // Conversations of the Responses API: made at one resource, remembered with their maker, and from then on reached where they live.
 import { speaksV1 } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
+import { scanJson } from '../body/json-scan.ts'
 import type { Random } from '../clock.ts'
-import { refuse } from '../errors.ts'
+import { type Refusal, refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
 import { itemKey, resourcesOf } from './affinity.ts'
+import { referencedItems } from './item-references.ts'
 import { shownByAnswer } from './named-state.ts'
-import { foreignStateRefusal, makerFor } from './ownership.ts'
+import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.ts'
 import { idIn, poolOf, relayObject } from './relay-object.ts'
 
 export interface ConversationRoute {
@@ -63,6 +65,19 @@ function refuseNoModel(exchange: Exchange): void {
   })
 }
 
+const ITEMS = 'items'
+const WANTED: ReadonlySet<string> = new Set([ITEMS])
+
+/** Refuses items of another key's that a body would bring into a conversation. */
+function foreignItemsIn(exchange: Exchange, runtime: Runtime): (chunks: readonly Buffer[]) => Refusal | undefined {
+  return chunks => {
+    if (!mayMeetForeignState(exchange, runtime)) return undefined
+    const scan = scanJson(chunks, WANTED)
+    const ids = scan.kind === 'ok' ? referencedItems(chunks, scan.members, ITEMS) : []
+    return foreignStateRefusal(exchange, ids.map(itemKey), runtime, ITEMS)
+  }
+}
+
 function create(exchange: Exchange, query: string, runtime: Runtime): void | Promise<void> {
   const { owners, random } = runtime.shared
   const home = chooseHome(
@@ -79,6 +94,7 @@ function create(exchange: Exchange, query: string, runtime: Runtime): void | Pro
       // While the best one is out, any is better than none.
       avoid: ({ resourceId }) => resourceId !== home.resourceId,
       path: ['conversations'],
+      refusalFor: foreignItemsIn(exchange, runtime),
       query,
       isCreate: true,
       onServed(member, upstreamResponse) {
@@ -114,6 +130,7 @@ export async function handleConversation(
       pool,
       resources: places,
       path: ['conversations', ...path],
+      refusalFor: foreignItemsIn(exchange, runtime),
       query,
       isCreate: false,
       onServed({ resourceId }, upstreamResponse) {

@@ -8,6 +8,12 @@ export function makerFor(exchange: Exchange): string | undefined {
   return exchange.clientKey?.name
 }
 
+/** Whether stored state of another key's can be met at all: where it cannot, nobody need look for it in a body. */
+export function mayMeetForeignState(exchange: Exchange, { config, shared }: Runtime): boolean {
+  const name = makerFor(exchange)
+  return name !== undefined && !config.auth.sharedResponses && !shared.owners.isOnlyMaker(name)
+}
+
 /**
  * Refuses stored state that a key of another name is known to have made. Unknown makers pass, since after a restart nobody's is
  * known. The log line of a refused request names both keys; the client does not learn that there was anything.

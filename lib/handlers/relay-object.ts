@@ -3,7 +3,7 @@
 import { resourceObjectPath } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { type HeldBody, takeBody } from '../body/take.ts'
-import { refuse } from '../errors.ts'
+import { type Refusal, refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import type { UpstreamResponse } from '../forward/upstream.ts'
 import { type Exchange, NO_USAGE } from '../request-context.ts'
@@ -19,6 +19,8 @@ export interface ObjectRequest {
   readonly query: string
   /** It makes something, so that a resource without the route is passed over. */
   readonly isCreate: boolean
+  /** Looks at the body before it goes anywhere. */
+  readonly refusalFor?: (chunks: readonly Buffer[]) => Refusal | undefined
   onServed(member: Member, upstreamResponse: UpstreamResponse): void
 }
 
@@ -64,6 +66,11 @@ export async function relayObject(exchange: Exchange, object: ObjectRequest, run
   }
   if (taken.kind === 'refused') return refuse(exchange, taken.refusal)
   let held: HeldBody | undefined = taken.body
+  const refusal = object.refusalFor?.(taken.body.chunks)
+  if (refusal !== undefined) {
+    taken.body.release()
+    return refuse(exchange, refusal)
+  }
   const { pool, resources, only, avoid, path, query, isCreate, onServed } = object
   await forward(
     exchange,

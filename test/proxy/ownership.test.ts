@@ -346,6 +346,16 @@ t.test('items and conversations are owned alike: in no form does a request of an
   for (const [param, body] of [
     ['input', turn({ input: [{ type: 'item_reference', id: item }] })],
     ['input', turn({ input: [{ id: item }] })],
+    ['input', turn({ input: [{ id: item, type: null }] })],
+    ['input', turn({ input: [...Array(300).fill({ type: 'item_reference', id: 'msg_of_nobody' }), { id: item }] })],
+    ['input', turn({ input: [{ type: 'item_reference', id: item, pad: 'x'.repeat(20_000) }] })],
+    ['input', `{"model":"gpt-4o","input":[{"t\\u0079pe":"item\\u005freference","\\u0069d":"${item}"}]}`],
+    ['input', `{"model":"gpt-4o","input":[{"type":"item_reference","id":"${item}","id":"msg_x"}]}`],
+    ['input', `{"model":"gpt-4o","input":[{"id":"${item}"}],"input":[]}`],
+    [
+      'input',
+      `{"model":"gpt-4o","input":[{"type":"reasoning","id":"${item}","summary":[],"pad":"${'\\n'.repeat(999)}"}]}`,
+    ],
     ['conversation', turn({ conversation: 'conv_of_alice' })],
     ['conversation', turn({ conversation: { id: 'conv_of_alice' } })],
     ['conversation', '{"model":"gpt-4o","conversation":"conv_of_alice","conversation":null,"input":"On"}'],
@@ -392,3 +402,66 @@ t.test('what is made over a WebSocket is owned too, and what another key made is
   alice.close()
   bob.close()
 })
+
+t.test(
+  'every route of a conversation and its items, and of what lives in one resource, knows only its maker',
+  async t => {
+    const { ask, make, proxy, resources } = await stage(t)
+    const item = (text: string): object => ({ type: 'message', role: 'user', content: [{ type: 'input_text', text }] })
+    const made = await ask('alice', 'POST', '/v1/conversations', { items: [item('secret')] })
+    t.equal(made.status, 200)
+    const conversation = String(dig(await made.json(), 'id'))
+    const added = await ask('alice', 'POST', `/v1/conversations/${conversation}/items`, { items: [item('more')] })
+    const member = String(dig(await added.json(), 'data.0.id'))
+    t.match([conversation, member], [/^conv_/, /^msg_/])
+    const response = await ask('alice', 'GET', `/v1/responses/${await make()}`)
+    const output = (await response.json()) as { readonly output: readonly { readonly id: string }[] }
+    const answered = output.output.find(({ id }) => id.startsWith('msg_'))?.id
+    const own = String(dig(await (await ask('bob', 'POST', '/v1/conversations', {})).json(), 'id'))
+    const store = await fetch(`${proxy.url}/v1/vector_stores`, {
+      method: 'POST',
+      headers: { authorization: 'Bearer key-alice', 'x-proxy-backend': 'b1', 'content-type': 'application/json' },
+      body: JSON.stringify({ name: 'of alice' }),
+    })
+    const storeId = String(dig(await store.json(), 'id'))
+
+    const before = resources.map(({ resource }) => resource.requests.length)
+    const reference = { items: [{ type: 'item_reference', id: answered }] }
+    for (const [method, path, body] of [
+      ['GET', `/v1/conversations/${conversation}`],
+      ['POST', `/v1/conversations/${conversation}`, { metadata: { a: 'b' } }],
+      ['DELETE', `/v1/conversations/${conversation}`],
+      ['GET', `/v1/conversations/${conversation}/items`],
+      ['GET', `/v1/conversations/${conversation}/items?limit=1&include[]=x`],
+      ['POST', `/v1/conversations/${conversation}/items`, { items: [item('mine')] }],
+      ['GET', `/v1/conversations/${conversation}/items/${member}`],
+      ['DELETE', `/v1/conversations/${conversation}/items/${member}`],
+      ['GET', `/openai/v1/conversations/${conversation}?api-version=preview`],
+      ['GET', `/v1/conversations/${conversation.replace('_', '%5F')}/items`],
+      ['GET', `/v1/conversations/${own}/items/${member}`],
+      ['POST', `/v1/conversations/${own}/items`, reference],
+      ['POST', '/v1/conversations', reference],
+      ['GET', `/v1/vector_stores/${storeId}?x-proxy-backend=b1`],
+      ['GET', `/v1/vector_stores/${storeId}/files`],
+      ['POST', `/v1/vector_stores/${storeId}`, { name: 'mine' }],
+      ['DELETE', `/v1/vector_stores/${storeId}`],
+    ] as const) {
+      const answer = await ask('bob', method, path, body)
+      const text = await answer.text()
+      t.equal(answer.status, 404, `${method} ${path}`)
+      t.match(JSON.parse(text), { error: { code: 'response_not_found' } }, `${method} ${path}`)
+    }
+    t.same(
+      resources.map(({ resource }) => resource.requests.length),
+      before,
+      'no backend was asked',
+    )
+    t.equal(store.status, 200)
+    for (const [method, path] of [
+      ['GET', `/v1/conversations/${conversation}/items/${member}`],
+      ['GET', `/v1/conversations/${conversation}/items`],
+      ['DELETE', `/v1/conversations/${conversation}`],
+    ] as const)
+      t.equal((await ask('rotated', method, path)).status, 200, `${method} ${path}`)
+  },
+)
