@@ -110,7 +110,9 @@ export function readDocument(text: string, sources: InterpolationSources, report
     return { root: undefined, files: [] }
   }
   if (reportSyntax(document, source, lines, report)) return { root: undefined, files: [] }
-  return buildTree(document, lines, sources, report)
+  const builder = new TreeBuilder(lines, sources, report)
+  const root = builder.toNode(document.contents, start, 0)
+  return { root, files: [...builder.files] }
 }
 
 function parseSafely(source: string, lines: LineCounter): Document.Parsed | undefined {
@@ -168,107 +170,109 @@ function placeAt(lines: LineCounter, offset: number): Place {
   return { line: Math.max(line, 1), column: Math.max(col, 1), path: '' }
 }
 
-function buildTree(
-  document: Document.Parsed,
-  lines: LineCounter,
-  sources: InterpolationSources,
-  report: Report,
-): DocumentResult {
-  const files = new Set<string>()
-  const anchors = new Map<string, unknown>()
+/** Turns the parser's nodes into ours: aliases followed within bounds, `${…}` put in, duplicate keys found. */
+class TreeBuilder {
+  readonly files = new Set<string>()
+  private readonly lines: LineCounter
+  private readonly sources: InterpolationSources
+  private readonly report: Report
+  private readonly anchors = new Map<string, unknown>()
   // An alias means the anchor before it, also when the part holding it is repeated after the anchor was set anew.
-  const aliases = new Map<Alias, unknown>()
-  const open = new Set<unknown>()
-  let count = 0
-  let aliased = 0
-  /** How many aliases are being followed. */
-  let following = 0
+  private readonly aliases = new Map<Alias, unknown>()
+  private readonly open = new Set<unknown>()
+  private count = 0
+  private aliased = 0
+  /** Aliases being followed at the moment. */
+  private following = 0
+
+  constructor(lines: LineCounter, sources: InterpolationSources, report: Report) {
+    this.lines = lines
+    this.sources = sources
+    this.report = report
+  }
 
   // `around`: the place to name when the node has none of its own (nothing after a colon), and the path in any case.
-  function toNode(node: unknown, around: Place, depth: number): Node {
-    count++
-    if (following > 0 && ++aliased === ALIASED_MAX) {
-      count = NODES_MAX
-      return broken(around, `aliases (*) repeat more than ${ALIASED_MAX} values`)
+  toNode(node: unknown, around: Place, depth: number): Node {
+    this.count++
+    if (this.following > 0 && ++this.aliased === ALIASED_MAX) {
+      this.count = NODES_MAX
+      return this.broken(around, `aliases (*) repeat more than ${ALIASED_MAX} values`)
     }
-    if (count === NODES_MAX) return broken(around, `more than ${NODES_MAX} values, aliases followed`)
-    if (count > NODES_MAX) return { ...around, kind: 'broken' }
-    if (depth > DEPTH_MAX) return broken(around, 'nested too deeply')
-    if (isAlias(node)) return follow(node, around, depth)
+    if (this.count === NODES_MAX) return this.broken(around, `more than ${NODES_MAX} values, aliases followed`)
+    if (this.count > NODES_MAX) return { ...around, kind: 'broken' }
+    if (depth > DEPTH_MAX) return this.broken(around, 'nested too deeply')
+    if (isAlias(node)) return this.follow(node, around, depth)
     if (!isScalar(node) && !isMap(node) && !isSeq(node)) return nothing(around)
-    if (node.anchor !== undefined) anchors.set(node.anchor, node)
-    const place = { ...placeOf(node.range), path: around.path }
+    if (node.anchor !== undefined) this.anchors.set(node.anchor, node)
+    const place = { ...this.placeOf(node.range), path: around.path }
     if (isScalar(node)) {
       const source = node.source ?? ''
-      return node.value === null && source === '' ? nothing(around) : toScalar(node.value, source, place)
+      return node.value === null && source === '' ? nothing(around) : this.toScalar(node.value, source, place)
     }
-    if (open.has(node)) return broken(around, 'this alias (*) stands inside its own anchor (&)')
-    open.add(node)
-    const result = isMap(node) ? toMap(node, place, depth) : toList(node, place, depth)
-    open.delete(node)
+    if (this.open.has(node)) return this.broken(around, 'this alias (*) stands inside its own anchor (&)')
+    this.open.add(node)
+    const result = isMap(node) ? this.toMap(node, place, depth) : this.toList(node, place, depth)
+    this.open.delete(node)
     return result
   }
 
-  function follow(alias: Alias, around: Place, depth: number): Node {
-    const known = aliases.get(alias) ?? anchors.get(alias.source)
-    const place = { ...placeOf(alias.range), path: around.path }
-    if (known === undefined) return broken(place, 'this alias (*) has no anchor (&) before it')
-    aliases.set(alias, known)
-    following++
-    const node = toNode(known, place, depth + 1)
-    following--
+  private follow(alias: Alias, around: Place, depth: number): Node {
+    const known = this.aliases.get(alias) ?? this.anchors.get(alias.source)
+    const place = { ...this.placeOf(alias.range), path: around.path }
+    if (known === undefined) return this.broken(place, 'this alias (*) has no anchor (&) before it')
+    this.aliases.set(alias, known)
+    this.following++
+    const node = this.toNode(known, place, depth + 1)
+    this.following--
     return node
   }
 
-  function toScalar(value: unknown, source: string, place: Place): Node {
+  private toScalar(value: unknown, source: string, place: Place): Node {
     if (typeof value === 'number' || typeof value === 'boolean' || value === null) {
       return { ...place, kind: 'scalar', value, source, inserted: false }
     }
-    if (typeof value !== 'string') return broken(place, 'a value of this kind is not supported')
-    const result = interpolate(value, sources)
-    for (const file of result.files) files.add(file)
+    if (typeof value !== 'string') return this.broken(place, 'a value of this kind is not supported')
+    const result = interpolate(value, this.sources)
+    for (const file of result.files) this.files.add(file)
     if (result.kind === 'ok') return { ...place, kind: 'scalar', value: result.text, source, inserted: result.inserted }
-    return broken(place, result.messages.join('; '))
+    return this.broken(place, result.messages.join('; '))
   }
 
-  function toMap(map: YAMLMap<unknown, unknown>, place: Place, depth: number): Node {
+  private toMap(map: YAMLMap<unknown, unknown>, place: Place, depth: number): Node {
     const entries = new Map<string, Entry>()
     for (const pair of map.items) {
       if (!isScalar(pair.key) || typeof pair.key.value !== 'string') {
-        report.problem(place, 'a key must be a plain text')
+        this.report.problem(place, 'a key must be a plain text')
         continue
       }
       const name = pair.key.value
-      const key = { ...placeOf(pair.key.range), path: pathTo(place.path, name) }
+      const key = { ...this.placeOf(pair.key.range), path: pathTo(place.path, name) }
       const first = entries.get(name)
-      if (name === '<<' && pair.key.type === 'PLAIN') report.problem({ ...key, path: place.path }, MERGE_MESSAGE)
-      else if (first === undefined) entries.set(name, { key, value: toNode(pair.value, key, depth + 1) })
+      if (name === '<<' && pair.key.type === 'PLAIN') this.report.problem({ ...key, path: place.path }, MERGE_MESSAGE)
+      else if (first === undefined) entries.set(name, { key, value: this.toNode(pair.value, key, depth + 1) })
       else {
         const message = `this key already stands on line ${first.key.line}: remove one of them`
-        report.problem(isShowable(name) ? key : { ...key, path: place.path }, message)
+        this.report.problem(isShowable(name) ? key : { ...key, path: place.path }, message)
       }
     }
     return { ...place, kind: 'map', entries }
   }
 
-  function toList(list: YAMLSeq<unknown>, place: Place, depth: number): Node {
+  private toList(list: YAMLSeq<unknown>, place: Place, depth: number): Node {
     const items = list.items.map((item, index) =>
-      toNode(item, { ...place, path: `${place.path}[${index}]` }, depth + 1),
+      this.toNode(item, { ...place, path: `${place.path}[${index}]` }, depth + 1),
     )
     return { ...place, kind: 'list', items }
   }
 
-  function broken(place: Place, message: string): Node {
-    report.problem(place, message)
+  private broken(place: Place, message: string): Node {
+    this.report.problem(place, message)
     return { ...place, kind: 'broken' }
   }
 
-  function placeOf(range: readonly number[] | null | undefined): Place {
-    return placeAt(lines, range?.[0] ?? 0)
+  private placeOf(range: readonly number[] | null | undefined): Place {
+    return placeAt(this.lines, range?.[0] ?? 0)
   }
-
-  const root = toNode(document.contents, { line: 1, column: 1, path: '' }, 0)
-  return { root, files: [...files] }
 }
 
 function nothing(place: Place): Node {
