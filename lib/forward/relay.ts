@@ -68,6 +68,16 @@ function relayWhole(
   return cancellation.reason === undefined ? { kind: 'complete' } : { kind: 'cancelled', reason: cancellation.reason }
 }
 
+/**
+ * Why a response that is given up is destroyed with an error: `pipeline` waits for the end of a source that has all its bytes, and
+ * a source that is destroyed without an error never says it. A client that does not read would be served for ever.
+ */
+class GivenUp extends Error {
+  constructor() {
+    super('the response was given up')
+  }
+}
+
 async function relayFlowing(
   exchange: Exchange,
   upstreamResponse: UpstreamResponse,
@@ -91,9 +101,9 @@ async function relayFlowing(
     // Silence while the client doesn't read is the client's, not the backend's.
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
     else timedOut = true
-    upstream.destroy()
+    upstream.destroy(new GivenUp())
   })
-  const stopWatching = cancellation.onCancel(() => upstream.destroy())
+  const stopWatching = cancellation.onCancel(() => upstream.destroy(new GivenUp()))
   try {
     writeHead(exchange, upstreamResponse, options, UNCHANGED, clock.epochMs())
     for (const chunk of body.held) response.write(pass(chunk))
@@ -181,14 +191,14 @@ async function passRest(
   const patience = deadlines.add(Math.min(lastByteMs + idleMs, firstOutputDueMs), () => {
     if (response.writableNeedDrain) cancellation.cancel('client_stalled')
     else timedOut = clock.nowMs() - lastByteMs >= idleMs ? 'idle_timeout' : 'first_output_timeout'
-    upstream.destroy()
+    upstream.destroy(new GivenUp())
   })
   const keepalive = deadlines.add(keepaliveMs > 0 ? lastByteMs + keepaliveMs : Number.POSITIVE_INFINITY, () => {
     sink.comment()
     keepalive.dueMs = clock.nowMs() + keepaliveMs
   })
   if (watcher.phase().kind !== 'starting') patience.dueMs = lastByteMs + idleMs
-  const stopWatching = cancellation.onCancel(() => upstream.destroy())
+  const stopWatching = cancellation.onCancel(() => upstream.destroy(new GivenUp()))
   try {
     // How the client's stream ends is decided when it is known how upstream's did.
     await pipeline(upstream, response, { end: false })

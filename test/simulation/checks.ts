@@ -39,6 +39,8 @@ export interface Checks {
   result(asking: Asking): void
   line(process: Process, line: LogLine): void
   steered(action: 'eject' | 'restore', backend: number): void
+  /** Backends may have been forgotten. */
+  reloaded(): void
   /** A process is gone, and what it knew. */
   killed(process: number): void
   /** From now on the weights must hold over whole rounds, and every backend must be asked. */
@@ -56,6 +58,11 @@ const SWEEP_MS = 20
 const STALE_MS = 1_000
 /** News is gathered for a moment before it is sent. */
 const SPREAD_MS = 50
+/** Longer than any wait, time-out and stall of a world together. */
+const STUCK_MS = 35_000
+/** Reasons that no probe gives. */
+const SEEN_BY_REQUESTS =
+  /^(server_error|stream_error|connection_lost|protocol_error|header_timeout|first_output_timeout)$/
 /** Capacity that nobody is woken for is a fault when it lasts; a wake may be a turn away. */
 const WAKE_MS = 30
 
@@ -346,6 +353,45 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
+  /** Invariant 6: two backends have met the same request with its own trouble; it takes neither of them out. */
+  const checkBlame = (asking: Asking): void => {
+    const { event, sentMs, process, leftMs } = asking
+    const nowMs = engine.nowMs()
+    if (event.poison === undefined || leftMs !== undefined || plan.processes > 1) return
+    const met = deps
+      .backends()
+      .of(asking.id)
+      .filter(
+        attempt =>
+          attempt.answer !== undefined &&
+          attempt.answer.throttleMs === undefined &&
+          !isStale(attempt) &&
+          !deps.backends().troubled(attempt.backend, attempt.sentMs, nowMs),
+      )
+    if (new Set(met.map(({ backend }) => backend)).size < 2) return
+    // Long enough that nothing else can still hold it.
+    const fromMs = sentMs - 2 * (settings.recoveryMs + settings.intervalMs) - settings.timeoutMs
+    for (const { backend } of met) {
+      const spec = specs[backend]
+      const member = spec === undefined ? undefined : memberOf(process, spec.name)
+      if (spec === undefined || member === undefined || handEjected.has(backend)) continue
+      if (deps.backends().troubled(backend, fromMs, nowMs) || probedBad(backend, fromMs, nowMs)) continue
+      const others = deps
+        .backends()
+        .attempts.some(
+          other =>
+            other.backend === backend &&
+            other.kind === 'request' &&
+            other.requestId !== asking.id &&
+            other.sentMs > fromMs &&
+            deps.clients().all.get(other.requestId)?.event.poison !== undefined,
+        )
+      if (!others && isEjected(member.health, nowMs)) {
+        violate(6, 'blame', `${asking.id} alone keeps ${spec.name} out, though another met the same trouble with it`)
+      }
+    }
+  }
+
   return {
     before() {
       for (const process of deps.processes().all) {
@@ -396,6 +442,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     },
     result(asking) {
       checkBody(asking)
+      checkBlame(asking)
       if (asking.result?.end === 'left') {
         engine.at(engine.nowMs() + latencyMs + ABORT_MS + SWEEP_MS, () => checkAbort(asking))
       }
@@ -404,7 +451,13 @@ export function createChecks(deps: ChecksDeps): Checks {
       const { msg, backend, reason, for_ms: forMs } = line
       if (typeof msg !== 'string' || typeof backend !== 'string') return
       const key = `${process.index} ${backend}`
-      if (msg === 'backend restored') ejectedLine.delete(key)
+      if (msg === 'backend restored') {
+        const reason = ejectedLine.get(key)?.reason
+        if (line.by === 'probe' && typeof reason === 'string' && SEEN_BY_REQUESTS.test(reason)) {
+          violate(2, 'by_probe', `a probe alone brought ${backend} back, which a request saw fail: ${reason}`)
+        }
+        ejectedLine.delete(key)
+      }
       if (!/^backend ejected(?! by hand)/.test(msg)) return
       const untilMs = typeof forMs === 'number' ? engine.nowMs() + forMs : Number.POSITIVE_INFINITY
       const before = ejectedLine.get(key)
@@ -427,6 +480,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       // What another process learns before it hears of the operator's word is lifted by it as well.
       if (plan.processes > 1) engine.at(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
+    reloaded: () => ejectedLine.clear(),
     killed(process) {
       specs.forEach((_, i) => {
         announced.delete(`${process} ${i}`)
@@ -452,13 +506,25 @@ export function createChecks(deps: ChecksDeps): Checks {
         if (member === undefined || handEjected.has(i)) continue
         if (!isAvailable(member.health, nowMs))
           violate(2, 'out', `${name} is sound for long and still out in p${process.index}`)
+        // Asked since, it has answered: on trial no more.
+        if ((rounds?.[i] ?? 0) > 0 && plan.processes === 1 && member.health.state.phase.kind !== 'in') {
+          violate(2, 'trial', `${name} answered in the last rounds and is not in`)
+        }
         if (isEjected(member.health, nowMs))
           violate(6, 'health', `/health of p${process.index} counts ${name} out, which is sound`)
       }
     }
+    checkStuck()
     checkRounds()
     checkAgreement()
     checkLog()
+  }
+
+  /** Invariant 9: whatever a client does, its request ends. */
+  function checkStuck(): void {
+    for (const { id, sentMs } of deps.clients().underWay) {
+      if (engine.nowMs() - sentMs > STUCK_MS) violate(9, 'stuck', `${id} is under way since ${sentMs}`)
+    }
   }
 
   function checkRounds(): void {

@@ -48,12 +48,6 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: 'const dueAtMs = trouble.dueAtMs',
   },
   {
-    name: 'what a probe took out never becomes due',
-    file: 'lib/balancer/health-machine.ts',
-    text: 'const untilMs = nowMs + recoveryMs\n',
-    replacement: 'const untilMs = Number.POSITIVE_INFINITY\n',
-  },
-  {
     name: 'a restored backend stays out',
     file: 'lib/balancer/health-machine.ts',
     text: '    phase: IN,\n    marks: 0,',

@@ -327,7 +327,7 @@ function drawRequest(
     poison: hostile ? drawPoison(dice) : undefined,
     about: isAbout ? about.id : undefined,
     leavesAfterMs: chance(0.08) ? between(0, 800) : undefined,
-    stallMs: chance(0.05) ? between(100, 1500) : undefined,
+    stallMs: chance(0.05) ? one([300, 1_500, 5_000]) : undefined,
     effort: chance(0.1) ? between(2, 8) : 1,
     pieces: between(1, 5),
   }

@@ -27,7 +27,7 @@ export interface WorldOptions {
 /** One way, between any two ends. */
 const LATENCY_MS = 1
 /** Requests that show whether a backend has come back. */
-const RETURN_REQUESTS = 12
+const RETURN_REQUESTS = 8
 /** A throttle that names no time lasts so long. */
 const LONGEST_THROTTLE_MS = 10_000
 /** After the last request: what is under way ends, and news spreads. */
@@ -141,6 +141,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         )
         return
       case 'reload':
+        checks.reloaded()
         processes.reload(event.without)
         return
       case 'kill':
