@@ -3,7 +3,6 @@
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import type { Timer } from '../clock.ts'
 import { costOf } from '../cost.ts'
 import { createDenseSet, type DenseSet, NO_SLOT, type Slotted } from '../dense-set.ts'
 import { type Refusal, refuse } from '../errors.ts'
@@ -17,6 +16,7 @@ import { createTurns } from './pipelining.ts'
 import { redactedPath } from './redacted-path.ts'
 import { headRefusal } from './request-head.ts'
 import { route } from './router.ts'
+import { createStallWatch, type Handled } from './stall-watch.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
 export interface AppDeps extends Omit<DispatchDeps, 'isDraining'> {
@@ -38,15 +38,10 @@ export interface App {
 }
 
 /** An exchange with its place among those in flight. */
-interface Live extends Exchange, Slotted {
-  /** When its handler had done its part; the last bytes may still wait for the client to read. */
-  handledMs: number | undefined
-}
+type Live = Exchange & Slotted & Handled
 
 const ignore = (): void => undefined
 
-/** How often answers that no client takes are looked for. */
-const STALL_CHECK_MS = 1_000
 /** How long, and no longer, an answered client may go on sending. */
 const LINGER_MS = 2_000
 /** A client's own request id is taken over when it is made of these; it ends up in logs and headers. */
@@ -173,26 +168,13 @@ function beginExchange(
   }
 }
 
-/** Ends answers whose last bytes no client takes within `idle_timeout`: short ones, which nothing else watches. */
-function createStallWatch(live: DenseSet<Live>, { clock, runtime }: Pick<AppDeps, 'clock' | 'runtime'>): () => void {
-  let timer: Timer | undefined
-  const check = (): void => {
-    if (live.size() === 0) {
-      timer?.cancel()
-      timer = undefined
-      return
-    }
-    const longestMs = runtime().config.retry.idleTimeoutMs
-    const nowMs = clock.nowMs()
-    live.visit(({ handledMs, response, record, cancellation }) => {
-      if (handledMs === undefined || nowMs - handledMs < longestMs) return
-      record.error = 'client_stalled'
-      cancellation.cancel('client_stalled')
-      response.destroy()
-    })
-  }
+/** A client that leaves cancels its request, until a tunnel takes the socket over. @returns takes it over */
+function cancelOnClose({ cancellation }: Exchange, socket: Duplex, client: Pick<ClientSocket, 'takeOver'>): () => void {
+  const onClose = (): void => cancellation.cancel('client_closed')
+  socket.once('close', onClose)
   return () => {
-    timer ??= clock.every(STALL_CHECK_MS, check)
+    socket.off('close', onClose)
+    client.takeOver()
   }
 }
 
@@ -222,7 +204,7 @@ export function createApp(deps: AppDeps): App {
   let draining = false
   const { runtime } = deps
   const serving = { dispatch: createDispatch({ ...deps, isDraining: () => draining }), log, runtime }
-  const watchStalls = createStallWatch(live, deps)
+  const watchStalls = createStallWatch(live, clock, () => deps.runtime().config.retry.idleTimeoutMs)
   const takeTurns = createTurns()
 
   const begin = (request: IncomingMessage, response: ServerResponse): Live => {
@@ -268,12 +250,7 @@ export function createApp(deps: AppDeps): App {
     upgrade(request, socket, head) {
       const client = clientSocket(request, socket, head)
       const exchange = begin(request, client.response)
-      const onClose = (): void => exchange.cancellation.cancel('client_closed')
-      socket.once('close', onClose)
-      const takeOver = (): void => {
-        socket.off('close', onClose)
-        client.takeOver()
-      }
+      const takeOver = cancelOnClose(exchange, socket, client)
       const hooks: Pick<ClientSocket, 'onDrain' | 'turnEnded'> = {
         onDrain(run) {
           if (draining) run()

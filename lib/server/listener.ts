@@ -112,28 +112,46 @@ function createErrorEar() {
   }
 }
 
+const OPTIONS: ServerOptions & { readonly shouldUpgradeCallback: (request: IncomingMessage) => boolean } = {
+  // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see upgrade-socket.ts).
+  shouldUpgradeCallback: isWebSocket,
+  maxHeaderSize: MAX_HEAD_BYTES,
+  headersTimeout: HEAD_MS,
+  // The body has limits of its own (body/take.ts), which can answer with an error that says so.
+  requestTimeout: 0,
+  keepAliveTimeout: KEEP_ALIVE_MS,
+  connectionsCheckingInterval: CHECK_MS,
+  highWaterMark: READ_BYTES,
+  noDelay: true,
+  keepAlive: true,
+  // Checked by ourselves, with an answer in the API's form.
+  requireHostHeader: false,
+  insecureHTTPParser: false,
+}
+
+function refuseExpectation(_request: IncomingMessage, response: ServerResponse): void {
+  const { headers, body } = refusalParts({
+    status: 417,
+    code: 'expectation_failed',
+    message: 'Only "Expect: 100-continue" is known here.',
+    close: true,
+  })
+  response.writeHead(417, [...headers]).end(body)
+}
+
+const NO_FORWARD_PROXY: Refusal = {
+  status: 405,
+  code: 'method_not_allowed',
+  message: 'This is no forward proxy.',
+  headers: ['allow', 'GET, POST, DELETE'],
+}
+
 export function createListener(given: ListenerOptions): Listener {
   const { tls, onRequest, onUpgrade, onBroken, maxConnections, onDropped } = given
-  const options: ServerOptions & { readonly shouldUpgradeCallback: (request: IncomingMessage) => boolean } = {
-    // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see upgrade-socket.ts).
-    shouldUpgradeCallback: isWebSocket,
-    maxHeaderSize: MAX_HEAD_BYTES,
-    headersTimeout: HEAD_MS,
-    // The body has limits of its own (forward/body.ts), which can answer with an error that says so.
-    requestTimeout: 0,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    connectionsCheckingInterval: CHECK_MS,
-    highWaterMark: READ_BYTES,
-    noDelay: true,
-    keepAlive: true,
-    // Checked by ourselves, with an answer in the API's form.
-    requireHostHeader: false,
-    insecureHTTPParser: false,
-  }
   const server =
     tls === undefined
-      ? http.createServer(options)
-      : https.createServer({ ...options, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
+      ? http.createServer(OPTIONS)
+      : https.createServer({ ...OPTIONS, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
   server.timeout = 0
   // Keep them all, up to MAX_HEAD_BYTES: what Node cuts off beyond a number might be the Content-Length. Counted in request-head.ts.
   server.maxHeadersCount = 0
@@ -147,26 +165,11 @@ export function createListener(given: ListenerOptions): Listener {
   server.on('request', onRequest)
   // The handlers write the 100 themselves, when they want the body.
   server.on('checkContinue', onRequest)
-  server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
-    const { headers, body } = refusalParts({
-      status: 417,
-      code: 'expectation_failed',
-      message: 'Only "Expect: 100-continue" is known here.',
-      close: true,
-    })
-    response.writeHead(417, [...headers]).end(body)
-  })
+  server.on('checkExpectation', refuseExpectation)
   server.on('clientError', createClientErrors(onBroken))
   server.on('connect', (_request: IncomingMessage, socket: Duplex) => {
     hearErrors(socket)
-    afterAnswers(socket, () =>
-      refuseOnSocket(socket, {
-        status: 405,
-        code: 'method_not_allowed',
-        message: 'This is no forward proxy.',
-        headers: ['allow', 'GET, POST, DELETE'],
-      }),
-    )
+    afterAnswers(socket, () => refuseOnSocket(socket, NO_FORWARD_PROXY))
   })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     hearErrors(socket)
