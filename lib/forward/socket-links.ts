@@ -1,5 +1,5 @@
-// The two ends of a WebSocket whose messages are read on their way: the client's, and a backend's. Bytes of whole messages, with
-// back-pressure; a frame of the proxy's own only ever stands between messages.
+// The two ends of a WebSocket whose messages are read on their way: the client's, and a backend's. Bytes of whole
+// messages, with back-pressure; a frame of the proxy's own only ever stands between messages.
 import { randomBytes } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import type { BodyBudget } from '../body/take.ts'
@@ -8,7 +8,10 @@ import { BINARY, CLOSE, createFrameReader, frameOf, PING, PONG, TEXT } from './w
 
 /** How long an end that was told the end has to hang up by itself, in milliseconds. */
 const CLOSE_GRACE_MS = 400
-/** A backend's message up to this size is looked at before it goes on, so that an error can be mended or kept; longer ones pass. */
+/**
+ * A backend's message up to this size is looked at before it goes on, so that an error can be mended or kept; longer
+ * ones pass.
+ */
 const HOLD_MAX_BYTES = 64 * 1024
 /** How much of a longer message is kept for a look at its beginning. */
 const HEAD_MAX_BYTES = 1024 * 1024
@@ -21,7 +24,10 @@ const NORMAL_CLOSURE = Buffer.from([0x03, 0xe8])
 export interface ClientLink {
   /** Sends a value as a message of the proxy's own. */
   say(value: object): void
-  /** Passes a piece of a backend's message on. @param more false: the message ends with it. @returns false: wait for `onRoom` */
+  /**
+   * Passes a piece of a backend's message on. @param more false: the message ends with it. @returns false: wait for
+   * `onRoom`
+   */
   pass(raw: Buffer, more: boolean): boolean
   /** Calls once when there is room again. */
   onRoom(resume: () => void): void

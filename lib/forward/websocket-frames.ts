@@ -1,4 +1,5 @@
-// WebSocket frames as bytes (RFC 6455, section 5): read as they come, in pieces, and written. Knows no API and no sockets.
+// WebSocket frames as bytes (RFC 6455, section 5): read as they come, in pieces, and written. Knows no API and no
+// sockets.
 import { createHash } from 'node:crypto'
 
 const CONTINUATION = 0x0

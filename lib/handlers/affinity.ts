@@ -1,5 +1,5 @@
-// Requests that name state of the Responses API must reach the resource that holds it; the state that answers show is remembered.
-// Ids are never changed.
+// Requests that name state of the Responses API must reach the resource that holds it; the state that answers show is
+// remembered. Ids are never changed.
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { ByteRange } from '../body/chunk-list.ts'
@@ -26,7 +26,9 @@ import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.
 export type Binding =
   | ({
       readonly kind: 'free'
-      /** It carries state whose owner is not known and of which nothing can be asked: the resources are tried in turn. */
+      /**
+       * It carries state whose owner is not known and of which nothing can be asked: the resources are tried in turn.
+       */
       readonly searches: boolean
       /** What is looked for, where it is nothing but encrypted items. */
       readonly searchesFor: readonly EncryptedItem[]
@@ -64,7 +66,10 @@ const CONVERSATION = 'conversation'
 
 const NOTHING: Learning = { onServed: () => undefined, onEvents: undefined }
 
-/** A refusal for an owner that could not be made out, or the resources to go to; undefined: anyone will say it is unknown. */
+/**
+ * A refusal for an owner that could not be made out, or the resources to go to; undefined: anyone will say it is
+ * unknown.
+ */
 export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal | undefined {
   switch (found.kind) {
     case 'owner':
@@ -100,7 +105,10 @@ function piecesOf({ body }: UpstreamResponse): readonly Buffer[] {
   return body.kind === 'flowing' ? body.held : body.held.map(held => held.chunk)
 }
 
-/** Remembers what the answer shows as the member's own, and made by this key; `items` too that the request named, since it could read them. */
+/**
+ * Remembers what the answer shows as the member's own, and made by this key; `items` too that the request named, since
+ * it could read them.
+ */
 function learningFor(
   named: NamedState,
   stores: boolean,

@@ -1,4 +1,5 @@
-// Conversations of the Responses API: made at one resource, remembered with their maker, and from then on reached where they live.
+// Conversations of the Responses API: made at one resource, remembered with their maker, and from then on reached where
+// they live.
 import { speaksV1 } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { scanJson } from '../body/json-scan.ts'
@@ -40,8 +41,8 @@ function homesIn(pools: readonly Pool[], usable: (member: Member) => boolean): r
 }
 
 /**
- * Where a new conversation is best made: at the resource that serves most of the models, so that most of them can go on with it; among
- * equals by weight.
+ * Where a new conversation is best made: at the resource that serves most of the models, so that most of them can go on
+ * with it; among equals by weight.
  * @param pools of the models that the key may use
  */
 export function chooseHome(pools: readonly Pool[], random: Random): Home | undefined {

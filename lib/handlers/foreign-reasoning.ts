@@ -1,5 +1,5 @@
-// `strip_foreign_reasoning`: an encrypted reasoning item whose maker cannot serve is left out, and the turn goes on elsewhere. The model
-// loses what it had thought then, not what was said.
+// `strip_foreign_reasoning`: an encrypted reasoning item whose maker cannot serve is left out, and the turn goes on
+// elsewhere. The model loses what it had thought then, not what was said.
 import { isAvailable } from '../balancer/health.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { withoutElements } from '../body/array-elements.ts'
@@ -14,7 +14,10 @@ export interface Stripping {
   rangesFor(member: Member): readonly ByteRange[]
   /** It can read all of the reasoning, as far as is known. */
   canRead(member: Member): boolean
-  /** A member cannot read an item. True: ask it once more, without reasoning, because no other that may read it is there. */
+  /**
+   * A member cannot read an item. True: ask it once more, without reasoning, because no other that may read it is
+   * there.
+   */
   onDenied(member: Member): boolean
 }
 

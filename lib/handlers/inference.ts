@@ -1,5 +1,6 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
 
+import type { IncomingHttpHeaders } from 'node:http'
 import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
 import { queryValue, replaceParameter, withoutParameters } from '../azure/query.ts'
@@ -106,6 +107,7 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
             releaseBody,
             pinnedResource: exchange.ephemeral?.resourceId,
             mintedBy: exchange.clientKey && principalId(exchange.clientKey),
+            headers: exchange.request.headers,
           },
           runtime,
         ),
@@ -138,10 +140,11 @@ interface ParsedRequest {
   readonly pinnedResource: string | undefined
   /** Whose rights an ephemeral key gets that is issued now. */
   readonly mintedBy: string | undefined
+  readonly headers: IncomingHttpHeaders
 }
 
 function buildForwardRequest(
-  { route, pool, read, binding, body, releaseBody, pinnedResource: home, mintedBy }: ParsedRequest,
+  { route, pool, read, binding, body, releaseBody, pinnedResource: home, mintedBy, headers }: ParsedRequest,
   { shared }: Runtime,
 ): ForwardRequest {
   const { operation, query } = route
@@ -155,7 +158,8 @@ function buildForwardRequest(
   const optionsFor = (member: Member): string | undefined =>
     unsupported.has(member.health.id, STREAM_OPTIONS) ? undefined : usageOptions
   let askedUsage = false
-  const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash(chunks, scan) : undefined
+  const isCached = pool.model.balance === 'prompt_cache'
+  const hash = isCached && scan !== undefined ? promptHash(chunks, scan, headers) : undefined
   const stripping = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
   const isBound = binding.kind === 'bound' && stripping === undefined
   const resources = home !== undefined ? new Set([home]) : isBound ? binding.resources : undefined

@@ -1,5 +1,5 @@
-// The state that a request of the Responses API names, and the ids that an answer shows: both read from bytes, nothing parsed but single
-// small items. It knows no resources.
+// The state that a request of the Responses API names, and the ids that an answer shows: both read from bytes, nothing
+// parsed but single small items. It knows no resources.
 import { createHash } from 'node:crypto'
 import { isObjectId } from '../azure/ids.ts'
 import { arrayElements } from '../body/array-elements.ts'
@@ -8,13 +8,18 @@ import { lastMember } from '../body/edit.ts'
 import { findStringsOfKey } from '../body/json-key-search.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 
-/** Encrypted items and references looked at in one request or answer: an agent's turn has a handful, a long session hundreds. */
+/**
+ * Encrypted items and references looked at in one request or answer: an agent's turn has a handful, a long session
+ * hundreds.
+ */
 const MAX_ITEMS = 256
 /** Elements of one input that are walked over. */
 const MAX_ELEMENTS = 10_000
 /** The beginning of a body in which they are looked for. */
 const MAX_SEARCH_BYTES = 4 * 1024 * 1024
-/** A reference has an id and a type; reasoning without its content has a summary too. Longer elements are no references. */
+/**
+ * A reference has an id and a type; reasoning without its content has a summary too. Longer elements are no references.
+ */
 const MAX_REFERENCE_BYTES = 16 * 1024
 /** An object that names a conversation holds its id and hardly anything else. */
 const MAX_CONVERSATION_BYTES = 1024
@@ -74,7 +79,10 @@ function conversationOf(chunks: readonly Buffer[], scan: ScannedObject): string 
   return isObject(value) && typeof value.id === 'string' ? value.id : undefined
 }
 
-/** The id of an item that stands for stored state: a reference, with or without its type, or reasoning without its content. */
+/**
+ * The id of an item that stands for stored state: a reference, with or without its type, or reasoning without its
+ * content.
+ */
 function referredTo(item: unknown): string | undefined {
   if (!isObject(item) || typeof item.id !== 'string' || !isObjectId(item.id)) return undefined
   if (item.type === 'item_reference') return item.id

@@ -1,5 +1,5 @@
-// A request for something that lives in one resource, passed on byte for byte: its body is held for the attempt, its answer shown to
-// the caller before it goes out.
+// A request for something that lives in one resource, passed on byte for byte: its body is held for the attempt, its
+// answer shown to the caller before it goes out.
 import { resourceObjectPath } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { type HeldBody, takeBody } from '../body/take.ts'
@@ -24,7 +24,9 @@ export interface ObjectRequest {
   onServed(member: Member, upstreamResponse: UpstreamResponse): void
 }
 
-/** The pool of a model that the key may use, one of whose backends belongs to these resources; undefined: there is none. */
+/**
+ * The pool of a model that the key may use, one of whose backends belongs to these resources; undefined: there is none.
+ */
 export function poolOf(
   exchange: Exchange,
   runtime: Runtime,

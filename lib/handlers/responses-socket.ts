@@ -1,5 +1,5 @@
-// Responses over WebSocket: the URL of POST /v1/responses, asked for with a handshake. The proxy agrees to it by itself, since only the
-// first message names a model and state.
+// Responses over WebSocket: the URL of POST /v1/responses, asked for with a handshake. The proxy agrees to it by
+// itself, since only the first message names a model and state.
 import { operationNamed } from '../azure/operations.ts'
 import { refuse } from '../errors.ts'
 import { acceptKey } from '../forward/websocket-frames.ts'
@@ -16,8 +16,8 @@ export interface ResponsesSocketRoute {
 }
 
 /**
- * Answers GET /v1/responses. A handshake that no backend could have gets 426: the one answer on which Codex goes on by HTTP at once,
- * where any other costs it seven tries (codex-rs, responses_websocket.rs).
+ * Answers GET /v1/responses. A handshake that no backend could have gets 426: the one answer on which Codex goes on by
+ * HTTP at once, where any other costs it seven tries (codex-rs, responses_websocket.rs).
  */
 export function handleResponsesSocket(
   exchange: Exchange,

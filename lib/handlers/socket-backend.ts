@@ -1,5 +1,6 @@
-// The backend's side of a session of Responses over WebSocket: the first turn may go from one backend to the next while nothing of its
-// answer has been shown; later ones stay. What passes is read for owners, usage, errors and the ends of turns.
+// The backend's side of a session of Responses over WebSocket: the first turn may go from one backend to the next while
+// nothing of its answer has been shown; later ones stay. What passes is read for owners, usage, errors and the ends of
+// turns.
 import type { Deadline } from '../clock.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
 import { blameOf, labelOf, type Outcome, transportFailure } from '../forward/outcome.ts'

@@ -1,5 +1,5 @@
-// The choice of a backend for a session of Responses over WebSocket: handshakes in turn, with the failover of any request, until one
-// agrees; and once more from there, while the client has seen nothing of the first turn.
+// The choice of a backend for a session of Responses over WebSocket: handshakes in turn, with the failover of any
+// request, until one agrees; and once more from there, while the client has seen nothing of the first turn.
 import { randomBytes } from 'node:crypto'
 import { responsesSocketPath, speaksV1 } from '../azure/operations.ts'
 import type { Lease } from '../balancer/health.ts'
@@ -18,7 +18,10 @@ import { errorFrame, refusalFrame, type Turn, type Wanted } from './socket-turn.
 /** Under which a deployment is remembered to have refused a handshake, while it goes on serving POST. */
 const SOCKET = 'responses over websocket'
 
-/** Whether a handshake may be tried at this member: only the v1 form and OpenAI-compatible servers have it (azure/README.md 13.1). */
+/**
+ * Whether a handshake may be tried at this member: only the v1 form and OpenAI-compatible servers have it
+ * (azure/README.md 13.1).
+ */
 export function mayOpenAt({ backend, health }: Member, { shared }: Runtime): boolean {
   return speaksV1(backend) && !shared.unsupported.has(health.id, SOCKET)
 }
@@ -106,7 +109,8 @@ export function createOpening(options: OpeningOptions): Opening {
   const isPossible = (member: Member): boolean =>
     mayOpenAt(member, runtime) && (bound === undefined || bound.has(member.resourceId))
   const searches = binding.kind === 'free' && binding.searches
-  const hash = pool.model.balance === 'prompt_cache' && scan !== undefined ? promptHash([bytes], scan) : undefined
+  const isCached = pool.model.balance === 'prompt_cache'
+  const hash = isCached && scan !== undefined ? promptHash([bytes], scan, turn.request.headers) : undefined
   let firstSuspect: Lease | undefined
   const picker = pool.picker({ resources: bound, only: isPossible, promptHash: hash })
   const request: ForwardRequest = {

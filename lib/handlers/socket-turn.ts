@@ -79,8 +79,8 @@ export interface FrameError {
 }
 
 /**
- * An error as clients of Responses over WebSocket read it: nested and with `status`, without which Codex ignores it and waits five
- * minutes (azure/README.md 13.1).
+ * An error as clients of Responses over WebSocket read it: nested and with `status`, without which Codex ignores it and
+ * waits five minutes (azure/README.md 13.1).
  */
 export function errorFrame({ status, type, code, message, param = null, headers }: FrameError): object {
   const known = type ?? (status === 429 ? 'rate_limit_error' : status >= 500 ? 'server_error' : 'invalid_request_error')

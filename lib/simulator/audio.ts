@@ -1,5 +1,5 @@
-// Speech, transcriptions and translations. The speech is a tone whose pitch the text decides; a transcription tells the file's length
-// and digest, so that a byte that went astray shows.
+// Speech, transcriptions and translations. The speech is a tone whose pitch the text decides; a transcription tells the
+// file's length and digest, so that a byte that went astray shows.
 import { createHash } from 'node:crypto'
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'
@@ -64,7 +64,10 @@ function wav(text: string): Buffer {
   return out
 }
 
-/** Answers a request that checkSpeech let through; the sound is the same whatever format was asked for, only its type differs. */
+/**
+ * Answers a request that checkSpeech let through; the sound is the same whatever format was asked for, only its type
+ * differs.
+ */
 export function speech(body: Json): Reply {
   const format = typeof body.response_format === 'string' ? body.response_format : 'mp3'
   const type = SPEECH_TYPES.get(format) ?? 'audio/mpeg'

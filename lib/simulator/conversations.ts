@@ -1,4 +1,5 @@
-// Conversations of the Responses API: kept in one resource, with the items that were said in them (azure/README.md 13.4).
+// Conversations of the Responses API: kept in one resource, with the items that were said in them (azure/README.md
+// 13.4).
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'
 import { digest } from './text.ts'

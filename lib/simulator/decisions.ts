@@ -1,4 +1,5 @@
-// Decisions: questions about a text, answered with probabilities; never streamed, nothing stays behind (azure/README.md 13.2).
+// Decisions: questions about a text, answered with probabilities; never streamed, nothing stays behind (azure/README.md
+// 13.2).
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'
 import { countTokens, digest } from './text.ts'

@@ -16,7 +16,10 @@ import {
 } from './errors.ts'
 import type { ErrorFamily, Fault, NamedError, StreamErrorKind, Waits } from './faults.ts'
 
-/** The headers by which a 429 names its wait, and the seconds that its text says. @param epochMs the wall clock, for dates */
+/**
+ * The headers by which a 429 names its wait, and the seconds that its text says. @param epochMs the wall clock, for
+ * dates
+ */
 export function waitHeaders(
   waits: Waits,
   epochMs: number,

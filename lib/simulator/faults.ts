@@ -15,7 +15,10 @@ export type Fault =
   /** The request is taken and never answered; with `headers` the head is, and then nothing. */
   | { readonly kind: 'silence'; readonly headers: boolean }
   | { readonly kind: 'reset_after_headers' }
-  /** So many whole events (streams) or body bytes, then the connection is cut; `midEvent`: in the middle of the next event. */
+  /**
+   * So many whole events (streams) or body bytes, then the connection is cut; `midEvent`: in the middle of the next
+   * event.
+   */
   | { readonly kind: 'cut_after'; readonly events: number; readonly midEvent: boolean }
   | { readonly kind: 'cut_bytes'; readonly bytes: number }
   /** The stream ends cleanly, but without `[DONE]` or its terminal event. */
@@ -77,7 +80,10 @@ export type NamedError =
   | 'version'
   | 'timeout'
 
-/** Errors inside a stream (azure/README.md 5.4): Azure's nested and OpenAI's flat form, `response.failed` alone, chat's, Claude's. */
+/**
+ * Errors inside a stream (azure/README.md 5.4): Azure's nested and OpenAI's flat form, `response.failed` alone, chat's,
+ * Claude's.
+ */
 export type StreamErrorKind =
   | 'nested_throttle'
   | 'flat'

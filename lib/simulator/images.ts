@@ -1,4 +1,5 @@
-// Image generation and edits: a small picture that depends on the prompt alone, in base64, whole or with partial images first.
+// Image generation and edits: a small picture that depends on the prompt alone, in base64, whole or with partial images
+// first.
 import { deflateSync } from 'node:zlib'
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'

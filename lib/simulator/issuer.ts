@@ -1,5 +1,5 @@
-// An issuer of signed tokens as Entra ID is one: discovery document, key set, tokens for client credentials. Keys are replaced
-// and outages begin on request. Knows nothing of the proxy.
+// An issuer of signed tokens as Entra ID is one: discovery document, key set, tokens for client credentials. Keys are
+// replaced and outages begin on request. Knows nothing of the proxy.
 import { constants, createHmac, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'

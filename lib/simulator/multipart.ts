@@ -1,5 +1,5 @@
-// A form as the simulated resource reads it: whole, and strictly. A reader of its own, so that what the proxy's scanner makes of
-// a form is held against something else.
+// A form as the simulated resource reads it: whole, and strictly. A reader of its own, so that what the proxy's scanner
+// makes of a form is held against something else.
 
 export interface FormPart {
   readonly name: string

@@ -1,4 +1,5 @@
-// A response as Azure makes it: its items, the object that holds them, and the events of its stream (azure/README.md 4.3 and 5.3).
+// A response as Azure makes it: its items, the object that holds them, and the events of its stream (azure/README.md
+// 4.3 and 5.3).
 
 import { type Output, piecesOf } from './structured.ts'
 import { digest } from './text.ts'

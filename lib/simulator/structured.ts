@@ -1,5 +1,5 @@
-// What a simulated model says where the request fixes its form: an instance of a JSON schema, or a call of a tool. A function of the
-// request alone.
+// What a simulated model says where the request fixes its form: an instance of a JSON schema, or a call of a tool. A
+// function of the request alone.
 
 type Json = Readonly<Record<string, unknown>>
 
@@ -52,8 +52,8 @@ function number(schema: Json, isWhole: boolean): number {
 }
 
 /**
- * The simplest value that a schema allows: the first of an enum, of `anyOf` and of several types that are not null, every property,
- * one element of a list, "x", 1, true.
+ * The simplest value that a schema allows: the first of an enum, of `anyOf` and of several types that are not null,
+ * every property, one element of a list, "x", 1, true.
  * @param root what `$ref` is resolved in
  */
 export function instanceOf(schema: unknown, root: unknown = schema, depth = 0): unknown {

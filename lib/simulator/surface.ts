@@ -164,7 +164,8 @@ function single(value: string | string[] | undefined): string | undefined {
 }
 
 /**
- * Checks the credential: a key as `api-key`, for Claude as `x-api-key`, on v1 as Bearer too, or a token (azure/README.md 2.1, 13.3).
+ * Checks the credential: a key as `api-key`, for Claude as `x-api-key`, on v1 as Bearer too, or a token
+ * (azure/README.md 2.1, 13.3).
  * @param ephemeral whether a token is one that this resource issued for a realtime session
  */
 export function checkAccess(

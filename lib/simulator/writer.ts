@@ -38,7 +38,9 @@ async function write(response: ServerResponse, bytes: Buffer | string): Promise<
   })
 }
 
-/** Bytes that have been handed over have left once this resolves, so that a cut behind them does not take them along. */
+/**
+ * Bytes that have been handed over have left once this resolves, so that a cut behind them does not take them along.
+ */
 function settled(): Promise<void> {
   return new Promise(resolve => setImmediate(resolve))
 }

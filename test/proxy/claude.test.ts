@@ -1,4 +1,5 @@
-// Claude deployments of Foundry and other operations that are passed through: bytes, keys, streams, failover, errors in their own shape.
+// Claude deployments of Foundry and other operations that are passed through: bytes, keys, streams, failover, errors in
+// their own shape.
 import t, { type Test } from 'tap'
 import { cutAfter, endWithoutTerminal, errorEvent, fail, throttle } from '../../lib/simulator/faults.ts'
 import { dig } from '../fixtures/dig.ts'

@@ -1,4 +1,5 @@
-// State that is named by item, by conversation or by what only its maker can read: it finds its resource, and what that takes is bounded.
+// State that is named by item, by conversation or by what only its maker can read: it finds its resource, and what that
+// takes is bounded.
 import t, { type Test } from 'tap'
 import { denyItem, fail, throttle } from '../../lib/simulator/faults.ts'
 import type { SimulatedResource } from '../../lib/simulator/resource.ts'

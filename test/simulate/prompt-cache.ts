@@ -1,6 +1,8 @@
-// A simulation in virtual time: what each balancing policy leaves of Azure's prompt cache, and how evenly it spreads the load.
-// The policies are the real ones; the backends are models of Azure's cache as azure/README.md 7.4 describes it.
+// A simulation in virtual time: what each balancing policy leaves of Azure's prompt cache, and how evenly it spreads
+// the load. The policies are the real ones; the backends are models of Azure's cache as azure/README.md 7.4 describes
+// it.
 
+import type { IncomingHttpHeaders } from 'node:http'
 import { createHealthRegistry } from '../../lib/balancer/health.ts'
 import { createPool, hashText, type Member } from '../../lib/balancer/pool.ts'
 import { scanJson } from '../../lib/body/json-scan.ts'
@@ -41,14 +43,33 @@ interface Request {
   readonly hash: number | undefined
 }
 
-/** `conversations` keep about 90 requests in flight, `quiet` ones about 9: the fewer there are, the tighter the bound binds. */
-export type Workload = 'conversations' | 'quiet' | 'agents' | 'mix'
+/**
+ * `conversations` keep about 90 requests in flight, `quiet` ones about 9: the fewer there are, the tighter the bound
+ * binds. `agents` share one huge prompt; with `sessions` they name their conversation as opencode, Codex and Claude
+ * Code do.
+ */
+export type Workload = 'conversations' | 'quiet' | 'agents' | 'sessions' | 'mix'
 
-/** A prompt as parts, each an identity and a length; prefixes are named by the parts they hold and where they are cut. */
+/** The headers by which one conversation is named, by client in turn. */
+function sessionHeaders(conversation: number): IncomingHttpHeaders {
+  const id = `ses_${conversation}`
+  return (
+    [
+      { 'x-session-affinity': id, 'x-session-id': id },
+      { 'session-id': id, 'thread-id': id },
+      { 'x-claude-code-session-id': id },
+    ][conversation % 3] ?? {}
+  )
+}
+
+/**
+ * A prompt as parts, each an identity and a length; prefixes are named by the parts they hold and where they are cut.
+ */
 function requestOf(
-  shared: readonly { readonly id: string; readonly tokens: number }[],
+  shared: readonly { readonly id: string; readonly tokens: number; readonly role?: string }[],
   atMs: number,
   durationMs: number,
+  headers: IncomingHttpHeaders = {},
 ): Request {
   const tokens = shared.reduce((sum, part) => sum + part.tokens, 0)
   const prefixes: string[] = []
@@ -63,26 +84,22 @@ function requestOf(
     }
     prefixes.push(`${last}@${length}`)
   }
-  // The proxy reads only the first 4 KB; a body that long is enough here.
-  let left = 6_000
-  const messages: { readonly role: string; readonly content: string }[] = []
-  for (const { id, tokens: size } of shared) {
-    if (left <= 0) break
-    const chars = Math.min(size * CHARS_PER_TOKEN, left)
-    messages.push({ role: 'user', content: `${id} `.repeat(Math.ceil(chars / (id.length + 1))).slice(0, chars) })
-    left -= chars
-  }
+  // The proxy reads the first 4 KB and the first user message; bodies that long are enough here.
+  const messages = shared.slice(0, 3).map(({ id, tokens: size, role = 'user' }) => {
+    const chars = Math.min(size * CHARS_PER_TOKEN, 6_000)
+    return { role, content: `${id} `.repeat(Math.ceil(chars / (id.length + 1))).slice(0, chars) }
+  })
   const body = Buffer.from(JSON.stringify({ model: 'm', messages }))
   const scan = scanJson([body], new Set(['messages', 'prompt_cache_key', 'tools', 'instructions', 'input', 'prompt']))
   if (scan.kind === 'invalid') throw new Error(scan.reason)
-  return { atMs, durationMs, tokens, prefixes, hash: promptHash([body], scan) }
+  return { atMs, durationMs, tokens, prefixes, hash: promptHash([body], scan, headers) }
 }
 
 function conversations(random: () => number, count: number): Request[] {
   const requests: Request[] = []
   for (let c = 0; c < count; c++) {
     // A system prompt that all share, too short to be cached by itself, then what is each one's own.
-    const shared = [{ id: 'system', tokens: 300 }]
+    const shared: { id: string; tokens: number; role?: string }[] = [{ id: 'system', tokens: 300, role: 'system' }]
     let atMs = random() * 20 * 60_000
     for (let turn = 0; turn < 15; turn++) {
       shared.push({ id: `c${c}t${turn}`, tokens: 200 + Math.floor(random() * 800) })
@@ -93,16 +110,16 @@ function conversations(random: () => number, count: number): Request[] {
   return requests
 }
 
-function agents(random: () => number, count: number): Request[] {
+function agents(random: () => number, count: number, named = false): Request[] {
   const requests: Request[] = []
   for (let a = 0; a < count; a++) {
-    const shared = [
-      { id: 'tools-and-instructions', tokens: 12_000 },
+    const shared: { id: string; tokens: number; role?: string }[] = [
+      { id: 'tools-and-instructions', tokens: 12_000, role: 'system' },
       { id: `task${a}`, tokens: 500 },
     ]
     let atMs = random() * 20 * 60_000
     for (let step = 0; step < 20; step++) {
-      requests.push(requestOf(shared, atMs, 2_000 + random() * 6_000))
+      requests.push(requestOf(shared, atMs, 2_000 + random() * 6_000, named ? sessionHeaders(a) : {}))
       shared.push({ id: `a${a}s${step}`, tokens: 300 + Math.floor(random() * 500) })
       atMs += 8_000 + random() * 10_000
     }
@@ -116,8 +133,8 @@ export function workload(kind: Workload, seed: number): Request[] {
   const requests =
     kind === 'conversations' || kind === 'quiet'
       ? conversations(random, kind === 'quiet' ? 200 : 2_000)
-      : kind === 'agents'
-        ? agents(random, 100)
+      : kind === 'agents' || kind === 'sessions'
+        ? agents(random, 100, kind === 'sessions')
         : [...conversations(random, 120), ...agents(random, 50)]
   return requests.sort((a, b) => a.atMs - b.atMs)
 }
@@ -128,7 +145,9 @@ export interface Measured {
   readonly cachedTokens: number
   /** The busiest backend's requests as a multiple of its fair share, over the whole run. */
   readonly unevenness: number
-  /** The most that any backend ever had in flight beyond 1.25 × its share at that moment; one is what the bound allows. */
+  /**
+   * The most that any backend ever had in flight beyond 1.25 × its share at that moment; one is what the bound allows.
+   */
   readonly overBound: number
 }
 
@@ -240,7 +259,7 @@ const SIZES = [2, 4, 8] as const
 export function table(seed: number): string {
   const percent = (share: number): string => `${(share * 100).toFixed(1)} %`.padStart(8)
   const lines = ['workload       policy         backends  cached    of one    busiest ÷ share']
-  for (const kind of ['conversations', 'quiet', 'agents', 'mix'] as const) {
+  for (const kind of ['conversations', 'quiet', 'agents', 'sessions', 'mix'] as const) {
     const requests = workload(kind, seed)
     const alone = simulate(requests, 'round_robin', 1, seed)
     for (const policy of POLICIES) {

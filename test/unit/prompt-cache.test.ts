@@ -13,7 +13,22 @@ t.test('conversations over four backends keep at least 95 % of the cached tokens
   t.end()
 })
 
-for (const kind of ['quiet', 'agents', 'mix'] as const) {
+for (const [kind, sizes] of [
+  ['agents', [2, 4]],
+  ['sessions', [2, 4, 8]],
+] as const) {
+  t.test(`${kind} with one huge prompt keep at least 95 % of the cached tokens of a single backend`, t => {
+    const requests = workload(kind, SEED)
+    const alone = simulate(requests, 'prompt_cache', 1, SEED)
+    for (const size of sizes) {
+      const { cachedTokens } = simulate(requests, 'prompt_cache', size, SEED)
+      t.ok(cachedTokens >= 0.95 * alone.cachedTokens, `${size}: ${cachedTokens} of ${alone.cachedTokens}`)
+    }
+    t.end()
+  })
+}
+
+for (const kind of ['quiet', 'agents', 'sessions', 'mix'] as const) {
   for (const size of [2, 4, 8]) {
     t.test(`no backend of ${size} carries more than 1.25 times its share and one, with ${kind}`, t => {
       const { overBound } = simulate(workload(kind, SEED), 'prompt_cache', size, SEED)
