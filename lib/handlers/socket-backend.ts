@@ -267,8 +267,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
     async ask(wanted) {
       if (connected !== undefined) return begin(wanted, connected)
       const { turn, pool, binding, read, bytes } = wanted
-      const { query } = options
-      const opening = createOpening({ turn: turn.exchange, runtime, pool, query, binding, scan: read.scan, bytes })
+      const opening = createOpening({ ...options, turn: turn.exchange, pool, binding, scan: read.scan, bytes })
       choice = { opening, wanted, held: [], heldBytes: 0 }
       await tryNext(choice)
     },
