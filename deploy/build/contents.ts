@@ -11,16 +11,28 @@ function file(root: string, from: string, to: string): Entry {
   return { path: to, bytes: readFileSync(path), executable: false }
 }
 
+/** What operators need beside the program, under the paths that the README links to. */
+export const DEPLOY_FILES = [
+  'docker-compose.yml',
+  'deploy/README.md',
+  'deploy/operate.md',
+  'deploy/migrate.md',
+  'deploy/clients.md',
+  'deploy/network.md',
+  'deploy/grafana-dashboard.json',
+  'deploy/prometheus-rules.yaml',
+  'deploy/kubernetes.yaml',
+  'test/browser/screenshots/status-light.png',
+] as const
+
 /** What every archive holds beside the program. */
 function common(root: string, nodeLicense: Buffer | undefined): readonly Entry[] {
   return [
     file(root, 'config.template.yaml', 'config.template.yaml'),
     file(root, 'README.md', 'README.md'),
     file(root, 'README.zh-CN.md', 'README.zh-CN.md'),
-    file(root, 'deploy/README.md', 'deploy/README.md'),
-    file(root, 'deploy/clients.md', 'deploy/clients.md'),
-    file(root, 'deploy/network.md', 'deploy/network.md'),
     file(root, 'LICENSE', 'LICENSE'),
+    ...DEPLOY_FILES.map(path => file(root, path, path)),
     file(root, 'node_modules/yaml/LICENSE', 'licenses/yaml.txt'),
     ...(nodeLicense === undefined ? [] : [{ path: 'licenses/node.txt', bytes: nodeLicense, executable: false }]),
   ]

@@ -1,11 +1,14 @@
 // What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
+import { adviceFor } from '../balancer/advice.ts'
 import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
+import type { ClientKeyLimits } from '../config/types.ts'
 import type { ProxyEntry } from '../dashboard/entries.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
+import type { OutcomeLabel } from '../forward/outcome.ts'
 import { createMetrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
-import type { Runtime, SharedState } from '../runtime.ts'
+import { mayUse, type Runtime, type SharedState } from '../runtime.ts'
 import type { App } from './app.ts'
 import { expiryByName } from './key-expiry.ts'
 import { isOwnRoute } from './own-routes.ts'
@@ -43,6 +46,34 @@ export interface RequestMetrics {
 /** What stands where a request has no model of the config, no key, no status: an empty label would read as a missing one. */
 const NONE = 'none'
 
+/** Models times keys whose series are shown from the start. */
+const MAX_SEEDED_PAIRS = 500
+
+/** Every label of an attempt (forward/outcome.ts). */
+const OUTCOME_LABELS: readonly OutcomeLabel[] = [
+  'served',
+  'throttled',
+  'failed',
+  'timeout',
+  'misconfigured',
+  'unsupported',
+  'cut',
+  'cancelled',
+]
+
+/** The limits that a key has, as the label `limit` names them. */
+function limitNames(limits: ClientKeyLimits): readonly string[] {
+  const names: readonly (readonly [string, number | undefined])[] = [
+    ['requests', limits.requestsPerMinute],
+    ['tokens', limits.tokensPerMinute],
+    ['concurrent', limits.concurrent],
+    ['tokens_per_day', limits.tokensPerDay],
+    ['tokens_per_month', limits.tokensPerMonth],
+    ['cost_per_month', limits.costPerMonth],
+  ]
+  return names.flatMap(([name, max]) => (max === undefined ? [] : [name]))
+}
+
 /** Statuses that may become a label; an upstream's invention does not. */
 function statusLabel(status: number): string {
   return status >= 100 && status <= 599 ? String(status) : NONE
@@ -66,16 +97,53 @@ export function createRequestMetrics({
   const spilled = metrics.counters('proxy_spilled_total')
   const tokens = metrics.counters('proxy_tokens_total')
   const costs = metrics.counters('proxy_cost_total')
+  const attemptFirstBytes = metrics.histograms('proxy_attempt_first_byte_seconds')
+  const requestBytes = metrics.counters('proxy_request_bytes_total')
+  const responseBytes = metrics.counters('proxy_response_bytes_total')
   const limited = metrics.counters('proxy_key_limited_total')
   const reloads = metrics.counters('proxy_config_reloads_total')
 
+  let seeded: Runtime | undefined
+  /** `rate` and `increase` miss a counter's first step: what the config names begins at 0. */
+  const seed = (current: Runtime): void => {
+    if (current === seeded) return
+    seeded = current
+    const { auth } = current.config
+    reloads.of()
+    for (const { model, members } of current.pools) {
+      for (const series of [failovers, spilled, requestBytes, responseBytes]) series.of(model.name)
+      for (const { backend } of members) for (const label of OUTCOME_LABELS) attempts.of(backend.name, label)
+    }
+    for (const { name, limits } of [...auth.keys, ...auth.tokens]) {
+      for (const limit of limitNames(limits)) limited.of(name, limit)
+    }
+    const named = [...auth.keys, ...auth.tokens].flatMap(key =>
+      current.pools.filter(({ model }) => mayUse(key, model)).map(({ model }) => [model, key.name] as const),
+    )
+    // Of so many pairs most are never used: they would only fill the page.
+    if (named.length > MAX_SEEDED_PAIRS) return
+    for (const [model, key] of named) {
+      for (const status of ['200', '429']) requests.of(model.name, key, status)
+      for (const kind of ['prompt', 'completion', 'cached']) tokens.of(model.name, key, kind)
+      if (model.price !== undefined) costs.of(model.name, key)
+    }
+  }
+
   metrics.onRead(() => {
+    seed(runtime())
     const nowMs = clock.nowMs()
     const toEpochMs = (ms: number): number => clock.epochMs() - (nowMs - ms)
     for (const pool of runtime().pools) {
+      const isUp = pool.members.some(({ health }) => !isEjected(health, nowMs))
+      metrics.set('proxy_model_up', [pool.model.name], isUp ? 1 : 0)
       for (const { backend, health } of pool.members) {
         const labels = [pool.model.name, backend.name]
         const { headroom, inFlight } = health
+        const { phase } = health.state
+        if (phase.kind !== 'in' && isEjected(health, nowMs)) {
+          const { reason, detail } = phase.trouble
+          metrics.set('proxy_backend_out', [...labels, reason, adviceFor(reason, detail)], 1)
+        }
         metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
         metrics.set('proxy_backend_throttled', labels, throttledForMs(health, nowMs) > 0 ? 1 : 0)
         metrics.set('proxy_backend_in_flight', labels, inFlight)
@@ -121,6 +189,8 @@ export function createRequestMetrics({
       }
       requests.of(model, key, statusLabel(record.status)).add(1)
       durations.of(model).observe(durationMs / 1000)
+      requestBytes.of(model).add(record.bytesIn)
+      responseBytes.of(model).add(record.bytesOut)
       if (ttfbMs !== undefined) firstBytes.of(model).observe(ttfbMs / 1000)
       if (record.servedByLowerTier) spilled.of(model).add(1)
       const { promptTokens, completionTokens, cachedTokens } = usage
@@ -129,7 +199,8 @@ export function createRequestMetrics({
       if (cachedTokens !== undefined) tokens.of(model, key, 'cached').add(cachedTokens)
       if (cost !== undefined) costs.of(model, key).add(cost)
     },
-    attempted({ model, backend, label, attempt }) {
+    attempted({ model, backend, label, attempt, ttfbMs }) {
+      if (ttfbMs !== undefined) attemptFirstBytes.of(backend).observe(ttfbMs / 1000)
       attempts.of(backend, label).add(1)
       if (label === 'served' && attempt > 1) failovers.of(model).add(1)
     },

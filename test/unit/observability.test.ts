@@ -13,7 +13,9 @@ function seriesOfMetricsText(): ReadonlyMap<string, ReadonlySet<string>> {
   const state: MetricsState = Object.fromEntries(helped.map(name => [name, { '': histograms.has(name) ? [] : 1 }]))
   const known = new Map<string, ReadonlySet<string>>()
   for (const [, name = '', braces = ''] of renderMetrics(state).matchAll(/^(\w+)(?:\{(.*)\})? \S+$/gm)) {
-    known.set(name, new Set([...braces.matchAll(/(\w+)="/g)].map(match => match[1] ?? '')))
+    const own = [...braces.matchAll(/(\w+)="/g)].map(match => match[1] ?? '')
+    // Prometheus adds these two to whatever it scrapes.
+    known.set(name, new Set([...own, 'job', 'instance']))
   }
   return known
 }
@@ -35,10 +37,10 @@ const queries = panels.flatMap(panel =>
 )
 
 t.test('the metrics text gives series and labels to compare with', async t => {
-  t.same([...(known.get('proxy_requests_total') ?? [])], ['model', 'key', 'status'])
-  t.same([...(known.get('proxy_time_to_first_byte_seconds_bucket') ?? [])], ['model', 'le'])
+  t.same([...(known.get('proxy_requests_total') ?? [])], ['model', 'key', 'status', 'job', 'instance'])
+  t.same([...(known.get('proxy_time_to_first_byte_seconds_bucket') ?? [])], ['model', 'le', 'job', 'instance'])
   t.notOk(known.has('proxy_time_to_first_byte_seconds'), 'a histogram has no series of its bare name')
-  t.same([...(known.get('proxy_workers') ?? ['missing'])], [])
+  t.same([...(known.get('proxy_workers') ?? ['missing'])], ['job', 'instance'])
 })
 
 t.test('an expression that names what is not there is noticed', async t => {
@@ -76,7 +78,7 @@ t.test('the dashboard asks only for series and labels that there are', async t =
   t.ok(queries.length > 0)
   for (const { panel, expr } of queries) t.same(mistakesIn(expr, known), [], `${panel}: ${expr}`)
   const lists = variables.filter(variable => at(variable, 'type') === 'query')
-  t.same(lists.map(variable => text(variable, 'name')).sort(), ['backend', 'model'])
+  t.same(lists.map(variable => text(variable, 'name')).sort(), ['backend', 'instance', 'job', 'model'])
   for (const variable of lists) t.same(mistakesIn(text(variable, 'query', 'query'), known), [], text(variable, 'name'))
 })
 
@@ -104,7 +106,7 @@ t.test('legends show only labels that their query keeps', async t => {
 t.test('every variable in use is defined, and every panel asks the chosen data source', async t => {
   const defined = new Set(variables.map(variable => text(variable, 'name')))
   const used = queries.flatMap(({ expr }) => namesIn(expr).variables).filter(name => !name.startsWith('__'))
-  t.same(new Set(used), new Set(['model', 'backend']))
+  t.same(new Set(used), new Set(['model', 'backend', 'job', 'instance']))
   t.same(
     used.filter(name => !defined.has(name)),
     [],
@@ -147,7 +149,7 @@ t.test('no panel lies over another, and none leaves the grid of 24 columns', asy
 })
 
 t.test('the rules ask only for series and labels that there are', async t => {
-  t.equal(rules.length, 3)
+  t.equal(rules.length, 11)
   for (const rule of rules) t.same(mistakesIn(text(rule, 'expr'), known), [], text(rule, 'alert'))
 })
 

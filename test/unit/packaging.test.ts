@@ -280,11 +280,18 @@ t.test(
       'top/config.template.yaml',
       'top/deploy/README.md',
       'top/deploy/clients.md',
+      'top/deploy/grafana-dashboard.json',
+      'top/deploy/kubernetes.yaml',
+      'top/deploy/migrate.md',
       'top/deploy/network.md',
+      'top/deploy/operate.md',
+      'top/deploy/prometheus-rules.yaml',
       'top/dist/proxy.cjs',
       'top/dist/proxy.cjs.map',
+      'top/docker-compose.yml',
       'top/licenses/yaml.txt',
       'top/package.json',
+      'top/test/browser/screenshots/status-light.png',
     ])
     const folder = t.testdir({})
     writeFileSync(join(folder, 'a.tar'), writeTar(entries, TIME))
