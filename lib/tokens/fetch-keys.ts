@@ -58,12 +58,11 @@ function keySetUrl(text: string, discovery: URL, issuer: string): URL | Problem 
   const uri: unknown = Reflect.get(document, 'jwks_uri')
   if (typeof uri !== 'string' || !URL.canParse(uri)) return { problem: 'the discovery document names no jwks_uri' }
   const url = new URL(uri)
-  const plainHere =
-    url.protocol === 'http:' &&
-    isLoopback(url.hostname) &&
-    discovery.protocol === 'http:' &&
-    isLoopback(discovery.hostname)
-  return url.protocol === 'https:' || plainHere ? url : { problem: 'its jwks_uri is no https URL' }
+  // Plain http is for an issuer on this machine that names this machine.
+  const isPlainHere = [url, discovery].every(
+    ({ protocol, hostname }) => protocol === 'http:' && isLoopback(hostname.replace(/^\[(.*)\]$/, '$1')),
+  )
+  return url.protocol === 'https:' || isPlainHere ? url : { problem: 'its jwks_uri is no https URL' }
 }
 
 /** Makes the fetcher of the program: files from the disk, URLs by the way out that the config names. */
