@@ -217,6 +217,7 @@ const CODES: ReadonlySet<unknown> = new Set([
   'unknown_url',
   'method_not_allowed',
   'request_too_large',
+  'unsupported_encoding',
   'request_headers_too_large',
   'expectation_failed',
   'upgrade_required',
