@@ -1,4 +1,4 @@
-// From the command line to a command to an exit code. The flags are the contract's section 2.
+// From the command line to a command to an exit code. `--help` lists the flags.
 import cluster from 'node:cluster'
 import { parseCommandLine } from './commands/command-line.ts'
 import type { ExitCode } from './commands/exit-code.ts'

@@ -1,6 +1,6 @@
 // Remembers which resource holds a stored response, which key made it, and which resource made an encrypted reasoning item.
 // Bounded: what was not seen for long is forgotten.
-// Azure binds both to the resource (wire reference, 1.5).
+// Azure binds both to the resource (azure/README.md 1.5).
 import { createHash } from 'node:crypto'
 
 /** Things remembered; the least recently used is forgotten first. About 250 bytes each. */

@@ -13,7 +13,7 @@ export interface Candidate {
 /** Up to this many members every one is looked at; above, two random ones (see leastBusy). */
 const FULL_LOOK_MAX = 8
 
-/** How far over its fair share of the requests in flight a member may go for a warm cache (contract, section 6). */
+/** How far over its fair share of the requests in flight a member may go for a warm cache. */
 export const LOAD_BOUND = 1.25
 
 function first<T>(members: readonly T[]): T {

@@ -12,7 +12,7 @@ import type { ParsedBackend, ParsedConfig, ParsedModel } from './schema.ts'
 import type { Parsed } from './sections.ts'
 import type { BackendConfig, Config, EgressConfig, ModelConfig, Price } from './types.ts'
 
-// The contract's floor for a stream's first output, when the config names none.
+// The documented floor for a stream's first output, when the config names none.
 const FIRST_OUTPUT_MIN_MS = 120_000
 
 // Names go into a header, log lines and labels.

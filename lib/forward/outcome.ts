@@ -94,7 +94,7 @@ export function classifyResponse(
 
 /**
  * What an error event inside a 200 stream means while the client has seen nothing.
- * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (wire reference, 5.4)
+ * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
  */
 export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
   const detail =

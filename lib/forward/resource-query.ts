@@ -144,7 +144,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
   }
 }
 
-// Asks one resource for its model list: shows network, TLS and credential, and costs no token (wire reference, section 8).
+// Asks one resource for its model list: shows network, TLS and credential, and costs no token (azure/README.md 8).
 
 function verdictOf(status: number): ProbeVerdict {
   if (status === 401 || status === 403) {

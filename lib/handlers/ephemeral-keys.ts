@@ -8,7 +8,7 @@ import type { EphemeralKey } from '../request-context.ts'
 /** An answer to `client_secrets` is this short; its session's instructions come back in it. */
 const MAX_ANSWER_BYTES = 512 * 1024
 
-/** Browsers cannot set headers on a WebSocket: OpenAI's way is a sub-protocol that holds the key (wire reference, 10.1). */
+/** Browsers cannot set headers on a WebSocket: OpenAI's way is a sub-protocol that holds the key (azure/README.md 10.1). */
 export const KEY_PROTOCOL = 'openai-insecure-api-key.'
 
 /** The key among a WebSocket's sub-protocols, or undefined. */

@@ -1,4 +1,4 @@
-// The model list in OpenAI's form: public names and aliases that the key may use (wire reference, 10.2).
+// The model list in OpenAI's form: public names and aliases that the key may use (azure/README.md 10.2).
 
 import { refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'

@@ -10,7 +10,7 @@ import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 const MAX_HEAD_BYTES = 32 * 1024
 /** A request's head must have come by then; slow senders hold a socket, not more. */
 const HEAD_MS = 20_000
-/** Above the idle times of all usual clients and of cloud load balancers (60 s), so that it is they who close (wire reference, 11.2). */
+/** Above the idle times of all usual clients and of cloud load balancers (60 s), so that it is they who close (azure/README.md 11.2). */
 const KEEP_ALIVE_MS = 75_000
 /** How often stuck connections are looked for. */
 const CHECK_MS = 1_000

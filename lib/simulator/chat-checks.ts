@@ -85,7 +85,7 @@ export function checkChat(body: Json, apiVersion: string): Answer | undefined {
   if (Array.isArray(tools) && tools.length > MAX_TOOLS)
     return modelError(400, "Invalid 'tools': array too long.", { param: 'tools', code: 'array_above_max_length' })
   if (streamOptions !== undefined && streamOptions !== null) {
-    // Older versions do not know the option, and it needs a stream (wire reference, 1.2).
+    // Older versions do not know the option, and it needs a stream (azure/README.md 1.2).
     if (/^20(22|23)-|^2024-0[1-8]/.test(apiVersion))
       return modelError(400, 'Unrecognized request argument supplied: stream_options')
     if (stream !== true) {

@@ -1,5 +1,5 @@
 // Chat completions as Azure answers them: compact JSON in alphabetical order, filter results everywhere, and the stream
-// of the wire reference's section 5.2.
+// (azure/README.md 5.2).
 import type { Answer } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
 import { type Output, outputOf, piecesOf } from './structured.ts'

@@ -1,4 +1,4 @@
-// Embeddings as Azure answers them: pretty-printed; numbers or base64 of little-endian float32s (wire reference, 4.2).
+// Embeddings as Azure answers them: pretty-printed; numbers or base64 of little-endian float32s (azure/README.md 4.2).
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'
 import { countTokens, numbers } from './text.ts'

@@ -1,4 +1,4 @@
-// Azure's error answers, to the byte where recordings show them (wire reference, section 6).
+// Azure's error answers, to the byte where recordings show them (azure/README.md 6).
 
 /** An answer that is there as a whole. */
 export interface Answer {
@@ -110,7 +110,7 @@ export function serverError(): Answer {
 export type Limit = 'call' | 'token' | 'provisioned'
 
 /**
- * A 429 (wire reference, 6.3).
+ * A 429 (azure/README.md 6.3).
  * @param waits the headers that say when to come back; as the caller wants them, or none
  */
 export function throttled(limit: Limit, retryAfterS: number, waits: Readonly<Record<string, string>>): Answer {

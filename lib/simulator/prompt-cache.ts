@@ -1,5 +1,5 @@
 // Azure's prompt cache, one per deployment: identical beginnings of at least 1,024 tokens, in steps of 128, forgotten
-// after minutes of idleness (wire reference, 7.4).
+// after minutes of idleness (azure/README.md 7.4).
 import { createHash } from 'node:crypto'
 import type { Clock } from '../clock.ts'
 

@@ -1,5 +1,5 @@
 // Azure's rate limits: a bucket of requests and one of estimated tokens per deployment, and the headers that tell of
-// them (wire reference, 7.1 and 7.2). Provisioned deployments have a leaky bucket of utilization instead (7.3).
+// them (azure/README.md 7.1 and 7.2). Provisioned deployments have a leaky bucket of utilization instead (7.3).
 import type { Clock } from '../clock.ts'
 
 export interface RateLimitOptions {

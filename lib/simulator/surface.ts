@@ -60,7 +60,7 @@ const PER_DEPLOYMENT = new Set([
   'audio/translations',
 ])
 
-/** The first versions of operations that the older ones have not (inference specifications; wire reference, 1.2). */
+/** The first versions of operations that the older ones have not (inference specifications; azure/README.md 1.2). */
 const SINCE: Readonly<Record<string, string>> = {
   'audio/speech': '2024-02-15-preview',
   'images/edits': '2025-04-01-preview',

@@ -1,5 +1,5 @@
 // The soak's clients, a process of its own: chat, streams, embeddings, stored responses, clients that leave at any
-// moment, and requests that are wrong. Each answer must be whole and right, one of the errors that the contract lists,
+// moment, and requests that are wrong. Each answer must be whole and right, one of the errors that README lists,
 // or visibly cut.
 import http from 'node:http'
 import { seededRandom } from '../fixtures/seeded-random.ts'
@@ -87,7 +87,7 @@ function ask(
   })
 }
 
-/** What a request for a model may be answered with while backends fail: done, or one of these (contract, section 4). */
+/** What a request for a model may be answered with while backends fail: done, or one of these. */
 const MODEL_STATUSES = new Set([200, 429, 500, 502, 503, 504])
 
 function isJson(text: string): boolean {

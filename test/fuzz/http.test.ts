@@ -205,7 +205,7 @@ t.test('a body that stops coming is answered with 408 when its time is over, and
   t.equal(backend.resource.requests.length, 0)
 })
 
-/** Codes that the contract lists for what a client can do wrong. */
+/** Codes that README lists for what a client can do wrong. */
 const CODES: ReadonlySet<unknown> = new Set([
   'invalid_json',
   'invalid_multipart',

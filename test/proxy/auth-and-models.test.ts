@@ -1,4 +1,4 @@
-// The proxy as its clients see it (contract, section 4): keys, rights, errors and limits.
+// The proxy as its clients see it: keys, rights, errors and limits.
 import http from 'node:http'
 import t from 'tap'
 import { CHAT, NO_PROBES, oneBackend } from '../fixtures/backends-and-proxy.ts'

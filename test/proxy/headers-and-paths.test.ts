@@ -1,5 +1,4 @@
-// Headers, paths and bodies between a client and a backend, and under which URLs (contract, section 4; wire reference,
-// section 11).
+// Headers, paths and bodies between a client and a backend, and under which URLs (azure/README.md 11).
 import type http from 'node:http'
 import t from 'tap'
 import { CHAT, NO_PROBES, oneBackend } from '../fixtures/backends-and-proxy.ts'

@@ -1,4 +1,4 @@
-// The meaning of every outcome of an attempt for the client and for the backend (contract, section 5), against the
+// The meaning of every outcome of an attempt for the client and for the backend, against the
 // simulator.
 import t from 'tap'
 import {

@@ -1,4 +1,4 @@
-// Reload (contract, sections 2 and 3): swapped at once under load, nothing lost, nothing forgotten, and every change said.
+// Reload: swapped at once under load, nothing lost, nothing forgotten, and every change said.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,4 +1,4 @@
-// The proxy behind its own certificate (contract, `server.tls`): modern versions only, renewed without a restart.
+// The proxy behind its own certificate: modern versions only, renewed without a restart.
 import { X509Certificate } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import type { IncomingMessage } from 'node:http'

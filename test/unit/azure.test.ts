@@ -105,7 +105,7 @@ t.test('the body names the deployment wherever the URL does not', t => {
   t.end()
 })
 
-t.test('what the contract names can be asked, and nothing is found that is not listed', t => {
+t.test('what is documented can be asked, and nothing is found that is not listed', t => {
   for (const name of [
     'chat/completions',
     'embeddings',

@@ -62,3 +62,12 @@ t.test('every cited section of the source map stands there', t => {
   t.ok(cited > 0)
   t.end()
 })
+
+t.test('nobody is sent to a page that is not in this repository', t => {
+  const elsewhere = new RegExp(['wire', ' reference|contract, ', 'section'].join(''))
+  t.same(
+    citing.filter(file => elsewhere.test(read(file))),
+    [],
+  )
+  t.end()
+})
