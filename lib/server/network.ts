@@ -4,6 +4,7 @@ import { createExchange, type Exchange } from '../azure/entra-http.ts'
 import type { BackendHealth, HealthChange } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
+import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createTransport, type EgressChange, type SocketFactory, type Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
 import type { Runtime } from '../runtime.ts'
@@ -29,6 +30,8 @@ export interface Network {
    * @returns whether it is a part of a proxy's failure or recovery, which has its own line
    */
   follow(change: HealthChange, runtime: Runtime): boolean
+  /** Follows an attempt: a refused one may have met an old address, so the next request gets a new connection. */
+  attempted(report: AttemptReport, runtime: Runtime): void
 }
 
 /** The way from here to the backends. @param given a transport to use in place of a new one */
@@ -61,6 +64,13 @@ export function createNetwork(options: NetworkOptions, given?: Transport): Netwo
       if (isQuiet) cutOff.add(change.health.id)
       else cutOff.delete(change.health.id)
       return isQuiet
+    },
+    attempted({ label, model, backend: name }, runtime) {
+      // Also where nobody goes out: the last backend of a model stays in.
+      if (label !== 'misconfigured') return
+      for (const { backend } of runtime.pool(model)?.members ?? []) {
+        if (backend.name === name) transport.retire(backend.endpoint)
+      }
     },
   }
 }

@@ -112,6 +112,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
       onAttempt(report) {
         measure.attempted(report)
         watch.attempted(report)
+        network.attempted(report, current())
         if (report.label !== 'served') log.debug('attempt', { ...report })
       },
     },

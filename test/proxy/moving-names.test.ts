@@ -102,6 +102,26 @@ t.test('a backend that answers with trouble from its old address is found at its
   await until(() => transport.sockets().free === 0)
 })
 
+t.test('the only backend, refused at its old address, is asked over a new connection next', async t => {
+  const backend = await startRawBackend(t)
+  const running = await runProxy(t, configFor([{ url: backend.url }], { rest: 'health_check: {enabled: false}' }))
+  const body = '{"error":{"code":"403","message":"Public access is disabled. Please configure private endpoint."}}'
+  const answers = [
+    jsonAnswer('{"object":"chat.completion"}'),
+    jsonAnswer(body).replace('200 OK', '403 Forbidden'),
+    jsonAnswer(),
+  ]
+  const used: number[] = []
+  for (const answer of answers) {
+    const asked = running.chat()
+    const request = await backend.next()
+    used.push(request.connection)
+    request.send(answer)
+    await (await asked).arrayBuffer()
+  }
+  t.strictSame(used, [0, 0, 1])
+})
+
 t.test('all addresses of a name are tried: a dead one first costs a quarter of a second at most', async t => {
   const { transport, point } = scene(t)
   const backend = await startRawBackend(t)
