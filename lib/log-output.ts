@@ -104,113 +104,73 @@ export type LogTarget = { readonly kind: 'fd'; readonly fd: number } | { readonl
  */
 export const ATOMIC_WRITE_BYTES = 4_000
 
-/**
- * @param maxBatchBytes lines written at once, in bytes; ATOMIC_WRITE_BYTES where several processes share the target
- * @throws only here, at the start, when a file cannot be opened for appending
- */
-export function createLogOutput(
-  target: LogTarget,
-  maxBatchBytes: number = GATHER_MAX_BYTES,
-  write: WriteToFile = fs.write,
-): LogOutput {
-  let fd = target.kind === 'fd' ? target.fd : fs.openSync(target.path, 'a', 0o640)
-  let writer = writerFor(fd, write)
-  // Another process's write may have ended half-way in the same file, on the same full disk.
-  const isShared = maxBatchBytes <= ATOMIC_WRITE_BYTES
-  /** The file may end in a part of a line. */
-  let torn = false
-  /** Oldest first; the last one still takes lines. */
-  const batches: Batch[] = []
+/** Lines that wait, in batches: the oldest first, the last one still takes lines. */
+function createBatches(maxBatchBytes: number) {
+  let waiting: Batch[] = []
   let spare: Buffer | undefined
   let queuedBytes = 0
-  let writing = false
-  let dropped = 0
-  let broken = false
-  let scheduled = false
-  let urgent = false
-  const idle: (() => void)[] = []
 
-  const settle = (): void => {
-    for (const resolve of idle.splice(0)) resolve()
-  }
   const batchFor = (line: string): Batch => {
-    const last = batches.at(-1)
+    const last = waiting.at(-1)
     if (last !== undefined && hasRoom(last, line)) return last
     const length = Buffer.byteLength(line) + 1
     const bytes =
       spare !== undefined && spare.length >= length ? spare : Buffer.allocUnsafeSlow(Math.max(length, maxBatchBytes))
     if (bytes === spare) spare = undefined
     const batch: Batch = { bytes, used: 0, lines: 0 }
-    batches.push(batch)
+    waiting.push(batch)
     return batch
-  }
-  const schedule = (): void => {
-    if (scheduled) return
-    scheduled = true
-    setTimeout(pump, GATHER_MS)
-  }
-  /**
-   * Behind a write: what has gathered meanwhile is seldom worth another one yet. At once, it was one for every eight
-   * requests.
-   */
-  const goOn = (): void => {
-    if (idle.length > 0 || batches.length > 1 || queuedBytes >= GATHER_MAX_BYTES) pump()
-    else if (batches.length > 0) schedule()
-  }
-  const pump = (): void => {
-    scheduled = false
-    urgent = false
-    if (writing) return
-    const batch = broken ? undefined : batches.shift()
-    if (batch === undefined) {
-      settle()
-      return
-    }
-    queuedBytes -= batch.used
-    writing = true
-    const bytes = batch.bytes.subarray(0, batch.used)
-    writer(torn ? Buffer.concat([LINE_END, bytes]) : bytes, (error, written) => {
-      writing = false
-      if (error === null) {
-        torn = false
-        if (batch.bytes.length === maxBatchBytes) spare = batch.bytes
-        goOn()
-        return
-      }
-      dropped += batch.lines
-      torn = written > (torn ? 1 : 0) || isShared || (torn && written === 0)
-      // A reader that is gone does not come back; a full disk may be emptied.
-      if (target.kind === 'fd' && (error.code === 'EPIPE' || error.code === 'EBADF')) {
-        broken = true
-        for (const { lines } of batches.splice(0)) dropped += lines
-        queuedBytes = 0
-      }
-      settle()
-      if (!broken) setTimeout(pump, RETRY_MS).unref()
-    })
   }
 
   return {
-    write(line) {
-      if (broken || queuedBytes + line.length > MAX_QUEUED_BYTES) {
-        dropped++
-        return
-      }
+    add(line: string): void {
       const batch = batchFor(line)
       const end = batch.used + batch.bytes.write(line, batch.used)
       batch.bytes[end] = NEWLINE
       queuedBytes += end + 1 - batch.used
       batch.used = end + 1
       batch.lines++
-      if (writing) return
-      if (queuedBytes >= GATHER_MAX_BYTES && !urgent) {
-        urgent = true
-        setImmediate(pump)
-      }
-      schedule()
     },
-    dropped: () => dropped,
-    reopen() {
+    take(): Batch | undefined {
+      const batch = waiting.shift()
+      queuedBytes -= batch?.used ?? 0
+      return batch
+    },
+    /** A batch has been written: its bytes take further lines. */
+    recycle({ bytes }: Batch): void {
+      if (bytes.length === maxBatchBytes) spare = bytes
+    },
+    /** Forgets all. @returns how many lines they were */
+    clear(): number {
+      const lines = waiting.reduce((sum, batch) => sum + batch.lines, 0)
+      waiting = []
+      queuedBytes = 0
+      return lines
+    },
+    count: () => waiting.length,
+    bytes: () => queuedBytes,
+  }
+}
+
+/**
+ * An open target. What is written after a write that failed half-way begins on a line of its own.
+ * @param isShared another process's write may have ended half-way in the same file, on the same full disk
+ * @throws when a file cannot be opened for appending
+ */
+function openTarget(target: LogTarget, isShared: boolean, write: WriteToFile) {
+  let fd = target.kind === 'fd' ? target.fd : fs.openSync(target.path, 'a', 0o640)
+  let writer = writerFor(fd, write)
+  /** The file may end in a part of a line. */
+  let torn = false
+  return {
+    put(bytes: Buffer, done: (error: NodeJS.ErrnoException | null) => void): void {
+      writer(torn ? Buffer.concat([LINE_END, bytes]) : bytes, (error, written) => {
+        if (error === null) torn = false
+        else torn = written > (torn ? 1 : 0) || isShared || (torn && written === 0)
+        done(error)
+      })
+    },
+    reopen(): void {
       if (target.kind !== 'file') return
       try {
         const next = fs.openSync(target.path, 'a', 0o640)
@@ -224,8 +184,89 @@ export function createLogOutput(
         // The old file goes on being written: better under a rotated name than nowhere.
       }
     },
+  }
+}
+
+/**
+ * @param maxBatchBytes lines written at once, in bytes; ATOMIC_WRITE_BYTES where several processes share the target
+ * @throws only here, at the start, when a file cannot be opened for appending
+ */
+export function createLogOutput(
+  target: LogTarget,
+  maxBatchBytes: number = GATHER_MAX_BYTES,
+  write: WriteToFile = fs.write,
+): LogOutput {
+  const opened = openTarget(target, maxBatchBytes <= ATOMIC_WRITE_BYTES, write)
+  const batches = createBatches(maxBatchBytes)
+  let writing = false
+  let dropped = 0
+  let broken = false
+  let scheduled = false
+  let urgent = false
+  const idle: (() => void)[] = []
+
+  const settle = (): void => {
+    for (const resolve of idle.splice(0)) resolve()
+  }
+  const schedule = (): void => {
+    if (scheduled) return
+    scheduled = true
+    setTimeout(pump, GATHER_MS)
+  }
+  /**
+   * Behind a write: what has gathered meanwhile is seldom worth another one yet. At once, it was one for every eight
+   * requests.
+   */
+  const goOn = (): void => {
+    if (idle.length > 0 || batches.count() > 1 || batches.bytes() >= GATHER_MAX_BYTES) pump()
+    else if (batches.count() > 0) schedule()
+  }
+  const failed = (batch: Batch, { code }: NodeJS.ErrnoException): void => {
+    dropped += batch.lines
+    // A reader that is gone does not come back; a full disk may be emptied.
+    if (target.kind === 'fd' && (code === 'EPIPE' || code === 'EBADF')) {
+      broken = true
+      dropped += batches.clear()
+    }
+    settle()
+    if (!broken) setTimeout(pump, RETRY_MS).unref()
+  }
+  const pump = (): void => {
+    scheduled = false
+    urgent = false
+    if (writing) return
+    const batch = broken ? undefined : batches.take()
+    if (batch === undefined) {
+      settle()
+      return
+    }
+    writing = true
+    opened.put(batch.bytes.subarray(0, batch.used), error => {
+      writing = false
+      if (error !== null) return failed(batch, error)
+      batches.recycle(batch)
+      goOn()
+    })
+  }
+
+  return {
+    write(line) {
+      if (broken || batches.bytes() + line.length > MAX_QUEUED_BYTES) {
+        dropped++
+        return
+      }
+      batches.add(line)
+      if (writing) return
+      if (batches.bytes() >= GATHER_MAX_BYTES && !urgent) {
+        urgent = true
+        setImmediate(pump)
+      }
+      schedule()
+    },
+    dropped: () => dropped,
+    reopen: opened.reopen,
     flush(timeoutMs) {
-      if (!writing && batches.length === 0) return Promise.resolve()
+      if (!writing && batches.count() === 0) return Promise.resolve()
       return new Promise(resolve => {
         const timer = setTimeout(resolve, timeoutMs)
         idle.push(() => {

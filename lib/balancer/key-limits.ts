@@ -135,6 +135,48 @@ function usedUp(limits: ClientKeyLimits, used: UsedSoFar, epochMs: number): Limi
   )
 }
 
+/** Drops what has left the window. */
+function expire(account: Account, nowMs: number): void {
+  const fresh = account.uses.findIndex(use => use.lastMs + WINDOW_MS > nowMs)
+  if (fresh === -1) account.uses = []
+  else if (fresh > 0) account.uses.splice(0, fresh)
+}
+
+/** The entry that a use of now belongs to. */
+function useNow(account: Account, nowMs: number): Use {
+  const last = account.uses.at(-1)
+  if (last !== undefined && nowMs - last.firstMs < GRAIN_MS) {
+    last.lastMs = nowMs
+    return last
+  }
+  const made: Use = { firstMs: nowMs, lastMs: nowMs, requests: 0, tokens: 0 }
+  account.uses.push(made)
+  return made
+}
+
+/** The limit of a minute, or of requests at once, that is reached. */
+function reached(
+  { uses, inFlight }: Account,
+  limits: ClientKeyLimits,
+  tokens: number,
+  nowMs: number,
+): Limited | undefined {
+  const { requestsPerMinute, tokensPerMinute, concurrent } = limits
+  if (concurrent !== undefined && inFlight >= concurrent) {
+    return { kind: 'limited', limit: 'concurrent', max: concurrent, remaining: 0, waitMs: CONCURRENT_WAIT_MS }
+  }
+  if (requestsPerMinute !== undefined && sum(uses, 'requests') >= requestsPerMinute) {
+    const waitMs = waitFor(uses, 'requests', 1, requestsPerMinute, nowMs)
+    return { kind: 'limited', limit: 'requests', max: requestsPerMinute, remaining: 0, waitMs }
+  }
+  if (tokensPerMinute === undefined) return undefined
+  const used = sum(uses, 'tokens')
+  if (used + tokens <= tokensPerMinute) return undefined
+  const waitMs = waitFor(uses, 'tokens', tokens, tokensPerMinute, nowMs)
+  const remaining = Math.max(tokensPerMinute - used, 0)
+  return { kind: 'limited', limit: 'tokens', max: tokensPerMinute, remaining, waitMs }
+}
+
 /**
  * Counts uses of keys in a sliding minute: in no minute, wherever it begins, more than the limit is admitted. Tokens are
  * reserved by estimate and put right when the request ends. An account is forgotten when nothing is in its window.
@@ -151,41 +193,6 @@ export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {
     const made: Account = { uses: [], inFlight: 0 }
     accounts.set(name, made)
     return made
-  }
-  const expire = (account: Account, nowMs: number): void => {
-    const fresh = account.uses.findIndex(use => use.lastMs + WINDOW_MS > nowMs)
-    if (fresh === -1) account.uses = []
-    else if (fresh > 0) account.uses.splice(0, fresh)
-  }
-  const useNow = (account: Account, nowMs: number): Use => {
-    const last = account.uses.at(-1)
-    if (last !== undefined && nowMs - last.firstMs < GRAIN_MS) {
-      last.lastMs = nowMs
-      return last
-    }
-    const made: Use = { firstMs: nowMs, lastMs: nowMs, requests: 0, tokens: 0 }
-    account.uses.push(made)
-    return made
-  }
-  const refusal = (
-    { uses, inFlight }: Account,
-    { requestsPerMinute, tokensPerMinute, concurrent }: ClientKeyLimits,
-    tokens: number,
-    nowMs: number,
-  ): (Admission & { readonly kind: 'limited' }) | undefined => {
-    if (concurrent !== undefined && inFlight >= concurrent) {
-      return { kind: 'limited', limit: 'concurrent', max: concurrent, remaining: 0, waitMs: CONCURRENT_WAIT_MS }
-    }
-    if (requestsPerMinute !== undefined && sum(uses, 'requests') >= requestsPerMinute) {
-      const waitMs = waitFor(uses, 'requests', 1, requestsPerMinute, nowMs)
-      return { kind: 'limited', limit: 'requests', max: requestsPerMinute, remaining: 0, waitMs }
-    }
-    if (tokensPerMinute === undefined) return undefined
-    const used = sum(uses, 'tokens')
-    if (used + tokens <= tokensPerMinute) return undefined
-    const waitMs = waitFor(uses, 'tokens', tokens, tokensPerMinute, nowMs)
-    const remaining = Math.max(tokensPerMinute - used, 0)
-    return { kind: 'limited', limit: 'tokens', max: tokensPerMinute, remaining, waitMs }
   }
 
   const settle = (id: number, took: number | undefined, cost = 0): void => {
@@ -217,7 +224,7 @@ export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {
       expire(account, nowMs)
       // A request larger than the whole limit passes when nothing else has used it: else it never would.
       const tokens = Math.min(estimate, limits.tokensPerMinute ?? estimate)
-      const refused = refusal(account, limits, tokens, nowMs)
+      const refused = reached(account, limits, tokens, nowMs)
       if (refused !== undefined) return refused
       const use = useNow(account, nowMs)
       use.requests++

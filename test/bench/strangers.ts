@@ -11,6 +11,7 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { start, stop } from './children.ts'
 import { columns } from './report.ts'
+import { cpuUs } from './system.ts'
 
 const KEY = 'a-key-of-the-bench'
 const BODY = JSON.stringify({ model: 'm', messages: [{ role: 'user', content: 'Hello' }] })
@@ -18,7 +19,7 @@ const STREAM_BODY = JSON.stringify({ model: 'm', stream: true, messages: [{ role
 const ANSWER = JSON.stringify({ id: 'c', object: 'chat.completion', choices: [] })
 const EVENT = `data: ${JSON.stringify({ choices: [{ index: 0, delta: { content: 'x'.repeat(4_000) } }] })}\n\n`
 /** Of a stream that nobody reads; the proxy must stop its backend long before. */
-const EVENTS = 1_000
+const EVENTS = 250
 /** Connections opened at a time: more would fill the kernel's queue. */
 const AT_ONCE = 100
 const FLOOD_EVERY_MS = 250
@@ -59,6 +60,17 @@ async function freePort(): Promise<number> {
   const port = portOf(server)
   await new Promise<void>(done => server.close(() => done()))
   return port
+}
+
+/** Waits until the process rests: what its sockets can take has been taken. */
+async function untilItRests(pid: number): Promise<void> {
+  for (let before = cpuUs(pid); ; ) {
+    await sleep(1_000)
+    const after = cpuUs(pid)
+    // A tenth of a core is timers, and what a busy machine adds.
+    if (!(after - before > 100_000)) return
+    before = after
+  }
 }
 
 /** Resident memory in MB. */
@@ -171,6 +183,7 @@ async function run(): Promise<void> {
     const rows: string[][] = [['at rest, after a warm-up', `${residentMb(pid)} MB`, `${warm.toFixed(2)} ms`]]
     const held = async (what: string, count: number, text: string, drip?: string): Promise<void> => {
       const sockets = await connectMany(port, count, text)
+      await untilItRests(pid)
       const timer = setInterval(() => {
         if (drip !== undefined) for (const socket of sockets) socket.write(drip)
       }, 5_000)
@@ -179,7 +192,7 @@ async function run(): Promise<void> {
       const median = await medianMs(port, seconds)
       clearInterval(timer)
       for (const socket of sockets) socket.destroy()
-      await sleep(seconds * 1000)
+      await untilItRests(pid)
       rows.push([`${count} ${what}`, `${mb} MB`, `${median.toFixed(2)} ms`])
     }
     await held(
