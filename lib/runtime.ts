@@ -65,7 +65,7 @@ export interface Runtime {
   isSecret(text: string): boolean
 }
 
-/** A deployment's identity over models and reloads: where, as whom, which. */
+/** Identifies a deployment across models and reloads: resource, credential, deployment, and the way to it. */
 export function deploymentId(backend: BackendConfig): string {
   const way = wayId(backend)
   return `${resourceId(backend)} ${backend.type} ${backend.deployment}${way === '' ? '' : ` ${way}`}`
@@ -173,6 +173,7 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
       requestNames: shared.requestNames,
       health: healthRegistry,
       waitQueue: shared.waitQueue,
+      unsupported: shared.unsupported,
       authorizer,
       limits: {
         maxAttempts: retry.maxAttempts,

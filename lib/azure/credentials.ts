@@ -7,11 +7,20 @@ export type Authorization =
   /** OpenAI-compatible servers on a private network may want none. */
   | { readonly kind: 'none' }
   /** The token endpoint's fault, said plainly; never the backend's. Holds no secret. */
-  | { readonly kind: 'unavailable'; readonly reason: string }
+  | {
+      readonly kind: 'unavailable'
+      readonly reason: string
+      /** Until the next fetch, in milliseconds. */
+      readonly waitMs: number
+      /** The token endpoint says that the config is wrong: waiting alone does not help. */
+      readonly permanent: boolean
+    }
 
 /** Gives the header for one request: at once for keys and fresh tokens, later where a token must be fetched first. */
 export interface Authorizer {
   authorize(): Authorization | Promise<Authorization>
+  /** The backend refused the token: the next who asks gets a new one, fetched no more often than failures are. Keys have none. */
+  refused?(authorization: Authorization): void
 }
 
 /** Fetches and keeps tokens for one Entra credential; see entra.ts. */

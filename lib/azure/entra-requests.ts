@@ -37,8 +37,14 @@ export interface HttpAnswer {
 export type TokenAnswer =
   /** @property livesMs from the moment the request was made; at least MIN_LIFE_MS */
   | { readonly kind: 'token'; readonly token: string; readonly livesMs: number }
-  /** @property waitMs how long the answer asks to be left alone; undefined: it does not say */
-  | { readonly kind: 'failed'; readonly reason: string; readonly waitMs: number | undefined }
+  | {
+      readonly kind: 'failed'
+      readonly reason: string
+      /** How long the answer asks to be left alone; undefined: it does not say. */
+      readonly waitMs: number | undefined
+      /** It speaks of the config (`invalid_client`, an identity that is not assigned); left out: it may be there a moment later. */
+      readonly permanent?: boolean
+    }
 
 /** Every virtual machine of Azure has it at this address, and it is reached without leaving the host (azure/README.md 2.5). */
 export const IMDS_URL = 'http://169.254.169.254'
@@ -188,6 +194,11 @@ function errorCodes(answer: Readonly<Record<string, unknown>> | undefined): stri
   return [...(number === undefined ? [] : [`AADSTS${number}`]), ...(word === undefined ? [] : [word])]
 }
 
+/** What Entra and the metadata service say of a wrong identity, secret or scope (azure/README.md 2.3, 2.5). */
+function isAboutConfig(status: number): boolean {
+  return status === 400 || status === 401 || status === 403
+}
+
 /**
  * What an answer means. The reasons name codes and statuses, never what was sent or any free text that came back.
  * @param epochMs the wall clock when the request was made
@@ -198,6 +209,7 @@ export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer,
     kind: 'failed',
     reason,
     waitMs: namedWaitMs(answer.headers, epochMs),
+    ...(isAboutConfig(answer.status) ? { permanent: true } : {}),
   })
   const { status } = answer
   const value = parseObject(answer.body)

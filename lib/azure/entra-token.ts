@@ -62,7 +62,8 @@ interface Held {
 }
 
 interface Failure {
-  readonly authorization: Authorization
+  readonly reason: string
+  readonly permanent: boolean
   readonly count: number
   readonly retryAtMs: number
 }
@@ -73,7 +74,14 @@ interface Fetch {
   readonly background: boolean
 }
 
-const STOPPING: Authorization = Object.freeze({ kind: 'unavailable', reason: 'the proxy is stopping' })
+const STOPPING: Authorization = Object.freeze({
+  kind: 'unavailable',
+  reason: 'the proxy is stopping',
+  waitMs: FIRST_BACK_OFF_MS,
+  permanent: false,
+})
+/** A backend that refuses one token after the other is asked with new ones at longer and longer intervals, until this has passed. */
+const REFUSALS_FORGOTTEN_MS = 600_000
 
 function failed(reason: string): TokenAnswer {
   return { kind: 'failed', reason, waitMs: undefined }
@@ -86,6 +94,17 @@ export function createTokenKeeper({ clock, random, fetch, onChange, closing }: T
   let underWay: Fetch | undefined
   let timer: Timer | undefined
   let askedSinceFetch = false
+  /** The held token was refused by a backend. */
+  let isRefused = false
+  let refusals = 0
+  let refusedAtMs = Number.NEGATIVE_INFINITY
+  let mayReplaceAtMs = Number.NEGATIVE_INFINITY
+
+  const unavailable = (): Authorization => {
+    if (failure === undefined) return STOPPING
+    const { reason, permanent, retryAtMs } = failure
+    return { kind: 'unavailable', reason, permanent, waitMs: Math.max(Math.ceil(retryAtMs - clock.nowMs()), 1) }
+  }
 
   const leftMs = (): number =>
     held === undefined ? 0 : Math.min(held.endsAtMs - clock.nowMs(), held.endsAtEpochMs - clock.epochMs())
@@ -108,6 +127,7 @@ export function createTokenKeeper({ clock, random, fetch, onChange, closing }: T
       endsAtMs: beganMs + livesMs,
       endsAtEpochMs: beganEpochMs + livesMs,
     }
+    isRefused = false
     const recovered = failure !== undefined
     failure = undefined
     schedule(held.refreshAtMs)
@@ -115,17 +135,18 @@ export function createTokenKeeper({ clock, random, fetch, onChange, closing }: T
     return held.authorization
   }
 
-  const fail = (reason: string, waitMs: number | undefined): Authorization => {
+  const fail = (reason: string, waitMs: number | undefined, permanent: boolean): Authorization => {
     const count = (failure?.count ?? 0) + 1
     const before = failure
     failure = {
-      authorization: Object.freeze({ kind: 'unavailable', reason }),
+      reason,
+      permanent,
       count,
       retryAtMs: clock.nowMs() + backOffMs(count, waitMs, random),
     }
     schedule(failure.retryAtMs)
     if (before === undefined) onChange({ kind: 'failing', reason, leftMs: Math.max(leftMs() - LAST_MOMENT_MS, 0) })
-    return leftMs() > LAST_MOMENT_MS && held !== undefined ? held.authorization : failure.authorization
+    return leftMs() > LAST_MOMENT_MS && held !== undefined ? held.authorization : unavailable()
   }
 
   const fetchOnce = async (): Promise<Authorization> => {
@@ -146,7 +167,7 @@ export function createTokenKeeper({ clock, random, fetch, onChange, closing }: T
     if (closing.aborted) return STOPPING
     return answer.kind === 'token'
       ? take(answer.token, answer.livesMs, beganMs, beganEpochMs)
-      : fail(answer.reason, answer.waitMs)
+      : fail(answer.reason, answer.waitMs, answer.permanent === true)
   }
 
   const begin = (background: boolean): Promise<Authorization> => {
@@ -158,19 +179,34 @@ export function createTokenKeeper({ clock, random, fetch, onChange, closing }: T
     return settled
   }
 
+  /** Fetches another token in place of the refused one, which still serves if none can be had. */
+  const replace = (nowMs: number): Promise<Authorization> => {
+    refusals = nowMs - refusedAtMs < REFUSALS_FORGOTTEN_MS ? refusals + 1 : 1
+    refusedAtMs = nowMs
+    mayReplaceAtMs = nowMs + backOffMs(refusals, undefined, random)
+    return begin(false)
+  }
+
   return {
+    refused(authorization) {
+      if (authorization === held?.authorization) isRefused = true
+    },
     authorize() {
       askedSinceFetch = true
       const nowMs = clock.nowMs()
       const mayBegin = underWay === undefined && !closing.aborted && nowMs >= (failure?.retryAtMs ?? 0)
       if (held !== undefined && leftMs() > LAST_MOMENT_MS) {
+        if (isRefused && nowMs >= mayReplaceAtMs) {
+          if (mayBegin) return replace(nowMs)
+          if (underWay !== undefined && !underWay.background) return underWay.settled
+        }
         // Not left to the timer alone: it may have been set before the machine slept, or not at all.
         if (mayBegin && nowMs >= held.refreshAtMs) begin(false)
         return held.authorization
       }
       if (mayBegin) return begin(false)
       if (underWay !== undefined && !underWay.background) return underWay.settled
-      return failure?.authorization ?? STOPPING
+      return unavailable()
     },
     rest() {
       timer?.cancel()

@@ -87,7 +87,12 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
     if (typeof assertion !== 'string') return { kind: 'failed', reason: assertion.reason, waitMs: undefined }
     const request = tokenRequest(credential, platform, assertion)
     if (request.url.protocol !== 'https:' && !maySendPlainly(credential, request.url)) {
-      return { kind: 'failed', reason: 'the authority is plain http: the secret is not sent', waitMs: undefined }
+      return {
+        kind: 'failed',
+        reason: 'the authority is plain http: the secret is not sent',
+        waitMs: undefined,
+        permanent: true,
+      }
     }
     const epochMs = clock.epochMs()
     const exchanged = await exchange(request, signal)

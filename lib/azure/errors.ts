@@ -1,4 +1,5 @@
 // Reads the error bodies of Azure OpenAI, API Management and OpenAI, and says what kind of trouble they tell of. Pure.
+import type { HeaderValues } from './waits.ts'
 
 /**
  * What an error body or an error event says; every part may be missing, since load balancers answer HTML or nothing.
@@ -8,6 +9,8 @@ export interface UpstreamError {
   readonly type: string | undefined
   readonly message: string
   readonly param: string | undefined
+  /** Azure's, API Management's or OpenAI's own form; left out for pages, texts and JSON of other boxes. */
+  readonly shape?: 'api'
 }
 
 const NOTHING: UpstreamError = { code: undefined, type: undefined, message: '', param: undefined }
@@ -28,7 +31,9 @@ function text(value: unknown): string | undefined {
 export function readError(value: unknown): UpstreamError {
   if (!isObject(value)) return NOTHING
   const inner = isObject(value.error) ? value.error : value
+  const isApi = inner !== value || typeof value.statusCode === 'number'
   return {
+    ...(isApi ? { shape: 'api' as const } : {}),
     code: text(inner.code) ?? (inner === value ? text(value.statusCode) : undefined),
     type: text(inner.type),
     message: text(inner.message) ?? (typeof value.error === 'string' ? value.error : ''),
@@ -45,6 +50,28 @@ export function readErrorBody(body: Buffer): UpstreamError {
   }
 }
 
+/** Members that an error object alone may have beside `error` (azure/README.md 6.1, and `object: "error"` of compatible servers). */
+const BESIDE_ERROR: ReadonlySet<string> = new Set([
+  'error',
+  'object',
+  'type',
+  'request_id',
+  'status',
+  'code',
+  'message',
+])
+
+/** The error of a body that is nothing else; undefined for any other body. Never throws. */
+export function readLoneError(body: Buffer): UpstreamError | undefined {
+  try {
+    const value: unknown = JSON.parse(body.toString('utf8'))
+    if (!isObject(value) || value.error === null || value.error === undefined) return undefined
+    return Object.keys(value).every(name => BESIDE_ERROR.has(name)) ? readError(value) : undefined
+  } catch {
+    return undefined
+  }
+}
+
 /** Whether the body is JSON that carries an error at all. */
 export function isReadable(error: UpstreamError): boolean {
   return error.code !== undefined || error.type !== undefined || error.message !== ''
@@ -55,9 +82,11 @@ export function isReadable(error: UpstreamError): boolean {
  * Texts and codes: azure/README.md 6.2.
  */
 export function isDeploymentMissing(error: UpstreamError): boolean {
+  // A model that stands elsewhere in the body (`tools[0].model`) is the client's own mistake.
+  const named = error.param === undefined || error.param === 'model'
   return (
     error.code === 'DeploymentNotFound' ||
-    error.code === 'model_not_found' ||
+    (error.code === 'model_not_found' && named) ||
     error.code === 'ModelDeprecated' ||
     /could not find an existing deployment/i.test(error.message) ||
     /^the api deployment for this resource does not exist/i.test(error.message) ||
@@ -69,9 +98,32 @@ export function isDeploymentMissing(error: UpstreamError): boolean {
 /** The path or the api-version is not served there: `Resource not found`, or "enabled only for api versions …". */
 export function isOperationUnsupported(status: number, error: UpstreamError): boolean {
   if (error.code === 'api_not_supported') return true
-  if (status === 404) return !isReadable(error) || /^resource not found$/i.test(error.message.trim())
+  if (status === 404 || status === 410) return /^resource not found$/i.test(error.message.trim())
   if (status !== 400) return false
   return /api[ -]version/i.test(error.message) && /(not supported|enabled only for)/i.test(error.message)
+}
+
+/** The deployment is of another kind than the operation needs: a mistake in the config (azure/README.md 6.2). */
+export function isOperationNotSupported(error: UpstreamError): boolean {
+  return error.code === 'OperationNotSupported'
+}
+
+/** A 403 that is a throttle: API Management's quota policies (azure/README.md 13.6). */
+export function isQuota({ message }: UpstreamError): boolean {
+  return /\bquota\b/i.test(message)
+}
+
+/** A 403 of the resource's network rules, or of its private endpoint (azure/README.md 13.6). */
+export function isNetworkRefused(headers: HeaderValues, { message }: UpstreamError): boolean {
+  return (
+    headers['policy-id'] === 'ThrowExceptionDueToTrafficDenied' ||
+    /virtual network|firewall rules|public access is disabled|private endpoint/i.test(message)
+  )
+}
+
+/** The resource is suspended (azure/README.md 13.6). */
+export function isAccountRefused({ message }: UpstreamError): boolean {
+  return /temporarily blocked/i.test(message)
 }
 
 /** This resource does not hold the response that was named, or cannot read its reasoning (azure/README.md 1.5). */

@@ -1,28 +1,84 @@
-// What single deployments turned out not to offer: an operation, or the option that asks for usage in streams. Remembered for
-// a while, so that it is not found out again with every request, and forgotten, since deployments are upgraded.
+// What single deployments turned out not to offer: an operation at an api_version, or the option that asks for usage in streams.
+// Believed briefly at first, since gateways answer so while they restart; ended by one answer.
 import type { Clock } from '../clock.ts'
 
-/** A deployment is asked again after this, in case it has learnt it meanwhile. */
-const REMEMBERED_MS = 600_000
+/** How long it is avoided the first, the second and every later time, in milliseconds. */
+export const AVOIDED_MS = [10_000, 60_000, 600_000] as const
+/** An option that a deployment has refused, which a second request without it has proved. */
+export const OPTION_REFUSED_MS = 600_000
+/** After so long without another refusal the next one counts as the first again. */
+const FORGOTTEN_MS = 600_000
 /** Deployments times operations; far above any config, and a bound all the same. */
 const MAX_REMEMBERED = 10_000
 
-/** `lacks stream_options` or `lacks images/edits`: the name of an operation or of an option. */
+/** What a deployment lacks: `images/edits`, `stream_options`; at which api_version. */
+export interface Lack {
+  readonly deployment: string
+  readonly what: string
+  readonly apiVersion: string
+}
+
+/** A change for people. `forMs` 0: it was answered after all. */
+export interface LackChange extends Lack {
+  readonly forMs: number
+}
+
 export interface UnsupportedOperations {
-  note(deployment: string, lacks: string): void
-  has(deployment: string, what: string): boolean
+  /** A deployment refused something. @param forMs how long to avoid it; left out: longer each time */
+  note(lack: Lack, forMs?: number): void
+  has(lack: Lack): boolean
+  /** The deployment has answered: it offers this. */
+  answered(lack: Lack): void
+  /** What a deployment is avoided for now, for the status page. */
+  of(deployment: string): readonly { readonly what: string; readonly apiVersion: string; readonly untilMs: number }[]
+  onChange(listener: (change: LackChange) => void): void
+}
+
+interface Remembered {
+  readonly lack: Lack
+  readonly times: number
+  readonly untilMs: number
+}
+
+function keyOf({ deployment, what, apiVersion }: Lack): string {
+  return `${deployment}\n${what}\n${apiVersion}`
 }
 
 export function createUnsupportedOperations(clock: Clock): UnsupportedOperations {
-  const untilMs = new Map<string, number>()
+  const remembered = new Map<string, Remembered>()
+  const listeners: ((change: LackChange) => void)[] = []
+  const tell = (lack: Lack, forMs: number): void => {
+    for (const listener of listeners) listener({ ...lack, forMs })
+  }
+
   return {
-    note(deployment, lacks) {
-      if (untilMs.size >= MAX_REMEMBERED) untilMs.clear()
-      untilMs.set(`${deployment}\n${lacks}`, clock.nowMs() + REMEMBERED_MS)
+    note(lack, forMs) {
+      const key = keyOf(lack)
+      const nowMs = clock.nowMs()
+      const known = remembered.get(key)
+      // Asked all the same because nobody else is there: it is known already.
+      if (known !== undefined && known.untilMs > nowMs) return
+      if (remembered.size >= MAX_REMEMBERED) remembered.clear()
+      const times = known !== undefined && nowMs - known.untilMs < FORGOTTEN_MS ? known.times + 1 : 0
+      const avoidedMs = forMs ?? AVOIDED_MS[Math.min(times, AVOIDED_MS.length - 1)] ?? OPTION_REFUSED_MS
+      remembered.set(key, { lack, times, untilMs: nowMs + avoidedMs })
+      tell(lack, avoidedMs)
     },
-    has(deployment, what) {
-      if (untilMs.size === 0) return false
-      return (untilMs.get(`${deployment}\n${what}`) ?? 0) > clock.nowMs()
+    has(lack) {
+      if (remembered.size === 0) return false
+      return (remembered.get(keyOf(lack))?.untilMs ?? 0) > clock.nowMs()
+    },
+    answered(lack) {
+      if (remembered.size > 0 && remembered.delete(keyOf(lack))) tell(lack, 0)
+    },
+    of(deployment) {
+      const nowMs = clock.nowMs()
+      return [...remembered.values()]
+        .filter(({ lack, untilMs }) => lack.deployment === deployment && untilMs > nowMs)
+        .map(({ lack: { what, apiVersion }, untilMs }) => ({ what, apiVersion, untilMs }))
+    },
+    onChange(listener) {
+      listeners.push(listener)
     },
   }
 }

@@ -54,8 +54,8 @@ async function ask(
 ): Promise<AttemptResult> {
   const authorization = await deps.authorize(backend)
   if (authorization.kind === 'unavailable') {
-    const outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason } as const
-    return { kind: 'no_response', outcome }
+    const { reason, waitMs, permanent } = authorization
+    return { kind: 'no_response', outcome: { kind: 'no_token', detail: reason, waitMs, permanent } }
   }
   const headers = questionHeaders(backend, authorization)
   const bytes = Buffer.from(body)
@@ -76,6 +76,7 @@ async function ask(
         idleMs: timeoutMs,
       },
       cancellation: createCancellation(),
+      fresh: true,
     },
     deps,
   )

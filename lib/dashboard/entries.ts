@@ -44,6 +44,7 @@ export type AttemptOutcome =
   | 'timeout'
   | 'misconfigured'
   | 'unsupported'
+  | 'shortage'
   | 'cut'
   | 'cancelled'
 

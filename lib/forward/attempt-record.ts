@@ -14,6 +14,8 @@ export interface AttemptReport {
   readonly label: OutcomeLabel
   readonly detail: string
   readonly attempt: number
+  /** It saved the request: another backend had failed before. */
+  readonly isFailover: boolean
   /** Milliseconds from asking this backend to the first byte that was passed on; undefined when none was. */
   readonly ttfbMs: number | undefined
 }
@@ -61,7 +63,17 @@ export function report(
   exchange: Exchange,
   request: Pick<ForwardRequest, 'pool'>,
   member: Member,
-  { label, detail, askedMs }: { readonly label: OutcomeLabel; readonly detail: string; readonly askedMs: number },
+  {
+    label,
+    detail,
+    askedMs,
+    isFailover,
+  }: {
+    readonly label: OutcomeLabel
+    readonly detail: string
+    readonly askedMs: number
+    readonly isFailover: boolean
+  },
   onAttempt: (report: AttemptReport) => void,
 ): void {
   const { ttfbMs, attempts } = exchange.record
@@ -71,6 +83,7 @@ export function report(
     label,
     detail,
     attempt: attempts,
+    isFailover: isFailover && label === 'served',
     ttfbMs: ttfbMs === undefined ? undefined : exchange.beganMs + ttfbMs - askedMs,
   })
 }

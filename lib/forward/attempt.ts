@@ -16,10 +16,13 @@ export interface AttemptDeps {
 
 function connectFailed(detail: string): boolean {
   return (
-    /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|EADDRNOTAVAIL|ETIMEDOUT)/.test(detail) ||
+    /^(ECONNREFUSED|ENOTFOUND|EAI_|EHOSTUNREACH|ENETUNREACH|ETIMEDOUT)/.test(detail) ||
     /^(ERR_TLS|ERR_SSL|CERT_|DEPTH_ZERO|UNABLE_TO|SELF_SIGNED|EPROTO|HOSTNAME_MISMATCH)/.test(detail)
   )
 }
+
+/** What this machine ran out of: descriptors, socket buffers, memory, local ports, its resolver (errno(3), getaddrinfo(3)). */
+const SHORTAGES: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL', 'EAI_AGAIN'])
 
 /** No connection was made, so that nothing of the request can have reached the backend. */
 function notConnected({ code, message, phase, timeout }: ConnectError): Outcome {
@@ -30,11 +33,18 @@ function notConnected({ code, message, phase, timeout }: ConnectError): Outcome 
 
 /** What it means that no answer came. */
 function failureOf(error: Error): Outcome {
+  const code = errorCode(error)
+  if (SHORTAGES.has(code)) return { kind: 'shortage', detail: code }
   if (error instanceof ConnectError) return notConnected(error)
   if (error instanceof ProtocolError) return transportFailure('protocol_error', error.code)
-  const detail = errorCode(error)
-  return transportFailure(connectFailed(detail) ? 'connect_failed' : 'connection_lost', detail)
+  return transportFailure(connectFailed(code) ? 'connect_failed' : 'connection_lost', code)
 }
+
+/**
+ * A used connection that dies this soon after a request was sent, before any byte of an answer, was closed by the far side before it
+ * saw that request. Later the backend may have worked on it for minutes: sent again it is paid twice.
+ */
+const STALE_MS = 1_000
 
 type Tried = AttemptResult | Upgraded | { readonly kind: 'stale_socket' }
 
@@ -66,8 +76,12 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
       pending = 'header_timeout'
     },
     head(head, source) {
-      if (settle()) readResponse(plan, deps, head, source, done)
-      else source.destroy()
+      if (!settle()) source.destroy()
+      else if (head.status === 421 && !sent.connecting) {
+        readResponse(plan, deps, head, source, result =>
+          done(result.kind === 'response' ? { ...result, reused: true } : result),
+        )
+      } else readResponse(plan, deps, head, source, done)
     },
     switched(upstreamResponse, socket, head) {
       if (settle()) done({ kind: 'upgraded', response: upstreamResponse, socket, head })
@@ -76,7 +90,8 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
     failed(error, stale) {
       if (!settle()) return
       // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
-      if (stale && !how.fresh && !(error instanceof ProtocolError)) done({ kind: 'stale_socket' })
+      const closedBefore = stale && clock.nowMs() - beganMs <= STALE_MS
+      if (closedBefore && !how.fresh && !(error instanceof ProtocolError)) done({ kind: 'stale_socket' })
       else done({ kind: 'no_response', outcome: failureOf(error) })
     },
   }
@@ -97,7 +112,7 @@ export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptRe
       if (tried.kind === 'response' || tried.kind === 'no_response') resolve(tried)
       else resolve({ kind: 'no_response', outcome: transportFailure('connection_lost', 'stale socket') })
     }
-    tryOnce(plan, deps, { fresh: false, maySwitch: false }, tried => {
+    tryOnce(plan, deps, { fresh: plan.fresh, maySwitch: false }, tried => {
       if (tried.kind === 'stale_socket') tryOnce(plan, deps, { fresh: true, maySwitch: false }, settle)
       else settle(tried)
     })

@@ -1,271 +1,229 @@
 // The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
 // decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
-
 import type { HealthRegistry, Lease } from '../balancer/health.ts'
-import type { Member, Picker, PickResult } from '../balancer/pool.ts'
+import type { Leased, Member, Picker, PickResult } from '../balancer/pool.ts'
 import { isWorthWaiting, type WaitQueue, type WaitResult } from '../balancer/wait-queue.ts'
-import { type Refusal, refuse } from '../errors.ts'
-import type { CancelReason, Exchange } from '../request-context.ts'
-import {
-  type AttemptReport,
-  noteSignals,
-  outcomeDetail,
-  recordResponse,
-  recordResult,
-  report,
-} from './attempt-record.ts'
-import { blameOf, exhaustedError, type History, isAttempt, labelOf, type Outcome } from './outcome.ts'
-import { relay } from './relay.ts'
-import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
-import type {
-  AttemptResult,
-  ForwardRequest,
-  RelayOptions,
-  RelayResult,
-  Upgraded,
-  UpstreamResponse,
-} from './upstream.ts'
+import type { Exchange } from '../request-context.ts'
+import { type Answered, type AskDeps, askBackend, outcomeFor } from './ask-backend.ts'
+import { noteSignals, outcomeDetail, report } from './attempt-record.ts'
+import { exhaustedError, type History } from './exhausted.ts'
+import { blameOf, isPresentable, isSuspect, labelOf, type Outcome, reachedBackend } from './outcome.ts'
+import { type MemberResponse, type RespondDeps, respond, type TryResult } from './respond.ts'
+import type { ForwardRequest } from './upstream.ts'
 
-export interface ForwardDeps extends SendDeps {
+export interface ForwardDeps extends AskDeps, RespondDeps {
   readonly health: HealthRegistry
   readonly waitQueue: WaitQueue
-  readonly limits: SendDeps['limits'] & {
-    readonly maxAttempts: number
-    readonly maxWaitMs: number
-    readonly keepaliveMs: number
-  }
-  onAttempt(report: AttemptReport): void
+  readonly limits: AskDeps['limits'] &
+    RespondDeps['limits'] & { readonly maxAttempts: number; readonly maxWaitMs: number }
 }
 
-/** A refused key is a mistake in the config only if it was the config's: a client's own ephemeral key may have expired. */
-function outcomeFor({ ephemeral }: Exchange, { upgrade }: ForwardRequest, result: AttemptResult): Outcome {
-  const { kind, outcome } = result
-  if (kind !== 'response') return outcome
-  if (ephemeral !== undefined && outcome.kind === 'misconfigured') return { kind: 'served' }
-  // A handshake whose refusal is no answer to the client: it speaks of the route, not of a request.
-  if (upgrade?.refusalsMoveOn === true && outcome.kind === 'served') {
-    return { kind: 'unsupported', detail: `${result.response.status} to a handshake` }
-  }
-  return outcome
-}
-
-/** Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md 13.4). */
-function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
-  if (request.itemOwners?.has(member.resourceId) !== true || result.kind === 'upgraded') return false
-  return outcomeFor(exchange, request, result).kind === 'state_elsewhere'
-}
-
-/** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
-function relayResponse(
-  exchange: Exchange,
-  request: ForwardRequest,
-  member: Member,
-  upstreamResponse: UpstreamResponse,
-  deps: ForwardDeps,
-): RelayResult | Promise<RelayResult> {
-  recordResponse(exchange, upstreamResponse)
-  request.onServed?.(member, upstreamResponse)
-  request.releaseBody()
-  const { onEvents } = request
-  const options: RelayOptions = {
-    backendName: member.backend.name,
-    dialect: request.dialect,
-    idleMs: deps.limits.idleMs,
-    keepaliveMs: deps.limits.keepaliveMs,
-    dropUsageEvent: request.dropsUsageEvent?.() === true,
-    onEvents: onEvents === undefined ? undefined : bytes => onEvents(member, bytes),
-  }
-  return relay(exchange, upstreamResponse, options, deps)
+/** One request's way through the backends. */
+interface Way {
+  readonly exchange: Exchange
+  readonly request: ForwardRequest
+  readonly picker: Picker
+  readonly deps: ForwardDeps
+  readonly history: History
+  /** Its place among those who wait. */
+  readonly ticket: { place: number }
+  /** Attempts that count against `retry.max_attempts`. */
+  counted: number
+  /** The last answer that is better than none. */
+  fallback: MemberResponse | undefined
+  /** The lease of the first backend that met this request with suspect trouble: its blame is withdrawn if a second one does. */
+  firstSuspect: Lease | undefined
+  /** The first backend whose token was not there at the moment. */
+  awaitsToken: { readonly member: Member; readonly waitMs: number } | undefined
+  /** It has been waited for, once. */
+  waitedForToken: boolean
 }
 
 /** Whether another backend is worth asking after this. */
 function shouldRetry(outcome: Outcome, request: ForwardRequest): boolean {
   if (outcome.kind === 'state_elsewhere') return request.stateOwnerUnknown
-  return outcome.kind !== 'served' && outcome.kind !== 'cancelled'
+  return outcome.kind !== 'served' && outcome.kind !== 'clients_own' && outcome.kind !== 'cancelled'
 }
 
-/** An answer that was put fallback because another backend might do better; given to the client when none did. */
-interface FallbackResponse {
-  readonly member: Member
-  readonly response: UpstreamResponse
-  readonly outcome: Outcome
-}
-
-/** A throttle, a wrong key and a wrong deployment are ours to explain: their upstream answers would mislead a client. */
-function isPresentable(outcome: Outcome): boolean {
-  return outcome.kind !== 'throttled' && outcome.kind !== 'misconfigured'
-}
-
-/** Waits in the model's queue for a lease, where there is something to wait for; the time runs from the request's head. */
-function waitForCapacity(
-  exchange: Exchange,
-  { pool }: ForwardRequest,
-  picker: Picker,
-  pick: PickResult,
-  ticket: { place: number },
-  { limits, waitQueue, clock }: ForwardDeps,
-): WaitResult | Promise<WaitResult> {
+/** The next backend; where all are throttled or full and that ends in time, after a wait in the model's queue. */
+function nextPick({ exchange, request, picker, deps, ticket }: Way): WaitResult | Promise<WaitResult> {
+  const { limits, waitQueue, clock } = deps
+  const { pool } = request
+  // Those who wait come first, where both could use what is free.
+  if (limits.maxWaitMs > 0 && waitQueue.waiting(pool) > 0) waitQueue.serve(pool)
+  const pick: PickResult = picker.pick()
   const untilMs = exchange.beganMs + limits.maxWaitMs
+  // The time runs from the request's head, however often it waits.
   if (pick.kind !== 'throttled' || !isWorthWaiting(pick, untilMs - clock.nowMs())) return pick
   return waitQueue.wait({ pool, picker, leaving: exchange.cancellation, untilMs, ticket }, pick.waitMs)
 }
 
-/** An attempt that was the last one, whose lease is still held. */
-interface LastAttempt {
-  readonly member: Member
-  readonly lease: Lease
-  readonly outcome: Outcome
-  readonly askedMs: number
+/** A token that could not be had is often there a moment later: no longer than this, and once a request. */
+const TOKEN_WAIT_MS = 1_000
+
+/** Waits for a token that comes within a second; then its backend may be tried once more. */
+async function waitForToken(way: Way): Promise<boolean> {
+  const { exchange, picker, deps, awaitsToken, history } = way
+  if (way.waitedForToken || awaitsToken === undefined || awaitsToken.waitMs > TOKEN_WAIT_MS) return false
+  way.waitedForToken = true
+  const { cancellation } = exchange
+  await new Promise<void>(resolve => {
+    const timer = deps.clock.after(awaitsToken.waitMs, () => {
+      stopWatching()
+      resolve()
+    })
+    const stopWatching = cancellation.onCancel(() => {
+      timer.cancel()
+      resolve()
+    })
+  })
+  picker.retry(awaitsToken.member)
+  history.outcomes.length = 0
+  return cancellation.reason === undefined
 }
 
-/** How the attempts ended. */
-export type TryResult =
-  | (LastAttempt & { readonly kind: 'response'; readonly response: UpstreamResponse })
-  | (LastAttempt & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
-  /** No attempt is left; this answer is better than none. */
-  | { readonly kind: 'fallback'; readonly member: Member; readonly response: UpstreamResponse }
-  | { readonly kind: 'refusal'; readonly refusal: Refusal }
-  /** The client did not wait. */
-  | { readonly kind: 'left'; readonly reason: CancelReason }
-
-/** The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one is still held. */
-export async function tryBackends(
-  exchange: Exchange,
-  request: ForwardRequest,
-  picker: Picker,
-  deps: ForwardDeps,
-): Promise<TryResult> {
-  const { record, cancellation } = exchange
-  const history: History = { outcomes: [], throttledLeft: undefined, stopped: undefined }
-  let fallback: FallbackResponse | undefined
-  let firstSuspect: Lease | undefined
-  // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry.
-  let counted = 0
-  const ticket = { place: 0 }
-  while (counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
-    const first = picker.pick()
-    const pick =
-      first.kind === 'throttled' ? await waitForCapacity(exchange, request, picker, first, ticket, deps) : first
-    if (pick.kind !== 'lease') {
-      if (pick.kind !== 'left' && pick.kind !== 'queue_full') history.stopped = pick.kind
-      break
-    }
-    const { member, lease } = pick
-    record.attempts++
-    record.backend = member.backend.name
-    if (pick.servedByLowerTier) record.servedByLowerTier = true
-    const askedMs = deps.clock.nowMs()
-
-    let result = await sendToBackend(exchange, request, member, deps)
-    if (deniesOwnItem(exchange, request, member, result)) result = await sendToBackend(exchange, request, member, deps)
-    if (result.kind === 'response' && request.onRefused?.(member, result.response) === 'again') {
-      result = await sendToBackend(exchange, request, member, deps)
-    }
-    if (result.kind === 'upgraded') {
-      return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, upgraded: result }
-    }
-    const outcome = outcomeFor(exchange, request, result)
-    const values = result.kind === 'response' ? result.response.headers.values : result.values
-    if (values !== undefined) noteSignals(member, values, deps.health)
-    history.outcomes.push(outcome)
-    if (result.kind === 'response' && !shouldRetry(outcome, request)) {
-      return { kind: 'response', member, lease, outcome, askedMs, response: result.response }
-    }
-    const isSuspect = (outcome.kind === 'failed' && outcome.suspect) || outcome.kind === 'misconfigured'
-    lease.release(blameOf(outcome, firstSuspect !== undefined))
-    if (isSuspect) {
-      if (firstSuspect === undefined) firstSuspect = lease
-      else firstSuspect.withdraw()
-    }
-    if (outcome.kind === 'throttled') picker.throttled(member)
-    report(
-      exchange,
-      request,
-      member,
-      { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs },
-      deps.onAttempt,
-    )
-    if (outcome.kind === 'unsupported') request.onUnsupported?.(member)
-    fallback = result.kind === 'response' ? { member, response: result.response, outcome } : undefined
-    if (outcome.kind !== 'state_elsewhere') counted += isAttempt(outcome) ? 1 : 0
-    else picker.skipResource(member.resourceId)
+/** Notes an attempt that was not the last: blame, what to try next, what to give out if nothing better comes. */
+function noteFailure(
+  way: Way,
+  { member, lease }: Leased,
+  { outcome, askedMs }: { readonly outcome: Outcome; readonly askedMs: number },
+  answered: Exclude<Answered, { kind: 'upgraded' }>,
+): void {
+  const { exchange, request, picker, deps } = way
+  lease.release(blameOf(outcome, way.firstSuspect !== undefined))
+  if (isSuspect(outcome)) {
+    // Two backends cannot both be wrong about it: nobody is blamed for this request.
+    way.firstSuspect?.withdraw()
+    way.firstSuspect ??= lease
   }
-  const { reason } = cancellation
+  const facts = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs, isFailover: false }
+  report(exchange, request, member, facts, deps.onAttempt)
+  if (answered.kind === 'response' && isPresentable(outcome, answered.response.status)) {
+    const { response, asksUsage } = answered
+    way.fallback = { member, response, asksUsage }
+  }
+  if (outcome.kind === 'throttled') picker.throttled(member)
+  if (outcome.kind === 'state_elsewhere') picker.skipResource(member.resourceId)
+  if (outcome.kind === 'no_token' && !outcome.permanent) way.awaitsToken ??= { member, waitMs: outcome.waitMs }
+  const { operation } = request
+  if (outcome.kind === 'unsupported' && operation !== undefined) {
+    deps.unsupported.note({ deployment: member.health.id, what: operation, apiVersion: member.backend.apiVersion })
+  }
+  // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry. Nor is a 429
+  // after a wait, which the request has paid for with its time.
+  const isSearch = outcome.kind === 'state_elsewhere'
+  const afterWait = outcome.kind === 'throttled' && way.ticket.place > 0
+  if (reachedBackend(outcome) && !isSearch && !afterWait) way.counted++
+}
+
+/** Whether anything before went wrong: a search through resources is no failure. */
+function hasFailed({ outcomes }: History): boolean {
+  return outcomes.some(({ kind }) => kind !== 'state_elsewhere')
+}
+
+/** One answer shows that a backend offers the operation after all. */
+function noteOffered({ request: { operation }, deps: { unsupported } }: Way, { health, backend }: Member): void {
+  if (operation === undefined) return
+  unsupported.answered({ deployment: health.id, what: operation, apiVersion: backend.apiVersion })
+}
+
+/** One backend's turn. @returns how the attempts ended, or undefined: the next backend */
+async function tryMember(way: Way, pick: Leased): Promise<TryResult | undefined> {
+  const { exchange, request, deps, history } = way
+  const { member, lease } = pick
+  const { record } = exchange
+  record.attempts++
+  record.backend = member.backend.name
+  if (pick.servedByLowerTier) record.servedByLowerTier = true
+  const askedMs = deps.clock.nowMs()
+  const isFailover = hasFailed(history)
+  let answered = await askBackend(exchange, request, pick, deps)
+  if (answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused === true) {
+    // RFC 9110 section 15.5.20: over another connection it may be served.
+    way.counted++
+    record.attempts++
+    answered = await askBackend(exchange, request, pick, deps, true)
+  }
+  if (answered.kind === 'upgraded') {
+    noteOffered(way, member)
+    return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, isFailover, upgraded: answered }
+  }
+  const outcome = outcomeFor(exchange, request, answered)
+  const values = answered.kind === 'response' ? answered.response.headers.values : answered.values
+  if (values !== undefined) noteSignals(member, values, deps.health)
+  history.outcomes.push(outcome)
+  if (answered.kind === 'response' && !shouldRetry(outcome, request)) {
+    const { response, asksUsage } = answered
+    if (response.status < 300) noteOffered(way, member)
+    return { kind: 'response', member, lease, outcome, askedMs, isFailover, response, asksUsage }
+  }
+  noteFailure(way, pick, { outcome, askedMs }, answered)
+  return undefined
+}
+
+/** What the client gets when no attempt is left. */
+function whatIsLeft({ exchange, request, picker, history, fallback }: Way): TryResult {
+  const { reason } = exchange.cancellation
   if (reason === 'client_closed' || reason === 'client_stalled') return { kind: 'left', reason }
   if (reason !== undefined) {
     const message = 'The proxy is shutting down.'
     return { kind: 'refusal', refusal: { status: 503, code: 'draining', message, retryAfterMs: 1000 } }
   }
-  if (fallback !== undefined && isPresentable(fallback.outcome)) {
-    return { kind: 'fallback', member: fallback.member, response: fallback.response }
-  }
-  history.throttledLeft = picker.soonest()?.waitMs
-  return { kind: 'refusal', refusal: exhaustedError(request.pool.model.name, history, undefined) }
+  history.busy = picker.soonest()
+  // While somebody sound is merely throttled or full, its time says more than another's failure.
+  if (fallback !== undefined && history.busy === undefined) return { kind: 'fallback', ...fallback }
+  const isPinned = request.pinnedResources !== undefined
+  return { kind: 'refusal', refusal: exhaustedError(request.pool.model.name, history, isPinned) }
 }
 
-/** Holds the lease until `passing` has ended, and tells how it did. */
-function holdLease(
-  exchange: Exchange,
-  request: ForwardRequest,
-  { member, lease, outcome, askedMs }: LastAttempt,
-  passing: () => RelayResult | Promise<RelayResult>,
-  deps: ForwardDeps,
-): void | Promise<void> {
-  const ended = (end: RelayResult): void => {
-    lease.release({ kind: 'none' })
-    recordResult(exchange, end)
-    const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
-    const detail = end.kind === 'cut' ? end.detail : outcomeDetail(outcome)
-    report(exchange, request, member, { label, detail, askedMs }, deps.onAttempt)
-  }
-  const failed = (error: unknown): never => {
-    lease.release({ kind: 'none' })
-    throw error
-  }
-  lease.answered()
-  try {
-    const end = passing()
-    return end instanceof Promise ? end.then(ended, failed) : ended(end)
-  } catch (error) {
-    return failed(error)
-  }
-}
-
-/** What the client gets. While that takes minutes, nothing of how it was found is kept: hence a function of its own. */
-function respond(
-  exchange: Exchange,
-  request: ForwardRequest,
-  found: TryResult,
-  deps: ForwardDeps,
-): void | Promise<void> {
-  const { record } = exchange
-  switch (found.kind) {
-    case 'response':
-      return holdLease(
-        exchange,
-        request,
-        found,
-        () => relayResponse(exchange, request, found.member, found.response, deps),
-        deps,
-      )
-    case 'upgraded':
-      return holdLease(
-        exchange,
-        request,
-        found,
-        () => request.upgrade?.open(found.member, found.upgraded) ?? { kind: 'complete' },
-        deps,
-      )
-    case 'fallback': {
-      record.backend = found.member.backend.name
-      const end = relayResponse(exchange, request, found.member, found.response, deps)
-      return end instanceof Promise ? end.then(told => recordResult(exchange, told)) : recordResult(exchange, end)
+async function walk(way: Way): Promise<TryResult> {
+  const { exchange, history, deps } = way
+  const { cancellation } = exchange
+  while (way.counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
+    const picked = nextPick(way)
+    const pick = picked instanceof Promise ? await picked : picked
+    if (pick.kind === 'lease') {
+      const ended = await tryMember(way, pick)
+      if (ended !== undefined) return ended
+      continue
     }
-    case 'refusal':
-      return refuse(exchange, found.refusal)
-    case 'left':
-      record.error = found.reason
+    if (pick.kind === 'left') break
+    if (pick.kind === 'exhausted' && (await waitForToken(way))) continue
+    // A full queue is as good as none: the refusal says when the soonest is back.
+    if (pick.kind !== 'queue_full') history.stopped = pick.kind
+    break
   }
+  return whatIsLeft(way)
+}
+
+/** A way at its beginning. Its own function: `forward` must keep none of it while an answer streams for minutes. */
+function wayOf(exchange: Exchange, request: ForwardRequest, picker: Picker, deps: ForwardDeps): Way {
+  return {
+    exchange,
+    request,
+    picker,
+    deps,
+    history: { outcomes: [], busy: undefined, stopped: undefined },
+    ticket: { place: 0 },
+    counted: 0,
+    fallback: undefined,
+    firstSuspect: undefined,
+    awaitsToken: undefined,
+    waitedForToken: false,
+  }
+}
+
+/**
+ * The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one is still held.
+ * Called again with the same picker it goes on with the backends that are left.
+ */
+export function tryBackends(
+  exchange: Exchange,
+  request: ForwardRequest,
+  picker: Picker,
+  deps: ForwardDeps,
+): Promise<TryResult> {
+  return walk(wayOf(exchange, request, picker, deps))
 }
 
 /**
@@ -273,7 +231,18 @@ function respond(
  * backend or a client does.
  */
 export async function forward(exchange: Exchange, request: ForwardRequest, deps: ForwardDeps): Promise<void> {
-  const picker = request.pool.picker(request.pickerOptions)
+  const { pool, pinnedResources, operation, foreignReasoning, promptHash } = request
+  const { unsupported, transport } = deps
+  const avoid = (member: Member): boolean => {
+    const { backend, health } = member
+    if (operation !== undefined) {
+      if (unsupported.has({ deployment: health.id, what: operation, apiVersion: backend.apiVersion })) return true
+    }
+    // By another way out, if there is one.
+    if (transport.isCutOff(backend.endpoint)) return true
+    return request.avoid?.(member) === true || foreignReasoning?.canRead(member) === false
+  }
+  const picker = pool.picker({ resources: pinnedResources, only: request.only, promptHash, avoid })
   try {
     await tryBackends(exchange, request, picker, deps).then(found => respond(exchange, request, found, deps))
   } finally {

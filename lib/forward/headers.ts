@@ -228,6 +228,7 @@ export interface ResponseValues extends HeaderValues {
   'x-ms-deployment-name': string | undefined
   'x-ms-is-spilled-over': string | undefined
   'x-ms-spillover-from-deployment': string | undefined
+  'policy-id': string | undefined
 }
 
 /** Always all of them, so that every answer's has the same shape: reading one then costs next to nothing. */
@@ -248,9 +249,9 @@ function noValues(): ResponseValues {
     'x-ms-deployment-name': undefined,
     'x-ms-is-spilled-over': undefined,
     'x-ms-spillover-from-deployment': undefined,
+    'policy-id': undefined,
   }
 }
-
 const VALUED = names(...Object.keys(noValues()))
 
 export interface ResponseHeaders {

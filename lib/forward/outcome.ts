@@ -1,65 +1,107 @@
-// What an attempt meant: for the request (whose answer is it, or who is asked next) and for the backend (blame). Pure.
+// What an attempt meant: for the request (whose answer is it, or which backend is asked next) and for the backend (blame). Pure.
 // The table stands in lib/README.md, section "Outcomes of an attempt".
 import {
+  isAccountRefused,
   isClientMistake,
   isDeploymentMissing,
   isForeignState,
+  isNetworkRefused,
+  isOperationNotSupported,
   isOperationUnsupported,
+  isQuota,
+  isReadable,
   isThrottle,
   type UpstreamError,
 } from '../azure/errors.ts'
 import { DEFAULT_THROTTLE_MS, type HeaderValues, namedWaitMs, throttleWaitMs } from '../azure/waits.ts'
 import type { Blame, EjectReason } from '../balancer/health.ts'
-import type { PickResult } from '../balancer/pool.ts'
-import { MAX_TOLD_WAIT_MS, type Refusal } from '../errors.ts'
 import type { CancelReason } from '../request-context.ts'
 
 export type Outcome =
   /** The answer is the client's, good or bad. */
   | { readonly kind: 'served' }
+  /** The answer is the client's, and says nothing of the backend: the client's own header has caused it, or nobody could read it. */
+  | { readonly kind: 'clients_own' }
   | { readonly kind: 'throttled'; readonly waitMs: number; readonly detail: string }
   | {
       readonly kind: 'failed'
       readonly reason: EjectReason
       readonly detail: string
       readonly holdMs?: number
-      /** The request itself may be the trouble: only the first of these that it meets blames a backend. */
-      readonly suspect: boolean
+      /**
+       * Whether the request itself may be the trouble. `out`: the first backend that it meets goes out, until a second one meets it
+       * too; `mark`: it only counts towards five in a row.
+       */
+      readonly suspect: 'no' | 'out' | 'mark'
       /** It is a timeout: blames only a backend that answered nobody else meanwhile. */
       readonly timeout: boolean
     }
-  /** A mistake in the config: credentials or deployment. */
+  /** A mistake in the config: credentials, account, network rules, deployment or operation. The request may have caused it. */
   | { readonly kind: 'misconfigured'; readonly reason: EjectReason; readonly detail: string }
-  /** This backend does not offer the operation; others may. */
+  /** No token for this backend at the moment. `permanent`: it takes a mended config. */
+  | { readonly kind: 'no_token'; readonly detail: string; readonly waitMs: number; readonly permanent: boolean }
+  /** This backend does not offer the operation at this api_version; others may. */
   | { readonly kind: 'unsupported'; readonly detail: string }
   /** Worth another backend, nobody's fault (408). */
   | { readonly kind: 'request_timeout'; readonly detail: string }
+  /** The connection was another host's (421). */
+  | { readonly kind: 'misdirected'; readonly detail: string }
   /** This resource does not hold the state that the request names. */
   | { readonly kind: 'state_elsewhere'; readonly detail: string }
+  /** Something of this machine's ran out: descriptors, ports, memory, the resolver. */
+  | { readonly kind: 'shortage'; readonly detail: string }
   | { readonly kind: 'cancelled'; readonly reason: CancelReason }
 
 const SERVED: Outcome = { kind: 'served' }
 
-/** Whether no connection was made, so that nothing of the request can have reached the backend. */
-function isUnconnected(reason: EjectReason): boolean {
-  return reason === 'connect_failed' || reason === 'connect_timeout' || reason === 'egress_refused'
-}
-
-/** Whether a try counts towards `retry.max_attempts`: one whose connection was never made cost nothing and does not. */
-export function isAttempt(outcome: Outcome): boolean {
-  return outcome.kind !== 'failed' || !isUnconnected(outcome.reason)
-}
+/** No connection was made: no request can be the cause. */
+const UNCONNECTED: ReadonlySet<EjectReason> = new Set(['connect_failed', 'connect_timeout', 'egress_refused'])
+const TIMEOUTS: ReadonlySet<EjectReason> = new Set([
+  'connect_timeout',
+  'header_timeout',
+  'first_output_timeout',
+  'idle_timeout',
+])
 
 /** A failure of the connection or its timing. */
 export function transportFailure(reason: EjectReason, detail: string): Outcome {
-  const timeout = reason === 'header_timeout' || reason === 'first_output_timeout' || reason === 'idle_timeout'
-  return {
-    kind: 'failed',
-    reason,
-    detail,
-    suspect: !isUnconnected(reason),
-    timeout: timeout || reason === 'connect_timeout',
+  const suspect = UNCONNECTED.has(reason) ? 'no' : 'out'
+  return { kind: 'failed', reason, detail, suspect, timeout: TIMEOUTS.has(reason) }
+}
+
+/** A page where an API should answer: a redirect, or HTML with a good status. */
+export function pageOutcome(detail: string): Outcome {
+  return { kind: 'failed', reason: 'not_an_api', detail, suspect: 'out', timeout: false }
+}
+
+const misconfigured = (reason: EjectReason, detail: string): Outcome => ({ kind: 'misconfigured', reason, detail })
+
+/** A page of a box in front of the backend: a firewall that dislikes this prompt, an ingress that lost its route. */
+const pageOfABox = (detail: string): Outcome => ({
+  kind: 'failed',
+  reason: 'not_an_api',
+  detail,
+  suspect: 'mark',
+  timeout: false,
+})
+
+function serverFailure(reason: EjectReason, detail: string, holdMs: number | undefined): Outcome {
+  const failed = { kind: 'failed', reason, detail, suspect: 'out', timeout: false } as const
+  return holdMs === undefined ? failed : { ...failed, holdMs }
+}
+
+/** The several meanings of a 403 (azure/README.md 13.6). */
+function forbidden(headers: HeaderValues, error: UpstreamError, detail: string, epochMs: number): Outcome {
+  if (namedWaitMs(headers, epochMs) !== undefined || isQuota(error)) {
+    return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
   }
+  if (isNetworkRefused(headers, error)) return misconfigured('network_refused', detail)
+  if (isAccountRefused(error)) return misconfigured('account_refused', detail)
+  return error.shape === 'api' ? misconfigured('credentials_refused', detail) : pageOfABox(`${detail} page`)
+}
+
+function detailOf(prefix: string, { code }: UpstreamError): string {
+  return code !== undefined && /^[\w.-]{1,64}$/.test(code) ? `${prefix} ${code}` : prefix
 }
 
 /**
@@ -73,27 +115,46 @@ export function classifyResponse(
   error: UpstreamError,
   { creates, epochMs }: { readonly creates: boolean; readonly epochMs: number },
 ): Outcome {
-  if (status < 400) return SERVED
-  const detail = error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `${status} ${error.code}` : `${status}`
-  if (status === 429) return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
-  if (status === 401 || status === 403) return { kind: 'misconfigured', reason: 'credentials_refused', detail }
-  if (status === 408) return { kind: 'request_timeout', detail }
-  if (status >= 500 || status === 424) {
-    const holdMs = namedWaitMs(headers, epochMs)
-    const failed = { kind: 'failed', reason: 'server_error', detail, suspect: true, timeout: false } as const
-    return holdMs === undefined ? failed : { ...failed, holdMs }
+  if (status < 300 || status === 304) return SERVED
+  const detail = detailOf(`${status}`, error)
+  if (status < 400) return pageOutcome(`${status} redirect`)
+  switch (status) {
+    case 401:
+    // A box on the way that wants a password of its own (RFC 9110 section 15.5.8).
+    case 407:
+      return misconfigured('credentials_refused', detail)
+    case 402:
+      return misconfigured('account_refused', detail)
+    case 403:
+      return forbidden(headers, error, detail, epochMs)
+    case 408:
+      return { kind: 'request_timeout', detail }
+    case 421:
+      return { kind: 'misdirected', detail }
+    case 429:
+      return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
+    // Azure Firewall's answer to plain http (azure/README.md 13.6).
+    case 470:
+      return misconfigured('network_refused', detail)
   }
+  if (status >= 500 || status === 424) return serverFailure('server_error', detail, namedWaitMs(headers, epochMs))
   if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail }
-  if (!creates) return SERVED
+  return creates ? classifyRefusal(status, error, detail) : SERVED
+}
+
+/** What is left: 4xx whose body says whether the client, the config or a gateway is the cause. */
+function classifyRefusal(status: number, error: UpstreamError, detail: string): Outcome {
   if ((status === 404 || status === 400 || status === 410) && isDeploymentMissing(error)) {
-    return { kind: 'misconfigured', reason: 'deployment_missing', detail }
+    return misconfigured('deployment_missing', detail)
   }
+  if (status === 400 && isOperationNotSupported(error)) return misconfigured('operation_not_supported', detail)
   if (isOperationUnsupported(status, error)) return { kind: 'unsupported', detail }
+  if ((status === 404 || status === 410) && !isReadable(error)) return pageOfABox(`${status} page`)
   return SERVED
 }
 
 /**
- * What an error event inside a 200 stream means while the client has seen nothing.
+ * What an error inside a 200 means while the client has seen nothing: an event of a stream, or a whole body that is only an error.
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
  */
 export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
@@ -102,42 +163,74 @@ export function classifyStreamError(error: UpstreamError, headers: HeaderValues,
   if (isThrottle(error)) {
     return { kind: 'throttled', waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS, detail }
   }
-  if (isDeploymentMissing(error)) return { kind: 'misconfigured', reason: 'deployment_missing', detail }
+  if (isDeploymentMissing(error)) return misconfigured('deployment_missing', detail)
   if (isForeignState(400, error)) return { kind: 'state_elsewhere', detail }
   if (isClientMistake(error)) return SERVED
-  const holdMs = namedWaitMs(headers, epochMs)
-  const failed = { kind: 'failed', reason: 'stream_error', detail, suspect: true, timeout: false } as const
-  return holdMs === undefined ? failed : { ...failed, holdMs }
+  return serverFailure('stream_error', detail, namedWaitMs(headers, epochMs))
+}
+
+/** Whether it may be the request's own doing, so that blame for it is provisional. */
+export function isSuspect(outcome: Outcome): boolean {
+  return outcome.kind === 'misconfigured' || (outcome.kind === 'failed' && outcome.suspect !== 'no')
+}
+
+/** Whether a backend may have had a look at the request: what never got there costs nothing, and is no attempt. */
+export function reachedBackend(outcome: Outcome): boolean {
+  if (outcome.kind === 'failed') return !UNCONNECTED.has(outcome.reason)
+  return outcome.kind !== 'no_token' && outcome.kind !== 'shortage'
 }
 
 /**
  * What the backend is told of it.
- * @param metSuspect whether the request has met a suspect failure before this one
+ * @param metSuspect whether the request has met suspect trouble at another backend before
  */
 export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
   switch (outcome.kind) {
     case 'served':
     case 'state_elsewhere':
       return { kind: 'healthy' }
+    case 'clients_own':
     case 'unsupported':
     case 'request_timeout':
-      return { kind: 'none' }
+    case 'misdirected':
+    case 'shortage':
     case 'cancelled':
       return { kind: 'none' }
     case 'throttled':
       return { kind: 'throttled', waitMs: outcome.waitMs }
+    case 'no_token': {
+      const { detail, waitMs } = outcome
+      return { kind: 'failed', reason: 'credential_unavailable', detail, holdMs: waitMs, suspect: 'no', timeout: false }
+    }
     case 'misconfigured': {
       const { reason, detail } = outcome
-      const suspect = reason === 'credential_unavailable' ? 'no' : metSuspect ? 'mark' : 'out'
-      return { kind: 'failed', reason, detail, suspect, timeout: false }
+      return { kind: 'failed', reason, detail, suspect: metSuspect ? 'mark' : 'out', timeout: false }
     }
     case 'failed': {
-      const { reason, detail, timeout } = outcome
-      const suspect = !outcome.suspect ? 'no' : metSuspect ? 'mark' : 'out'
-      return outcome.holdMs === undefined
+      const { reason, detail, timeout, holdMs } = outcome
+      const suspect = outcome.suspect === 'out' && metSuspect ? 'mark' : outcome.suspect
+      return holdMs === undefined
         ? { kind: 'failed', reason, detail, suspect, timeout }
-        : { kind: 'failed', reason, detail, suspect, timeout, holdMs: outcome.holdMs }
+        : { kind: 'failed', reason, detail, suspect, timeout, holdMs }
     }
+  }
+}
+
+/**
+ * Whether the upstream's answer may be given to the client when no backend did better. A throttle, refused credentials, a missing
+ * deployment, a login page or a redirect are ours to explain: their answers would mislead a client.
+ * @param status of the answer; an error inside a 200 is given as it is
+ */
+export function isPresentable(outcome: Outcome, status: number): boolean {
+  switch (outcome.kind) {
+    case 'throttled':
+      return status === 200
+    case 'misconfigured':
+      return status === 200 || outcome.reason === 'operation_not_supported'
+    case 'failed':
+      return outcome.reason !== 'not_an_api' || outcome.suspect === 'mark'
+    default:
+      return outcome.kind !== 'misdirected'
   }
 }
 
@@ -149,6 +242,7 @@ export type OutcomeLabel =
   | 'timeout'
   | 'misconfigured'
   | 'unsupported'
+  | 'shortage'
   | 'cut'
   | 'cancelled'
 
@@ -160,87 +254,13 @@ export function labelOf(outcome: Outcome): OutcomeLabel {
     case 'request_timeout':
       return 'timeout'
     case 'state_elsewhere':
+    case 'clients_own':
       return 'served'
+    case 'misdirected':
+      return 'failed'
+    case 'no_token':
+      return outcome.permanent ? 'misconfigured' : 'failed'
     default:
       return outcome.kind
   }
-}
-
-// What a client is told when no backend gave it an answer. Pure.
-
-/** What a request has met on its way. */
-export interface History {
-  /** One an attempt, in order. */
-  outcomes: Outcome[]
-  /** Milliseconds until the soonest throttled backend is back; undefined when none is throttled. */
-  throttledLeft: number | undefined
-  /** Why no further attempt was made; undefined when the attempts were used up. */
-  stopped: Exclude<PickResult['kind'], 'lease'> | undefined
-}
-
-/** When every backend failed and none named a time, a client may come back after this. */
-const OUTAGE_WAIT_MS = 5_000
-
-const timedOut = (outcome: Outcome): boolean => outcome.kind === 'failed' && outcome.timeout
-
-/**
- * The refusal after the last attempt (README, "What the proxy itself answers"). Throttled backends decide before failed ones: they say when
- * sound capacity is back.
- * @param ownerBackMs for a request bound to one resource: milliseconds until that resource is back
- */
-export function exhaustedError(model: string, history: History, ownerBackMs: number | undefined): Refusal {
-  const { outcomes, throttledLeft, stopped } = history
-  const allTimedOut = outcomes.length > 0 && outcomes.every(timedOut)
-  if (throttledLeft !== undefined && !allTimedOut) {
-    return {
-      status: 429,
-      code: 'rate_limit_exceeded',
-      message: `All backends of model "${model}" that could take this request are throttled. Try again after the time given.`,
-      retryAfterMs: throttledLeft,
-      pointless: throttledLeft > MAX_TOLD_WAIT_MS,
-    }
-  }
-  const last = outcomes.at(-1)
-  if (last?.kind === 'throttled') {
-    // Its wait has passed while the others were tried.
-    return {
-      status: 429,
-      code: 'rate_limit_exceeded',
-      message: `The backends of model "${model}" are throttled. Try again.`,
-      retryAfterMs: 1,
-    }
-  }
-  if (ownerBackMs !== undefined && ownerBackMs > 0) {
-    return {
-      status: 503,
-      code: 'no_backend',
-      message: `The resource that holds what this request refers to is out. Try again after the time given.`,
-      retryAfterMs: ownerBackMs,
-      pointless: ownerBackMs > MAX_TOLD_WAIT_MS,
-    }
-  }
-  if (stopped === 'over_budget' || outcomes.length === 0) {
-    return {
-      status: 503,
-      code: 'no_backend',
-      message: `All backends of model "${model}" are out, and enough requests are trying them already.`,
-      retryAfterMs: OUTAGE_WAIT_MS,
-    }
-  }
-  if (allTimedOut) {
-    return {
-      status: 504,
-      code: 'upstream_timeout',
-      message: `No backend of model "${model}" answered in time.`,
-    }
-  }
-  if (outcomes.every(outcome => outcome.kind === 'misconfigured')) {
-    return {
-      status: 502,
-      code: 'upstream_error',
-      message: `The backends of model "${model}" refuse this proxy's credentials or lack the deployment. Its operator has to mend the config.`,
-      pointless: true,
-    }
-  }
-  return { status: 502, code: 'upstream_error', message: `No backend of model "${model}" could be reached.` }
 }

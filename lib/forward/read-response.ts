@@ -1,11 +1,11 @@
 // Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its end,
 // anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
-import { readErrorBody } from '../azure/errors.ts'
+import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
 import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
 import { jsonEndFor } from './json-end.ts'
-import { classifyResponse, type Outcome, transportFailure } from './outcome.ts'
+import { classifyResponse, classifyStreamError, type Outcome, pageOutcome, transportFailure } from './outcome.ts'
 import { readStreamStart } from './stream-start.ts'
 import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
@@ -15,7 +15,8 @@ const JOIN_MAX_BYTES = 64 * 1024
 const ERROR_BODY_MAX_BYTES = 256 * 1024
 /** An error's body that does not come within this is judged by its status alone. */
 const ERROR_BODY_MS = 5_000
-const SERVED: Outcome = { kind: 'served' }
+/** A 4xx that nobody can judge. */
+const UNREAD: Outcome = { kind: 'clients_own' }
 
 /** Whether an answer's events can be read. An encoded one passes as any other body. */
 function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: boolean): boolean {
@@ -26,8 +27,18 @@ function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: 
   return wantsStream && contentLength === undefined
 }
 
+const NO_ERROR: UpstreamError = { code: undefined, type: undefined, message: '', param: undefined }
+const ANY = { creates: true, epochMs: 0 }
+
 function hasNoBody(status: number, method: string): boolean {
   return method === 'HEAD' || status === 204 || status === 304
+}
+
+/** A redirect, or HTML in place of what was to be made: a login page or a proxy in between. */
+function isPage(status: number, { values }: ResponseHeaders, { isCreate }: AttemptPlan): boolean {
+  if (status >= 300) return true
+  // A stored file may be HTML.
+  return isCreate && /^text\/html/i.test(values['content-type'] ?? '')
 }
 
 /** Reads on as far as it takes, and calls `done` once; it never throws for what comes. */
@@ -45,7 +56,12 @@ export function readResponse(
     source.discard()
     done(served({ ...begun, body: { kind: 'whole', chunks: [], bytes: 0 } }))
   } else if (status >= 400) readError(plan, deps, begun, done)
-  else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, begun, done)
+  else if (isPage(status, headers, plan)) {
+    source.destroy()
+    const outcome =
+      status < 300 ? pageOutcome(`${status} HTML`) : classifyResponse(status, headers.values, NO_ERROR, ANY)
+    done({ kind: 'no_response', outcome, values: headers.values })
+  } else if (isEventStream(headers, plan.wantsStream)) readStreamStart(plan, deps, begun, done)
   else readPlain(plan, deps, begun, done)
 }
 
@@ -63,14 +79,14 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
       epochMs: deps.clock.epochMs(),
     })
   /** By the status alone. A 4xx that cannot be judged so is the client's answer: nobody's fault, and passed on. */
-  const judgeUnread = (): Outcome => (status >= 500 || PLAIN_STATUSES.has(status) ? judge(Buffer.alloc(0)) : SERVED)
+  const judgeUnread = (): Outcome => (status >= 500 || PLAIN_STATUSES.has(status) ? judge(Buffer.alloc(0)) : UNREAD)
   /** No more of it is waited for. */
   const stopReading = (): void => {
     reader.stop()
     const outcome = judgeUnread()
-    if (outcome.kind === 'served') {
+    if (outcome.kind === 'clients_own') {
       source.pause()
-      done(served({ ...begun, body: { kind: 'flowing', held: chunks } }))
+      done({ kind: 'response', outcome, response: { ...begun, body: { kind: 'flowing', held: chunks } } })
     } else {
       source.destroy()
       done({ kind: 'no_response', outcome, values })
@@ -95,7 +111,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
       onLost(outcome) {
         const judged = judgeUnread()
         // What would have been the client's answer never came whole: the connection is the fault then.
-        const meant = outcome.kind === 'cancelled' || judged.kind === 'served' ? outcome : judged
+        const meant = outcome.kind === 'cancelled' || judged.kind === 'clients_own' ? outcome : judged
         done(
           meant.kind === 'cancelled'
             ? { kind: 'no_response', outcome }
@@ -106,6 +122,26 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   )
   // For all of it: one that drips would hold the client up for as long as it likes.
   reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, stopReading)
+}
+
+/** An error object alone is shorter, and says so at its beginning. */
+const ERROR_OBJECT_MAX_BYTES = 16 * 1024
+const ERROR_MARK = Buffer.from('"error"')
+const ERROR_MARK_MAX_BYTES = 256
+
+/** What a good answer means that is nothing but an error object; undefined for every other. */
+function errorInside(
+  chunks: readonly Buffer[],
+  bytes: number,
+  { values }: ResponseHeaders,
+  epochMs: number,
+): Outcome | undefined {
+  const [first] = chunks
+  if (first === undefined || bytes > ERROR_OBJECT_MAX_BYTES || isEncoded(values)) return undefined
+  if (!first.subarray(0, ERROR_MARK_MAX_BYTES).includes(ERROR_MARK)) return undefined
+  const error = readLoneError(Buffer.concat(chunks))
+  const outcome = error && classifyStreamError(error, values, epochMs)
+  return outcome?.kind === 'served' ? undefined : outcome
 }
 
 function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
@@ -139,8 +175,14 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
       onEnd() {
         over = true
         for (const chunk of chunks) jsonEnd?.push(chunk)
-        if (jsonEnd?.isWhole() !== false) passOn({ kind: 'whole', chunks, bytes })
-        else done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
+        if (jsonEnd?.isWhole() === false) {
+          done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
+          return
+        }
+        const outcome = plan.isCreate ? errorInside(chunks, bytes, begun.headers, deps.clock.epochMs()) : undefined
+        const body: UpstreamBody = { kind: 'whole', chunks, bytes }
+        if (outcome === undefined) passOn(body)
+        else done({ kind: 'response', outcome, response: { ...begun, body } })
       },
       onLost(outcome) {
         over = true

@@ -7,7 +7,7 @@ import type { ProbeVerdict } from '../balancer/probes.ts'
 import type { Clock, Deadlines } from '../clock.ts'
 import type { BackendConfig } from '../config/types.ts'
 import type { Transport } from '../http1/send.ts'
-import { createCancellation } from '../request-context.ts'
+import { type Cancellation, createCancellation } from '../request-context.ts'
 import { type AttemptDeps, attempt } from './attempt.ts'
 import type { Outcome } from './outcome.ts'
 
@@ -85,6 +85,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
           idleMs: ANSWER_MS,
         },
         cancellation: createCancellation(),
+        fresh: false,
       },
       deps,
     )
@@ -146,45 +147,54 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
 
 // Asks one resource for its model list: shows network, TLS and credential, and costs no token (azure/README.md 8).
 
-function verdictOf(status: number): ProbeVerdict {
-  if (status === 401 || status === 403) {
-    return { kind: 'out', reason: 'credentials_refused', detail: `${status} to a probe`, timeout: false }
+/** What an answer to a probe says (azure/README.md 8). A page of a box in front says that something answers, and nothing else. */
+function verdictOf(status: number, outcome: Outcome): ProbeVerdict {
+  if (outcome.kind === 'misconfigured') {
+    return { kind: 'out', reason: outcome.reason, detail: `${status} to a probe`, timeout: false }
   }
-  if (status >= 500) return { kind: 'out', reason: 'probe_failed', detail: `${status} to a probe`, timeout: false }
-  if (status === 404) return { kind: 'unknown' }
-  return { kind: 'alive' }
+  if (outcome.kind === 'failed' && outcome.suspect !== 'mark') {
+    return { kind: 'out', reason: 'probe_failed', detail: `${status} to a probe`, timeout: false }
+  }
+  return status === 404 || outcome.kind === 'failed' ? { kind: 'unknown' } : { kind: 'alive' }
 }
 
 function lostVerdict(outcome: Outcome): ProbeVerdict {
   switch (outcome.kind) {
-    case 'failed':
-      return {
-        kind: 'out',
-        reason: 'probe_failed',
-        detail: `${outcome.reason}: ${outcome.detail}`,
-        timeout: outcome.timeout,
-      }
+    case 'failed': {
+      const { reason, detail, timeout, suspect } = outcome
+      if (suspect === 'mark') return { kind: 'unknown' }
+      // These say what to do about it; of the others a probe says only that it failed.
+      if (reason === 'egress_refused' || reason === 'not_an_api') return { kind: 'out', reason, detail, timeout }
+      return { kind: 'out', reason: 'probe_failed', detail: `${reason}: ${detail}`, timeout }
+    }
     case 'misconfigured':
       return { kind: 'out', reason: outcome.reason, detail: outcome.detail, timeout: false }
+    case 'shortage':
+    case 'cancelled':
+      return { kind: 'not_asked' }
     default:
       return { kind: 'alive' }
   }
 }
 
 /**
+ * Asks one resource for its model list.
  * @param timeoutMs for the whole question
+ * @param cancellation ends the question: the proxy stops
  */
 export async function askProbe(
   member: Member,
   authorizer: Authorizer,
   timeoutMs: number,
   deps: AttemptDeps,
+  cancellation: Cancellation = createCancellation(),
 ): Promise<ProbeVerdict> {
   const { backend } = member
   const given = authorizer.authorize()
   const authorization = given instanceof Promise ? await given : given
   if (authorization.kind === 'unavailable') {
-    return { kind: 'out', reason: 'credential_unavailable', detail: authorization.reason, timeout: false }
+    const { reason: detail, waitMs: holdMs } = authorization
+    return { kind: 'withheld', reason: 'credential_unavailable', detail, holdMs }
   }
   const headers = questionHeaders(backend, authorization)
   const result = await attempt(
@@ -201,19 +211,28 @@ export async function askProbe(
         streamHoldMs: timeoutMs,
         idleMs: timeoutMs,
       },
-      cancellation: createCancellation(),
+      cancellation,
+      // An old connection would only show the old address.
+      fresh: true,
     },
     deps,
   )
   if (result.kind === 'no_response') return lostVerdict(result.outcome)
-  const { status, body, source } = result.response
+  const { outcome, response } = result
+  const { status, body, source } = response
   if (body.kind !== 'whole') {
     // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in time.
-    const late = deps.deadlines.add(deps.clock.nowMs() + timeoutMs, () => {
+    const over = (): void => {
       deps.deadlines.remove(late)
+      stopWatching()
+    }
+    const giveUp = (): void => {
+      over()
       source.destroy()
-    })
-    source.discard(() => deps.deadlines.remove(late))
+    }
+    const late = deps.deadlines.add(deps.clock.nowMs() + timeoutMs, giveUp)
+    const stopWatching = cancellation.onCancel(() => queueMicrotask(giveUp))
+    source.discard(over)
   }
-  return verdictOf(status)
+  return verdictOf(status, outcome)
 }

@@ -7,7 +7,14 @@ import type { Exchange } from '../request-context.ts'
 import { type AttemptDeps, attempt, attemptUpgrade } from './attempt.ts'
 import { type RequestName, upstreamHeaders } from './headers.ts'
 import type { Outcome } from './outcome.ts'
-import type { AttemptPlan, AttemptResult, AttemptTimeouts, ForwardRequest, Upgraded } from './upstream.ts'
+import type {
+  AttemptPlan,
+  AttemptResult,
+  AttemptTimeouts,
+  ForwardRequest,
+  PreparedRequest,
+  Upgraded,
+} from './upstream.ts'
 
 /** What asking needs beyond an attempt's own needs. */
 export interface SendDeps extends AttemptDeps {
@@ -60,11 +67,11 @@ function wireHeaders(
   request: ForwardRequest,
   { backend }: Member,
   authorization: Authorization,
-  byteLength: number,
+  { body: { byteLength }, isJson }: PreparedRequest,
   names: NameMemory<RequestName>,
 ): string[] {
   const headers = upstreamHeaders(exchange.request.rawHeaders, backend.type, names, backend.headers)
-  if (byteLength > 0 && request.json) asJson(headers)
+  if (byteLength > 0 && isJson) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
   for (const { name, value } of backend.headers) headers.push(name, value.reveal())
   if (authorization.kind === 'header') headers.push(...credentialHeaders(authorization, request, backend.type))
@@ -77,39 +84,53 @@ function wireHeaders(
 export type SendResult = AttemptResult | Upgraded
 
 /** A token is fetched for many requests: one that is given up does not wait for it, and does not end the fetch. */
-function unlessCancelled(
-  fetching: Promise<Authorization>,
-  { cancellation }: Exchange,
-): Promise<Authorization | (Outcome & { readonly kind: 'cancelled' })> {
+function unlessCancelled(fetching: Promise<Authorization>, { cancellation }: Exchange): Promise<Sendable> {
   return new Promise((resolve, reject) => {
     const takeBack = cancellation.onCancel(reason => resolve({ kind: 'cancelled', reason }))
     fetching.then(resolve, reject).finally(takeBack)
   })
 }
 
+/** What to send with, or that the client did not wait for it. */
+type Sendable = Authorization | (Outcome & { readonly kind: 'cancelled' })
+
+function isUnauthorized(result: SendResult): boolean {
+  return result.kind === 'response' && result.response.status === 401
+}
+
+/** How it is asked. */
+export interface SendHow {
+  /** Usage is asked for in the client's name. */
+  readonly askUsage: boolean
+  /** On a connection of its own. */
+  readonly fresh: boolean
+}
+
 function sendAs(
   exchange: Exchange,
   request: ForwardRequest,
   member: Member,
-  authorization: Authorization | (Outcome & { readonly kind: 'cancelled' }),
+  authorization: Sendable,
+  how: SendHow,
   deps: SendDeps,
 ): SendResult | Promise<SendResult> {
   if (authorization.kind === 'cancelled') return { kind: 'no_response', outcome: authorization }
   if (authorization.kind === 'unavailable') {
-    const outcome: Outcome = { kind: 'misconfigured', reason: 'credential_unavailable', detail: authorization.reason }
-    return { kind: 'no_response', outcome }
+    const { reason, waitMs, permanent } = authorization
+    return { kind: 'no_response', outcome: { kind: 'no_token', detail: reason, waitMs, permanent } }
   }
   const { backend } = member
-  const body = request.body(member)
-  const headers = wireHeaders(exchange, request, member, authorization, body.byteLength, deps.requestNames)
+  const prepared = request.prepare(member, how)
+  const headers = wireHeaders(exchange, request, member, authorization, prepared, deps.requestNames)
   const plan: AttemptPlan = {
-    wire: { endpoint: backend.endpoint, method: request.method, path: request.path(backend), headers },
-    body: body.chunks,
+    wire: { endpoint: backend.endpoint, method: request.method, path: prepared.path, headers },
+    body: prepared.body.chunks,
     dialect: request.dialect,
     wantsStream: request.wantsStream,
     isCreate: request.isCreate,
     timeouts: timeoutsFor(request, deps),
     cancellation: exchange.cancellation,
+    fresh: how.fresh,
   }
   return request.upgrade === undefined ? attempt(plan, deps) : attemptUpgrade(plan, deps)
 }
@@ -119,6 +140,7 @@ export function sendToBackend(
   exchange: Exchange,
   request: ForwardRequest,
   member: Member,
+  how: SendHow,
   deps: SendDeps,
 ): SendResult | Promise<SendResult> {
   if (exchange.ephemeral !== undefined) {
@@ -127,10 +149,20 @@ export function sendToBackend(
       name: 'authorization',
       value: `Bearer ${exchange.ephemeral.secret}`,
     }
-    return sendAs(exchange, request, member, own, deps)
+    return sendAs(exchange, request, member, own, how, deps)
   }
   // A key is there at once; only a token may have to be fetched.
-  const given = deps.authorizer(member).authorize()
-  if (!(given instanceof Promise)) return sendAs(exchange, request, member, given, deps)
-  return unlessCancelled(given, exchange).then(authorization => sendAs(exchange, request, member, authorization, deps))
+  const authorizer = deps.authorizer(member)
+  const given = authorizer.authorize()
+  const sendWith = (authorization: Sendable): SendResult | Promise<SendResult> => {
+    const sent = sendAs(exchange, request, member, authorization, how, deps)
+    return authorizer.refused === undefined || authorization.kind !== 'header'
+      ? sent
+      : Promise.resolve(sent).then(result => {
+          // Azure says 401 to a token that is wrong or was revoked (azure/README.md 2.6): the next request fetches a new one.
+          if (isUnauthorized(result)) authorizer.refused?.(authorization)
+          return result
+        })
+  }
+  return given instanceof Promise ? unlessCancelled(given, exchange).then(sendWith) : sendWith(given)
 }

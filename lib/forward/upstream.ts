@@ -1,10 +1,9 @@
 // One request as the handlers understand it, and what forwarding needs to know of it as it goes.
 import type { Socket } from 'node:net'
 import type { Dialect } from '../azure/operations.ts'
-import type { Member, PickerOptions, Pool } from '../balancer/pool.ts'
+import type { Member, Pool } from '../balancer/pool.ts'
 import type { ChunkList } from '../body/chunk-list.ts'
 import type { Clock, Deadlines } from '../clock.ts'
-import type { BackendConfig } from '../config/types.ts'
 import type { ResponseBody, ResponseHead, WireRequest } from '../http1/send.ts'
 import type { Cancellation, CancelReason } from '../request-context.ts'
 import type { ResponseHeaders, ResponseValues } from './headers.ts'
@@ -12,46 +11,72 @@ import type { JsonEnd } from './json-end.ts'
 import type { Outcome } from './outcome.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 
-/** One request as the handlers understand it. */
+/** The request for one backend. */
+export interface PreparedRequest {
+  /** Path and query. */
+  readonly path: string
+  readonly body: ChunkList
+  /** The body is known to be a JSON object. */
+  readonly isJson: boolean
+}
+
+/** Learns from what is relayed: owners of responses and of encrypted items. */
+export interface ResponseObserver {
+  /** Sees the first bytes of an answer that is passed on, and whose it is. */
+  onResponse(member: Member, response: UpstreamResponse): void
+  /** Sees whole events of an answer's stream; undefined: nothing can be learnt from them. */
+  readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
+}
+
+/** How a request with encrypted reasoning of other resources can do without it (`strip_foreign_reasoning`). */
+export interface ForeignReasoning {
+  /** It can read all of the reasoning, as far as is known: others are picked only if it is not available. */
+  canRead(member: Member): boolean
+  /** A member cannot read an item. True: ask it once more, without reasoning, because no other that may read it is there. */
+  onDenied(member: Member): boolean
+}
+
+/** It asks for a WebSocket. */
+export interface Upgrade {
+  /** The headers that ask for it. */
+  readonly headers: readonly string[]
+  /** Any plain answer to the handshake means that this backend has no such route: the next one is asked. */
+  readonly refusalsMoveOn?: boolean
+  /** What becomes of a backend's agreement. */
+  open(member: Member, upgraded: Upgraded): Promise<RelayResult>
+}
+
+/** One request as its handler understood it. Data, but for what only the handler can answer. */
 export interface ForwardRequest {
   readonly pool: Pool
   readonly method: string
   readonly dialect: Dialect
   readonly wantsStream: boolean
-  /** The body is known to be a JSON object. */
-  readonly json: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
   readonly isCreate: boolean
-  /** Path and query at a backend. */
-  path(backend: BackendConfig): string
-  body(member: Member): ChunkList
-  /** The last body asked for usage in the client's name: its event is taken out of the answer again. */
-  dropsUsageEvent?(): boolean
-  /** No further attempt can need the body. */
-  releaseBody(): void
-  /** Which members it may go to, and which it had better not. */
-  readonly pickerOptions: PickerOptions
-  /** The state it names lives in one resource: no failover beyond `turn.allow`, and a wait instead of a wrong answer. */
-  readonly pinned: boolean
-  /** It carries state whose home is not known: a resource that cannot read it passes it on to the next one. */
+  /** As `unsupported` remembers it: a deployment without it is picked last. Undefined: nothing that could be missing. */
+  readonly operation: string | undefined
+  /** Only these resources hold what the request needs; undefined: any. */
+  readonly pinnedResources: ReadonlySet<string> | undefined
+  /** Of these the members that can have it at all; undefined: all. */
+  readonly only?: ((member: Member) => boolean) | undefined
+  /** Members that are picked only if no other is available. */
+  readonly avoid?: ((member: Member) => boolean) | undefined
+  /** It carries state whose owner is unknown: "not mine" moves on to the next resource. */
   readonly stateOwnerUnknown: boolean
   /** Resources that made the items it names: one that denies them is asked once more (azure/README.md 13.4). */
-  readonly itemOwners?: ReadonlySet<string> | undefined
-  /** Sees the first bytes of an answer that is passed on, and whose it is. */
-  onServed?(member: Member, upstreamResponse: UpstreamResponse): void
-  /** Sees whole events of an answer's stream. */
-  readonly onEvents?: ((member: Member, events: Buffer) => void) | undefined
-  /** Looks at an answer before it is judged final; `again` asks the same backend once more with a changed body. */
-  onRefused?(member: Member, upstreamResponse: UpstreamResponse): 'again' | undefined
-  /** The backend turned out not to offer the operation. */
-  onUnsupported?(member: Member): void
-  /** It asks for a WebSocket: the headers that do, and what becomes of a backend's agreement. */
-  readonly upgrade?: {
-    readonly headers: readonly string[]
-    /** Any plain answer to the handshake means that this backend has no such route: the next one is asked. */
-    readonly refusalsMoveOn?: boolean
-    open(member: Member, upgraded: Upgraded): Promise<RelayResult>
-  }
+  readonly itemOwners: ReadonlySet<string> | undefined
+  readonly foreignReasoning: ForeignReasoning | undefined
+  /** 32-bit hash of the prompt's beginning, where the model balances by it and it is long enough. */
+  readonly promptHash: number | undefined
+  /** `stream_options` that ask for usage: added, or put into the client's own, whose fault a refusal of them may be. */
+  readonly usageOption: 'added' | 'in_clients' | undefined
+  /** Path, body and what was added to it, for one backend; called for each try. */
+  prepare(member: Member, options: { readonly askUsage: boolean }): PreparedRequest
+  /** No further attempt can need the body. */
+  releaseBody(): void
+  readonly observer: ResponseObserver | undefined
+  readonly upgrade?: Upgrade | undefined
 }
 
 // What an attempt is asked to do, and what it brings.
@@ -76,6 +101,8 @@ export interface AttemptPlan {
   readonly isCreate: boolean
   readonly timeouts: AttemptTimeouts
   readonly cancellation: Cancellation
+  /** On a connection of its own: a trial must not meet an old address again. */
+  readonly fresh: boolean
 }
 
 /** A piece of an event stream with how many of its bytes belong to whole events. */
@@ -111,7 +138,13 @@ export interface UpstreamResponse {
 }
 
 export type AttemptResult =
-  | { readonly kind: 'response'; readonly outcome: Outcome; readonly response: UpstreamResponse }
+  | {
+      readonly kind: 'response'
+      readonly outcome: Outcome
+      readonly response: UpstreamResponse
+      /** It came on a connection that had been used before; known where that matters, for a 421. */
+      readonly reused?: boolean
+    }
   | { readonly kind: 'no_response'; readonly outcome: Outcome; readonly values?: ResponseValues }
 
 // On what terms an answer is passed on, and how that may end.

@@ -1,7 +1,6 @@
 // Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
 
 import type { IncomingHttpHeaders } from 'node:http'
-import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
 import { queryValue, replaceParameter, withoutParameters } from '../azure/query.ts'
 import { estimateTokens } from '../balancer/key-limits.ts'
@@ -15,7 +14,7 @@ import { type HeldBody, takeBody } from '../body/take.ts'
 import type { BackendConfig } from '../config/types.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
-import type { ForwardRequest, UpstreamResponse } from '../forward/upstream.ts'
+import type { ForwardRequest } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
 import { principalId, type Runtime } from '../runtime.ts'
 import { admit } from './admit.ts'
@@ -149,57 +148,45 @@ function buildForwardRequest(
 ): ForwardRequest {
   const { operation, query } = route
   const { scan, wantsStream } = read
-  const { unsupported } = shared
   const chunks = body()?.chunks ?? []
   const usageOptions =
     pool.model.streamUsage && wantsStream && scan !== undefined && operation.name === 'chat/completions'
       ? optionsAskingUsage(chunks, scan)
       : undefined
-  const optionsFor = (member: Member): string | undefined =>
-    unsupported.has(member.health.id, STREAM_OPTIONS) ? undefined : usageOptions
-  let askedUsage = false
   const isCached = pool.model.balance === 'prompt_cache'
-  const hash = isCached && scan !== undefined ? promptHash(chunks, scan, headers) : undefined
-  const stripping = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
-  const isBound = binding.kind === 'bound' && stripping === undefined
-  const resources = home !== undefined ? new Set([home]) : isBound ? binding.resources : undefined
+  const foreignReasoning = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
+  const isBound = binding.kind === 'bound' && foreignReasoning === undefined
   return {
     pool,
     method: 'POST',
     dialect: operation.dialect,
     wantsStream,
-    json: scan !== undefined || operation.body === 'session',
     isCreate: true,
-    path: backend => operationPath(operation, backend, queryFor(operation, backend, query)),
-    body(member) {
-      const held = body()
-      if (held === undefined) throw new Error('the body was let go of before its last attempt')
-      const options = optionsFor(member)
-      askedUsage = options !== undefined
-      return bodyFor(member, held, read, operation, options, stripping?.rangesFor(member) ?? [])
-    },
-    dropsUsageEvent: () => askedUsage,
-    releaseBody,
-    pickerOptions: {
-      resources,
-      promptHash: hash,
-      avoid: member => unsupported.has(member.health.id, operation.name) || stripping?.canRead(member) === false,
-    },
-    pinned: isBound || home !== undefined,
+    operation: operation.name,
+    pinnedResources: home !== undefined ? new Set([home]) : isBound ? binding.resources : undefined,
     stateOwnerUnknown: binding.kind === 'free' && binding.searches,
     itemOwners: isBound && binding.byItems ? binding.resources : undefined,
-    onServed(member, upstreamResponse) {
-      if (operation.body === 'session') learnEphemeral(upstreamResponse, member.resourceId, shared.owners, mintedBy)
-      binding.onServed(member, upstreamResponse, (stripping?.rangesFor(member).length ?? 0) > 0)
+    foreignReasoning,
+    promptHash: isCached && scan !== undefined ? promptHash(chunks, scan, headers) : undefined,
+    usageOption: usageOptions?.place,
+    prepare(member, { askUsage }) {
+      const held = body()
+      if (held === undefined) throw new Error('the body was let go of before its last attempt')
+      const options = askUsage ? usageOptions?.text : undefined
+      return {
+        path: operationPath(operation, member.backend, queryFor(operation, member.backend, query)),
+        body: bodyFor(member, held, read, operation, options, foreignReasoning?.rangesFor(member) ?? []),
+        isJson: scan !== undefined || operation.body === 'session',
+      }
     },
-    onEvents: binding.onEvents,
-    onRefused(member, upstreamResponse) {
-      if (deniesState(upstreamResponse) && stripping?.onDenied(member) === true) return 'again'
-      if (optionsFor(member) === undefined || !refusesStreamOptions(upstreamResponse)) return undefined
-      unsupported.note(member.health.id, STREAM_OPTIONS)
-      return 'again'
+    releaseBody,
+    observer: {
+      onResponse(member, response) {
+        if (operation.body === 'session') learnEphemeral(response, member.resourceId, shared.owners, mintedBy)
+        binding.onServed(member, response, (foreignReasoning?.rangesFor(member).length ?? 0) > 0)
+      },
+      onEvents: binding.onEvents,
     },
-    onUnsupported: member => unsupported.note(member.health.id, operation.name),
   }
 }
 
@@ -208,34 +195,27 @@ function buildForwardRequest(
 /** No sane client sends more options than this; what is longer is left alone. */
 const MAX_OPTIONS_BYTES = 4096
 
+/** The `stream_options` to send, as JSON text, and whether the client had some of its own. */
+export interface UsageOptions {
+  readonly text: string
+  readonly place: 'added' | 'in_clients'
+}
+
 /**
- * The `stream_options` to send, as JSON text: the client's own and `include_usage`. Undefined where the client asked for usage
- * itself, or where its options are no object (then the upstream has to say so).
+ * The client's own `stream_options` and `include_usage`. Undefined where the client asked for usage itself, or where its options are
+ * no object (then the upstream has to say so).
  */
-export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObject): string | undefined {
+export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObject): UsageOptions | undefined {
   const member = lastMember(scan.members, STREAM_OPTIONS)
-  if (member === undefined || member.kind === 'null') return '{"include_usage":true}'
+  if (member === undefined || member.kind === 'null') return { text: '{"include_usage":true}', place: 'added' }
   if (member.kind !== 'object' || member.end - member.start > MAX_OPTIONS_BYTES) return undefined
   const text = sliceBytes(chunks, member.start, member.end, MAX_OPTIONS_BYTES).toString('utf8')
   try {
     const own: unknown = JSON.parse(text)
     if (typeof own !== 'object' || own === null || Reflect.get(own, 'include_usage') === true) return undefined
-    return JSON.stringify({ ...own, include_usage: true })
+    return { text: JSON.stringify({ ...own, include_usage: true }), place: 'in_clients' }
   } catch {
     // The scan skips what a value holds: an invalid escape in it is the upstream's to refuse.
     return undefined
   }
-}
-
-/** Whether a resource says that it does not hold, or cannot read, what the request names. */
-function deniesState({ status, body }: UpstreamResponse): boolean {
-  if ((status !== 400 && status !== 404) || body.kind !== 'whole') return false
-  return isForeignState(status, readErrorBody(Buffer.concat(body.chunks)))
-}
-
-/** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
-export function refusesStreamOptions({ status, body }: UpstreamResponse): boolean {
-  if (status !== 400 || body.kind !== 'whole') return false
-  const error = readErrorBody(Buffer.concat(body.chunks))
-  return /stream_options|include_usage/.test(`${error.param ?? ''} ${error.message}`)
 }

@@ -99,7 +99,7 @@ export async function handleRealtime(
   record.model = pool.model.name
   const settle = await admit(exchange, 0, runtime.shared, pool.model.price)
   if (settle === undefined) return
-  const { unsupported, clock } = runtime.shared
+  const { clock } = runtime.shared
   const home = exchange.ephemeral?.resourceId
   try {
     await forward(
@@ -109,18 +109,21 @@ export async function handleRealtime(
         method: 'GET',
         dialect: 'opaque',
         wantsStream: false,
-        json: false,
         isCreate: true,
-        path: backend => realtimePath(backend, query),
-        body: () => ({ chunks: [], byteLength: 0 }),
-        releaseBody: () => undefined,
-        pickerOptions: {
-          resources: home === undefined ? undefined : new Set([home]),
-          avoid: member => unsupported.has(member.health.id, 'realtime'),
-        },
-        pinned: home !== undefined,
+        operation: 'realtime',
+        pinnedResources: home === undefined ? undefined : new Set([home]),
         stateOwnerUnknown: false,
-        onUnsupported: member => unsupported.note(member.health.id, 'realtime'),
+        itemOwners: undefined,
+        foreignReasoning: undefined,
+        promptHash: undefined,
+        usageOption: undefined,
+        prepare: ({ backend }) => ({
+          path: realtimePath(backend, query),
+          body: { chunks: [], byteLength: 0 },
+          isJson: false,
+        }),
+        releaseBody: () => undefined,
+        observer: undefined,
         upgrade: {
           headers: upgradeHeaders(exchange.request.headers),
           open(member, upgraded) {

@@ -81,18 +81,26 @@ export async function relayObject(exchange: Exchange, object: ObjectRequest, run
       method: request.method ?? 'GET',
       dialect: 'opaque',
       wantsStream: false,
-      json: false,
       isCreate,
-      path: backend => resourceObjectPath(path, backend, query),
-      body: () => ({ chunks: held?.chunks ?? [], byteLength: held?.bytes ?? 0 }),
+      operation: undefined,
+      pinnedResources: resources,
+      only,
+      avoid,
+      stateOwnerUnknown: false,
+      itemOwners: undefined,
+      foreignReasoning: undefined,
+      promptHash: undefined,
+      usageOption: undefined,
+      prepare: ({ backend }) => ({
+        path: resourceObjectPath(path, backend, query),
+        body: { chunks: held?.chunks ?? [], byteLength: held?.bytes ?? 0 },
+        isJson: false,
+      }),
       releaseBody() {
         held?.release()
         held = undefined
       },
-      pickerOptions: { resources, only, avoid },
-      pinned: resources !== undefined,
-      stateOwnerUnknown: false,
-      onServed,
+      observer: { onResponse: onServed, onEvents: undefined },
     },
     forwardDeps,
   )

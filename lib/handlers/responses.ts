@@ -48,16 +48,25 @@ export async function handleStoredResponse(
       method,
       dialect: wantsStream ? 'responses' : 'opaque',
       wantsStream,
-      json: false,
       isCreate: false,
-      path: backend => storedResponsePath(id, action, backend, query),
-      body: () => ({ chunks: [], byteLength: 0 }),
-      releaseBody: () => undefined,
-      pickerOptions: { resources: places },
-      pinned: places !== undefined,
+      operation: undefined,
+      pinnedResources: places,
       stateOwnerUnknown: false,
-      onServed(_member, upstreamResponse) {
-        if (method === 'DELETE' && upstreamResponse.status < 300) owners.forget(id)
+      itemOwners: undefined,
+      foreignReasoning: undefined,
+      promptHash: undefined,
+      usageOption: undefined,
+      prepare: ({ backend }) => ({
+        path: storedResponsePath(id, action, backend, query),
+        body: { chunks: [], byteLength: 0 },
+        isJson: false,
+      }),
+      releaseBody: () => undefined,
+      observer: {
+        onResponse(_member, response) {
+          if (method === 'DELETE' && response.status < 300) owners.forget(id)
+        },
+        onEvents: undefined,
       },
     },
     runtime.forwardDeps,

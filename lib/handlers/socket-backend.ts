@@ -60,7 +60,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
     lease?.release(blameOf(outcome, false))
     turn.lease = undefined
     if (member !== undefined) {
-      const attempt = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs }
+      const attempt = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs, isFailover: false }
       report(exchange, turn, member, attempt, onAttempt)
     }
     turn.settle()

@@ -8,7 +8,7 @@ import type { ScannedObject } from '../body/json-scan.ts'
 import { promptHash } from '../body/prompt-hash.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
 import { tryBackends } from '../forward/forward.ts'
-import { blameOf, labelOf, type Outcome } from '../forward/outcome.ts'
+import { blameOf, isSuspect, labelOf, type Outcome } from '../forward/outcome.ts'
 import type { ForwardRequest, Upgraded, UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
@@ -23,7 +23,10 @@ const SOCKET = 'responses over websocket'
  * (azure/README.md 13.1).
  */
 export function mayOpenAt({ backend, health }: Member, { shared }: Runtime): boolean {
-  return speaksV1(backend) && !shared.unsupported.has(health.id, SOCKET)
+  return (
+    speaksV1(backend) &&
+    !shared.unsupported.has({ deployment: health.id, what: SOCKET, apiVersion: backend.apiVersion })
+  )
 }
 
 /** How the search for a backend ended. */
@@ -83,6 +86,10 @@ function handshakeHeaders(): readonly string[] {
   return [...headers, 'sec-websocket-key', randomBytes(16).toString('base64')]
 }
 
+function isClients({ kind }: Outcome): boolean {
+  return kind === 'served' || kind === 'clients_own'
+}
+
 /** A backend's own answer to a handshake, as the frame that it becomes. */
 function answerFrame({ status, body }: UpstreamResponse): object {
   const text = body.kind === 'whole' ? Buffer.concat(body.chunks).toString('utf8') : ''
@@ -104,7 +111,7 @@ function answerFrame({ status, body }: UpstreamResponse): object {
 /** Prepares the choice for a session's first turn. */
 export function createOpening(options: OpeningOptions): Opening {
   const { turn, runtime, pool, query, binding, scan, bytes } = options
-  const { shared, forwardDeps } = runtime
+  const { forwardDeps } = runtime
   const bound = binding.kind === 'bound' ? binding.resources : undefined
   const isPossible = (member: Member): boolean =>
     mayOpenAt(member, runtime) && (bound === undefined || bound.has(member.resourceId))
@@ -118,15 +125,21 @@ export function createOpening(options: OpeningOptions): Opening {
     method: 'GET',
     dialect: 'opaque',
     wantsStream: false,
-    json: false,
     isCreate: true,
-    path: backend => responsesSocketPath(backend, query),
-    body: () => ({ chunks: [], byteLength: 0 }),
-    releaseBody: () => undefined,
-    pickerOptions: { resources: bound, only: isPossible, promptHash: hash },
-    pinned: bound !== undefined,
+    operation: SOCKET,
+    pinnedResources: bound,
     stateOwnerUnknown: searches,
-    onUnsupported: member => shared.unsupported.note(member.health.id, SOCKET),
+    itemOwners: undefined,
+    foreignReasoning: undefined,
+    promptHash: hash,
+    usageOption: undefined,
+    prepare: ({ backend }) => ({
+      path: responsesSocketPath(backend, query),
+      body: { chunks: [], byteLength: 0 },
+      isJson: false,
+    }),
+    releaseBody: () => undefined,
+    observer: undefined,
     upgrade: {
       headers: handshakeHeaders(),
       refusalsMoveOn: true,
@@ -157,16 +170,16 @@ export function createOpening(options: OpeningOptions): Opening {
     },
     movesOn(outcome) {
       if (outcome.kind === 'state_elsewhere') return searches
-      return outcome.kind !== 'served' && outcome.kind !== 'cancelled' && bound === undefined
+      return !isClients(outcome) && outcome.kind !== 'cancelled' && bound === undefined
     },
     gaveUp({ exchange, lease, askedMs }, member, outcome) {
       lease?.release(blameOf(outcome, firstSuspect !== undefined))
       // A second backend that meets the same: it is the request, and nobody is blamed for it.
-      if ((outcome.kind === 'failed' && outcome.suspect) || outcome.kind === 'misconfigured') {
+      if (isSuspect(outcome)) {
         if (firstSuspect === undefined) firstSuspect = lease
         else firstSuspect.withdraw()
       }
-      const attempt = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs }
+      const attempt = { label: labelOf(outcome), detail: outcomeDetail(outcome), askedMs, isFailover: false }
       report(exchange, request, member, attempt, forwardDeps.onAttempt)
       if (outcome.kind === 'state_elsewhere') picker.skipResource(member.resourceId)
     },

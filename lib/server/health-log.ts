@@ -2,6 +2,7 @@
 import { adviceFor } from '../balancer/advice.ts'
 import { type EjectReason, type HealthChange, isEjected, type Trouble } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
+import type { LackChange } from '../balancer/unsupported.ts'
 import type { Clock, Timer } from '../clock.ts'
 import type { Log } from '../log.ts'
 import type { Runtime } from '../runtime.ts'
@@ -151,5 +152,14 @@ export function createHealthLog({
       timer?.cancel()
       timer = undefined
     },
+  }
+}
+
+/** Logged once a change: a deployment is avoided for an operation that it refused, or offers it again. */
+export function logLackChange(log: Log, { deployment, what, apiVersion, forMs }: LackChange, runtime: Runtime): void {
+  const fields = { operation: what, api_version: apiVersion }
+  for (const place of placesOf(deployment, runtime)) {
+    if (forMs === 0) log.info('operation offered again', { ...place, ...fields })
+    else log.warn('operation avoided: the backend does not offer it', { ...place, ...fields, for_ms: forMs })
   }
 }

@@ -14,6 +14,7 @@ import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
 import type { SocketFactory, Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
+import { createCancellation } from '../request-context.ts'
 import type { Runtime, SharedState } from '../runtime.ts'
 import { createKeyFetcher } from '../tokens/fetch-keys.ts'
 import { createIssuerKeyCache, type KeyFetcher } from '../tokens/issuer-keys.ts'
@@ -95,10 +96,11 @@ export function makeSharedState(
   }
 }
 
-/** Probes of every resource of the config of now. */
+/** Probes of every resource of the config of now; `stop` ends those in progress too. */
 export function makeProbes(shared: SharedState, current: () => Runtime, self: SelfWatch): Probes {
   const { clock, random, health, transport, deadlines } = shared
-  return createProbes({
+  const asking = createCancellation()
+  const probes = createProbes({
     clock,
     random,
     health,
@@ -108,9 +110,16 @@ export function makeProbes(shared: SharedState, current: () => Runtime, self: Se
     ask: member => {
       self.probed(member.health.id)
       const { timeoutMs } = current().config.healthCheck
-      return askProbe(member, current().authorizer(member), timeoutMs, { transport, deadlines, clock })
+      return askProbe(member, current().authorizer(member), timeoutMs, { transport, deadlines, clock }, asking)
     },
   })
+  return {
+    ...probes,
+    stop() {
+      probes.stop()
+      asking.cancel('shutdown')
+    },
+  }
 }
 
 /** A new config with what cannot follow a reload left as it is, also in what the rest of the program reads. */

@@ -12,7 +12,7 @@ import { replicateState } from '../workers/sharing.ts'
 import { logFinished } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { createDropLog } from './drop-log.ts'
-import { createHealthLog } from './health-log.ts'
+import { createHealthLog, logLackChange } from './health-log.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
 import { createNetwork, mendBehind } from './network.ts'
@@ -125,6 +125,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     watch.changed(change)
   })
   network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
+  shared.unsupported.onChange(change => logLackChange(log, change, current()))
 
   const app: App = createApp({
     clock,

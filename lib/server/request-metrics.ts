@@ -199,10 +199,10 @@ export function createRequestMetrics({
       if (cachedTokens !== undefined) tokens.of(model, key, 'cached').add(cachedTokens)
       if (cost !== undefined) costs.of(model, key).add(cost)
     },
-    attempted({ model, backend, label, attempt, ttfbMs }) {
+    attempted({ model, backend, label, isFailover, ttfbMs }) {
       if (ttfbMs !== undefined) attemptFirstBytes.of(backend).observe(ttfbMs / 1000)
       attempts.of(backend, label).add(1)
-      if (label === 'served' && attempt > 1) failovers.of(model).add(1)
+      if (isFailover) failovers.of(model).add(1)
     },
     keyLimited: (key, limit) => limited.of(key, limit).add(1),
     reloaded: () => reloads.of().add(1),

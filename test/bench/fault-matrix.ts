@@ -139,7 +139,9 @@ async function run({ faults }: Course, requests: number, poison: boolean): Promi
     clock,
     random: Math.random,
     log,
-    tokenAuthorizer: () => ({ authorize: () => ({ kind: 'unavailable', reason: 'none here' }) }),
+    tokenAuthorizer: () => ({
+      authorize: () => ({ kind: 'unavailable', reason: 'none here', waitMs: 60_000, permanent: true }),
+    }),
   })
   const { port } = await proxy.listen()
   const url = `http://127.0.0.1:${port}`

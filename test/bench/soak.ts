@@ -127,7 +127,9 @@ async function soak({ seconds, clients, seed }: Settings): Promise<Soaked> {
     clock,
     random: Math.random,
     log,
-    tokenAuthorizer: () => ({ authorize: () => ({ kind: 'unavailable', reason: 'no tokens here' }) }),
+    tokenAuthorizer: () => ({
+      authorize: () => ({ kind: 'unavailable', reason: 'no tokens here', waitMs: 60_000, permanent: true }),
+    }),
   })
   const { port } = await proxy.listen()
   // Opened at their first use: theirs is a handle that comes and stays.

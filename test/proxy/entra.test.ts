@@ -4,11 +4,14 @@ import { createServer, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Authorization, TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'
 import { createTokenAuthorizers, type TokenAuthorizersOptions } from '../../lib/azure/entra.ts'
+import { isAvailable } from '../../lib/balancer/health.ts'
 import { Secret } from '../../lib/config/secret.ts'
 import type { Credential } from '../../lib/config/types.ts'
+import { refuseWith } from '../../lib/simulator/faults.ts'
 import { createHandClock, type HandClock } from '../fixtures/hand-clock.ts'
 import { createSimulatedIdentity, type SimulatedIdentity } from '../fixtures/identity.ts'
 import { type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
 const AUDIENCE = 'https://cognitiveservices.azure.com'
@@ -134,7 +137,10 @@ t.test('a federated token is read anew for each fetch', async t => {
   const files = ['old', ASSERTION]
   const identity = await startIdentity(t, { readFile: async () => files.shift() ?? 'too often' })
   const refused = await ask(identity, workload(identity.url))
-  t.same(refused, { kind: 'unavailable', reason: 'Entra refused the workload identity (AADSTS700213, invalid_client)' })
+  t.match(refused, {
+    kind: 'unavailable',
+    reason: 'Entra refused the workload identity (AADSTS700213, invalid_client)',
+  })
   identity.clock.advance(1_000)
   t.match(await ask(identity, workload(identity.url)), { kind: 'header' })
 })
@@ -150,7 +156,7 @@ for (const [what, readFile, reason] of [
 ] as const) {
   t.test(`a federated token file that ${what} is said, and nobody is asked`, async t => {
     const identity = await startIdentity(t, { readFile })
-    t.same(await ask(identity, workload(identity.url)), { kind: 'unavailable', reason })
+    t.match(await ask(identity, workload(identity.url)), { kind: 'unavailable', reason })
     t.equal(identity.identity.fetches(), 0)
   })
 }
@@ -174,7 +180,7 @@ for (const [what, credential, reason] of [
 ] as const) {
   t.test(`${what} is said with its codes`, async t => {
     const identity = await startIdentity(t)
-    t.same(await ask(identity, credential(identity.url)), { kind: 'unavailable', reason })
+    t.match(await ask(identity, credential(identity.url)), { kind: 'unavailable', reason })
     t.equal(identity.said.length, 1)
   })
 }
@@ -199,7 +205,7 @@ t.test('a token endpoint that goes wrong on the wire has failed, and is named', 
   ] as const
   for (const { fault, reason } of tries) {
     identity.identity.next(fault)
-    t.same(await ask(identity, clientSecret(identity.url)), { kind: 'unavailable', reason })
+    t.match(await ask(identity, clientSecret(identity.url)), { kind: 'unavailable', reason })
     identity.clock.advance(60_000)
   }
   t.match(await ask(identity, clientSecret(identity.url)), { kind: 'header' })
@@ -213,14 +219,14 @@ t.test('a token endpoint that is silent is given up after ten seconds', async t 
   const given = ask(identity, clientSecret(identity.url))
   await fetched
   identity.clock.advance(10_000)
-  t.same(await given, { kind: 'unavailable', reason: 'fetching it took longer than 10 s' })
+  t.match(await given, { kind: 'unavailable', reason: 'fetching it took longer than 10 s' })
 })
 
 t.test('where there is no metadata service the reason is plain', async t => {
   const { port, close } = await listenSilently()
   await close()
   const identity = await startIdentity(t, { imdsUrl: `http://127.0.0.1:${port}` })
-  t.same(await ask(identity, managed()), {
+  t.match(await ask(identity, managed()), {
     kind: 'unavailable',
     reason: `the managed identity endpoint at 127.0.0.1:${port} does not answer (ECONNREFUSED): does this run on Azure, with an identity assigned?`,
   })
@@ -239,7 +245,7 @@ t.test('connecting is given up sooner than answering', async t => {
 
 t.test('an authority over plain http that is not this machine never sees the secret', async t => {
   const identity = await startIdentity(t)
-  t.same(await ask(identity, clientSecret(`http://entra.test:${identity.port}`)), {
+  t.match(await ask(identity, clientSecret(`http://entra.test:${identity.port}`)), {
     kind: 'unavailable',
     reason: 'the authority is plain http: the secret is not sent',
   })
@@ -271,7 +277,7 @@ t.test('closing lets go of a fetch that hangs', async t => {
   const given = ask(identity, clientSecret(identity.url))
   await fetched
   identity.authorizers.close()
-  t.same(await given, { kind: 'unavailable', reason: 'the proxy is stopping' })
+  t.match(await given, { kind: 'unavailable', reason: 'the proxy is stopping' })
   t.equal(identity.clock.timers(), 0)
 })
 
@@ -285,7 +291,7 @@ function entraText(authority: string, secret: string, scope: string): string {
 }
 
 /** A proxy whose backend `b1` takes tokens alone; `also` adds a second one with a key, asked when the first cannot be. */
-async function serve(t: Test, { also = '', secret = SECRET, scope = SCOPE } = {}): Promise<Setting> {
+async function serve(t: Test, { also = '', secret = SECRET, scope = SCOPE, recovery = '50ms' } = {}): Promise<Setting> {
   const identity = await startIdentity(t)
   const resource = await startResource(t, {
     keys: [],
@@ -300,7 +306,7 @@ models:
       - {name: b1, endpoint: "${resource.url}", ${entraText(identity.url, secret, scope)}}
 ${also}
 server: {port: 0, host: 127.0.0.1, shutdown_grace: 1s}
-health_check: {enabled: false, recovery: 50ms}
+health_check: {enabled: false, recovery: ${recovery}}
 `
   const running = await runProxy(t, text, { tokenAuthorizer: identity.authorizers })
   t.teardown(() => {
@@ -445,14 +451,76 @@ t.test('without a token, another backend with a key serves and no client sees an
   t.equal(identity.fetches(), 1, 'the endpoint is left alone, however many ask')
 })
 
-t.test('once the token endpoint is back, so is the backend', async t => {
-  const { running, identity, clock, said } = await serve(t)
-  identity.next({ kind: 'answer', status: 500 })
+for (const hiccup of [500, 503, 429, 410, 404]) {
+  t.test(`a token endpoint that says ${hiccup} is 503 with its wait, and nothing about the config`, async t => {
+    const { running, identity, clock, resource } = await serve(t)
+    identity.next({ kind: 'answer', status: hiccup })
+    // Its second try within the second finds the endpoint left alone: the clock of the tokens stands still.
+    const answer = await running.chat()
+    t.equal(answer.status, 503)
+    t.match(await answer.json(), { error: { code: 'no_backend', message: /token/ } })
+    t.equal(answer.headers.get('x-should-retry'), null)
+    t.equal(answer.headers.get('retry-after'), '1')
+    t.equal(resource.resource.requests.length, 0)
+    clock.advance(1_000)
+    await until(() => identity.tokens.length === 1)
+    t.equal(await status(running.chat()), 200, 'once the endpoint is back, so is the backend')
+  })
+}
+
+t.test('a token endpoint that fails once costs the first request a second, and nobody an error', async t => {
+  const { running, identity, clock } = await serve(t)
+  identity.next({ kind: 'answer', status: 503 })
+  const fetched = identity.fetched()
+  const asked = status(running.chat())
+  await fetched
+  await until(() => running.lines.some(({ reason }) => reason === 'credential_unavailable'))
+  clock.advance(1_000)
+  t.equal(await asked, 200)
+  t.equal(identity.fetches(), 2)
+})
+
+t.test(
+  'a backend without a token rests for as long as the token endpoint is left alone, not for its recovery',
+  async t => {
+    const other = await startResource(t, { name: 'other' })
+    const also = `      - {name: b2, endpoint: "${other.url}", api_key: azure-key, priority: 2}`
+    const { running, identity, clock } = await serve(t, { also, recovery: '60s' })
+    identity.next({ kind: 'answer', status: 503 })
+    const first = await running.chat()
+    await first.text()
+    t.equal(first.headers.get('x-proxy-backend'), 'b2')
+    t.match(
+      running.lines.find(({ reason }) => reason === 'credential_unavailable'),
+      { for_ms: 1_000 },
+    )
+    clock.advance(60_000)
+    const [member] = running.proxy.runtime().pools[0]?.members ?? []
+    if (member === undefined) throw new Error('it has a first backend')
+    await until(() => isAvailable(member.health, performance.now()))
+    const back = await running.chat()
+    await back.text()
+    t.equal(back.headers.get('x-proxy-backend'), 'b1')
+  },
+)
+
+t.test('a token that the backend refuses is replaced with the next request, and not again at once', async t => {
+  const { running, identity, clock, resource } = await serve(t)
+  t.equal(await status(running.chat()), 200)
+  resource.resource.next(refuseWith('wrong_key'))
   t.equal(await status(running.chat()), 502)
-  clock.advance(60_000)
-  while ((await status(running.chat())) !== 200) await new Promise(resolve => setImmediate(resolve))
-  t.equal(said.length, 2)
-  t.match(said[1], 'working: ')
+  t.equal(await status(running.chat()), 200)
+  t.equal(identity.fetches(), 2)
+  t.equal(resource.resource.requests.at(-1)?.headers.authorization, `Bearer ${identity.tokens[1]}`)
+  for (let i = 0; i < 5; i++) {
+    resource.resource.next(refuseWith('wrong_key'))
+    await status(running.chat())
+    await status(running.chat())
+  }
+  t.equal(identity.fetches(), 2, 'a role that is missing is not mended by tokens')
+  clock.advance(1_000)
+  t.equal(await status(running.chat()), 200)
+  t.equal(identity.fetches(), 3)
 })
 
 t.test('a token for another audience is refused by the resource, and that is a mistake in the config', async t => {

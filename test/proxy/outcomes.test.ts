@@ -53,7 +53,7 @@ const FAILOVERS: readonly Row[] = [
   { what: 'a 504 of the gateway', fault: fail(504, 'gateway'), reason: 'server_error' },
   { what: 'a 408', fault: refuseWith('timeout') },
   { what: 'a 401', fault: refuseWith('wrong_key'), reason: 'credentials_refused' },
-  { what: 'a 403 of a network rule', fault: refuseWith('network_rule'), reason: 'credentials_refused' },
+  { what: 'a 403 of a network rule', fault: refuseWith('network_rule'), reason: 'network_refused' },
   { what: 'a 404 DeploymentNotFound', fault: refuseWith('deployment_not_found'), reason: 'deployment_missing' },
   { what: 'a 404 Resource not found', fault: refuseWith('resource_not_found') },
   { what: 'a 400 about the api-version', fault: refuseWith('version') },

@@ -107,7 +107,7 @@ export interface Process {
 }
 
 const NO_TOKENS: TokenAuthorizerFactory = () => ({
-  authorize: () => ({ kind: 'unavailable', reason: 'no tokens in this world' }),
+  authorize: () => ({ kind: 'unavailable', reason: 'no tokens in this world', waitMs: 60_000, permanent: true }),
 })
 
 export interface ProcessesDeps {

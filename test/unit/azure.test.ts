@@ -234,6 +234,7 @@ t.test('every family of error bodies is read', t => {
     type: undefined,
     message: 'm',
     param: undefined,
+    shape: 'api',
   })
   const runtime = '{ "statusCode": 401, "message": "Access denied" }'
   t.match(readErrorBody(Buffer.from(runtime)), { code: '401', message: 'Access denied' })
@@ -308,7 +309,7 @@ t.test('what an error says decides what it is, and one error is one thing', t =>
 t.test('a path or version that is not served is told from a deployment that is not there', t => {
   const notFound = readError({ error: { code: '404', message: 'Resource not found' } })
   t.equal(isOperationUnsupported(404, notFound), true)
-  t.equal(isOperationUnsupported(404, readError({})), true)
+  t.equal(isOperationUnsupported(404, readError({})), false, 'a page says nothing of the operation')
   t.equal(isOperationUnsupported(404, readError({ error: { code: 'DeploymentNotFound', message: 'x' } })), false)
   t.equal(isOperationUnsupported(400, readError({ error: { message: 'API version not supported' } })), true)
   t.equal(isOperationUnsupported(400, readError({ error: { message: 'The parameter is not supported' } })), false)

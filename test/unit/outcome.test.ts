@@ -4,12 +4,13 @@ import t, { type Test } from 'tap'
 import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
 import type { EjectReason } from '../../lib/balancer/health.ts'
 import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/errors.ts'
+import { exhaustedError, type History } from '../../lib/forward/exhausted.ts'
 import {
   blameOf,
   classifyResponse,
   classifyStreamError,
-  exhaustedError,
-  type History,
+  isPresentable,
+  isSuspect,
   labelOf,
   type Outcome,
   transportFailure,
@@ -53,7 +54,7 @@ const NOT_MINE = bodyOf({
 })
 
 t.test('what the backend did as it should goes to the client as it is, and the backend is healthy', t => {
-  for (const status of [200, 201, 202, 204, 206, 301, 302, 304, 307, 400, 405, 409, 410, 413, 415, 422, 451]) {
+  for (const status of [200, 201, 202, 204, 206, 304, 400, 405, 409, 410, 413, 415, 422, 451]) {
     const outcome = answered(status, { error: bodyOf({ code: 'x', message: 'The request is wrong.' }) })
     t.same(outcome, { kind: 'served' }, `${status}`)
     t.same(blameOf(outcome, false), { kind: 'healthy' })
@@ -120,8 +121,8 @@ t.test('a 429 throttles for the wait it names, else for ten seconds, and does no
 })
 
 t.test('401, 403 and a deployment that is not there are mistakes in the config, and the backend is out', t => {
-  for (const status of [401, 403]) {
-    const outcome = answered(status)
+  for (const status of [401, 403, 407]) {
+    const outcome = answered(status, { error: bodyOf({ message: 'Access denied' }) })
     t.match(outcome, { kind: 'misconfigured', reason: 'credentials_refused', detail: `${status}` })
     t.match(blameOf(outcome, true), { kind: 'failed', reason: 'credentials_refused', suspect: 'mark' })
   }
@@ -142,8 +143,8 @@ t.test('401, 403 and a deployment that is not there are mistakes in the config, 
 
 t.test('an operation that a backend does not offer is looked for elsewhere without blame', t => {
   const unsupported: readonly (readonly [number, UpstreamError])[] = [
-    [404, NO_BODY],
     [404, bodyOf({ code: '404', message: 'Resource not found' })],
+    [410, bodyOf({ code: '404', message: 'Resource not found' })],
     [404, readErrorBody(Buffer.from('{"statusCode":404,"message":"Resource not found"}'))],
     [400, bodyOf({ code: 'BadRequest', message: 'API version not supported' })],
     [
@@ -155,6 +156,79 @@ t.test('an operation that a backend does not offer is looked for elsewhere witho
     const outcome = answered(status, { error })
     t.match(outcome, { kind: 'unsupported' }, `${status} ${error.message}`)
     t.same(blameOf(outcome, false), { kind: 'none' })
+  }
+  t.end()
+})
+
+const page = (text: string): UpstreamError => readErrorBody(Buffer.from(text))
+
+t.test('a 404 or 410 page of a gateway is a mark, and one answer elsewhere is better', t => {
+  for (const status of [404, 410]) {
+    for (const error of [NO_BODY, page('default backend - 404'), page('<html>404</html>')]) {
+      const outcome = answered(status, { error })
+      t.match(outcome, { kind: 'failed', reason: 'not_an_api', suspect: 'mark', detail: `${status} page` })
+      t.equal(isPresentable(outcome, status), true, 'if all say so, the client gets it')
+    }
+  }
+  t.end()
+})
+
+t.test('a 403 means several things, by its body and its Retry-After', t => {
+  const quota = page('{"statusCode":403,"message":"Out of call volume quota. Quota will be replenished in 00:02:00."}')
+  t.match(answered(403, { error: quota, headers: { 'retry-after': '120' } }), { kind: 'throttled', waitMs: 120_000 })
+  t.match(answered(403, { error: quota }), { kind: 'throttled', waitMs: 10_000 }, 'it names no time')
+  t.match(answered(403, { headers: { 'retry-after': '3' } }), { kind: 'throttled', waitMs: 3_000 })
+  for (const [error, reason] of [
+    [bodyOf({ code: '403', message: 'Access denied due to Virtual Network/Firewall rules.' }), 'network_refused'],
+    [bodyOf({ message: 'Public access is disabled. Please configure private endpoint.' }), 'network_refused'],
+    [bodyOf({ message: 'Your resource has been temporarily blocked' }), 'account_refused'],
+    [
+      bodyOf({ code: 'AuthenticationTypeDisabled', message: 'Key based authentication is disabled' }),
+      'credentials_refused',
+    ],
+    [page('{"statusCode":403,"message":"Forbidden"}'), 'credentials_refused'],
+  ] as const) {
+    t.match(answered(403, { error }), { kind: 'misconfigured', reason }, reason)
+  }
+  for (const text of ['<html>403</html>', 'The request is blocked.', '', '{"message":"Forbidden"}', '{"error":"no"}']) {
+    const outcome = answered(403, { error: page(text) })
+    t.match(outcome, { kind: 'failed', suspect: 'mark' }, text)
+    t.equal(isPresentable(outcome, 403), true)
+  }
+  t.end()
+})
+
+t.test('what speaks of the account, of the way or of the connection is not the client’s', t => {
+  t.match(answered(402), { kind: 'misconfigured', reason: 'account_refused' })
+  t.match(answered(407), { kind: 'misconfigured', reason: 'credentials_refused' })
+  t.match(answered(470), { kind: 'misconfigured', reason: 'network_refused' })
+  t.match(answered(421), { kind: 'misdirected' })
+  t.same(blameOf(answered(421), false), { kind: 'none' })
+  for (const status of [301, 302, 303, 307, 308]) {
+    t.match(answered(status), { kind: 'failed', reason: 'not_an_api', suspect: 'out' }, `${status}`)
+  }
+  for (const status of [301, 402, 407, 421])
+    t.equal(isPresentable(answered(status), status), false, `${status}: 502 instead`)
+  t.end()
+})
+
+t.test('a deployment of the wrong kind is a mistake in the config; if all are, the client gets that 400', t => {
+  const outcome = answered(400, { error: bodyOf({ code: 'OperationNotSupported', message: 'The chatCompletion …' }) })
+  t.match(outcome, { kind: 'misconfigured', reason: 'operation_not_supported' })
+  t.equal(isPresentable(outcome, 400), true)
+  t.end()
+})
+
+t.test('a model that stands elsewhere in the body is the client’s mistake', t => {
+  const elsewhere = bodyOf({ code: 'model_not_found', message: 'no such model', param: 'tools[0].model' })
+  t.same(answered(400, { error: elsewhere }), { kind: 'served' })
+  t.match(answered(400, { error: bodyOf({ code: 'model_not_found', param: 'model' }) }), { kind: 'misconfigured' })
+  t.end()
+})
+
+t.test('statuses beyond the standard are failures', t => {
+  for (const status of [424, 520, 529, 599, 990]) {
+    t.match(answered(status), { kind: 'failed', reason: 'server_error', suspect: 'out' }, `${status}`)
   }
   t.end()
 })
@@ -276,66 +350,71 @@ const misconfigured = answered(401)
 const lost = transportFailure('connection_lost', 'ECONNRESET')
 const tooSlow = transportFailure('header_timeout', '')
 const gaveUp = answered(408)
+const short: Outcome = { kind: 'shortage', detail: 'EMFILE' }
+const noToken: Outcome = { kind: 'no_token', detail: '503', waitMs: 900, permanent: false }
+const neverToken: Outcome = { kind: 'no_token', detail: 'invalid_client', waitMs: 900, permanent: true }
 
 const history = (outcomes: Outcome[], more: Partial<History> = {}): History => ({
   outcomes,
-  throttledLeft: undefined,
+  busy: undefined,
   stopped: 'exhausted',
   ...more,
 })
+const busyFor = (waitMs: number): Partial<History> => ({ busy: { kind: 'throttled', waitMs, isFull: false } })
 
-function told(t: Test, given: History, expected: object, ownerBackMs?: number): void {
-  t.match(exhaustedError('gpt-4o', given, ownerBackMs), expected, JSON.stringify(given.outcomes.map(labelOf)))
+function told(t: Test, given: History, expected: object, pinned = false): void {
+  t.match(exhaustedError('gpt-4o', given, pinned), expected, JSON.stringify(given.outcomes.map(labelOf)))
 }
 
-t.test('429 rate_limit_exceeded with the time when the soonest is back, when backends are throttled', t => {
+t.test('429 rate_limit_exceeded with the time when the soonest is back, while anybody is merely throttled', t => {
   const expected = { status: 429, code: 'rate_limit_exceeded', retryAfterMs: 4_000, pointless: false }
-  told(t, history([], { throttledLeft: 4_000, stopped: 'throttled' }), expected)
-  told(t, history([throttled, throttled], { throttledLeft: 4_000 }), expected)
-  told(t, history([lost, throttled], { throttledLeft: 4_000 }), expected)
-  told(t, history([throttled, lost], { throttledLeft: 4_000 }), expected)
-  told(t, history([throttled], { throttledLeft: undefined }), { status: 429, retryAfterMs: 1 })
+  for (const outcomes of [
+    [],
+    [throttled, throttled],
+    [lost, throttled],
+    [throttled, lost],
+    [tooSlow],
+    [misconfigured],
+  ]) {
+    told(t, history(outcomes, busyFor(4_000)), expected)
+  }
+  told(t, history([throttled], busyFor(0)), { status: 429, retryAfterMs: 1_000 })
   t.end()
 })
 
 t.test('a wait of more than a minute is not told, and the answer says that retrying is pointless', t => {
   t.equal(MAX_TOLD_WAIT_MS, 60_000)
-  told(t, history([throttled], { throttledLeft: 60_000 }), { status: 429, pointless: false })
-  told(t, history([throttled], { throttledLeft: 60_001 }), { status: 429, pointless: true })
-  told(t, history([]), { status: 503, code: 'no_backend', pointless: true, retryAfterMs: 90_000 }, 90_000)
+  told(t, history([throttled], busyFor(60_000)), { status: 429, pointless: false })
+  told(t, history([throttled], busyFor(60_001)), { status: 429, pointless: true })
   t.end()
 })
 
 t.test('504 upstream_timeout only when every attempt timed out', t => {
   told(t, history([tooSlow]), { status: 504, code: 'upstream_timeout' })
   told(t, history([tooSlow, transportFailure('connect_timeout', '')]), { status: 504, code: 'upstream_timeout' })
-  told(t, history([tooSlow, tooSlow], { throttledLeft: 3_000 }), { status: 504 })
   told(t, history([tooSlow, lost]), { status: 502, code: 'upstream_error' })
   told(t, history([lost, tooSlow]), { status: 502, code: 'upstream_error' })
   t.end()
 })
 
-t.test(
-  '502 upstream_error when no backend could be reached, or the config is wrong, which retrying does not mend',
-  t => {
-    told(t, history([lost]), { status: 502, code: 'upstream_error', pointless: undefined })
-    told(t, history([lost, gaveUp, misconfigured]), { status: 502, code: 'upstream_error', pointless: undefined })
-    told(t, history([misconfigured, misconfigured]), { status: 502, code: 'upstream_error', pointless: true })
-    t.end()
-  },
-)
-
-t.test('503 no_backend with a wait when nobody was asked, or enough requests try the same already', t => {
-  told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
-  told(t, history([lost], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+t.test('502 upstream_error when no backend could be reached, or the config is wrong: retrying does not fix that', t => {
+  told(t, history([lost]), { status: 502, code: 'upstream_error', pointless: undefined })
+  told(t, history([lost, gaveUp, misconfigured]), { status: 502, code: 'upstream_error', pointless: undefined })
+  told(t, history([misconfigured, misconfigured]), { status: 502, code: 'upstream_error', pointless: true })
+  told(t, history([neverToken]), { status: 502, code: 'upstream_error', pointless: true })
   t.end()
 })
 
-t.test('a request bound to one resource is told when that resource is back', t => {
-  told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 12_000, pointless: false }, 12_000)
-  told(t, history([lost]), { status: 503, code: 'no_backend', retryAfterMs: 12_000 }, 12_000)
-  told(t, history([], { throttledLeft: 2_000 }), { status: 429, retryAfterMs: 2_000 }, 2_000)
-  told(t, history([lost]), { status: 502 }, 0)
+t.test('503 with a wait for what passes by itself: nobody asked, no token at the moment, a shortage of our own', t => {
+  told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  told(t, history([lost], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  told(t, history([], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 1_000 }, true)
+  told(t, history([noToken]), { status: 503, code: 'no_backend', retryAfterMs: 900, pointless: undefined })
+  told(t, history([misconfigured, noToken]), { status: 503, pointless: undefined })
+  told(t, history([short, short]), { status: 503, code: 'overloaded', retryAfterMs: 1_000 })
+  t.same(blameOf(short, false), { kind: 'none' })
+  t.match(blameOf(noToken, false), { reason: 'credential_unavailable', holdMs: 900, suspect: 'no' })
+  t.equal(isSuspect(noToken), false)
   t.end()
 })
 

@@ -1,0 +1,96 @@
+// One backend's turn in the retry loop: the request is sent, and once more to the same backend where its answer asks for that.
+import { isForeignState, readErrorBody } from '../azure/errors.ts'
+import type { Leased, Member } from '../balancer/pool.ts'
+import { OPTION_REFUSED_MS, type UnsupportedOperations } from '../balancer/unsupported.ts'
+import { STREAM_OPTIONS } from '../body/read.ts'
+import type { Exchange } from '../request-context.ts'
+import type { Outcome } from './outcome.ts'
+import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
+import type { AttemptResult, ForwardRequest, Upgraded, UpstreamResponse } from './upstream.ts'
+
+export interface AskDeps extends SendDeps {
+  readonly unsupported: UnsupportedOperations
+}
+
+/** What a backend's turn brought. */
+export type Answered =
+  | Upgraded
+  | (AttemptResult & {
+      /** The last try asked for usage in the client's name: its event is taken out of the answer again. */
+      readonly asksUsage: boolean
+    })
+
+/** Headers of a client that name an organisation or a deployment: a wrong one is refused with 401, 403 or 404. */
+const CLIENTS_OWN = /^(openai-organization|openai-project|x-ms-oai-[a-z0-9-]*deployment|x-ms-spillover-deployment)$/
+
+/** Whether the client itself may have caused a refusal of credentials or deployment. Read only once there is one. */
+function namesItsOwn({ request }: Exchange): boolean {
+  return Object.keys(request.headers).some(name => CLIENTS_OWN.test(name))
+}
+
+const CLIENTS: Outcome = { kind: 'clients_own' }
+const REFUSALS: ReadonlySet<number> = new Set([401, 403, 404])
+
+/** The outcome with the client's part in it: its own ephemeral key may have expired, its own header may name what is not there. */
+export function outcomeFor(exchange: Exchange, { upgrade }: ForwardRequest, result: AttemptResult): Outcome {
+  const { outcome } = result
+  if (result.kind !== 'response') return outcome
+  // A handshake whose refusal is no answer to the client: it speaks of the route, not of a request.
+  if (upgrade?.refusalsMoveOn === true && (outcome.kind === 'served' || outcome.kind === 'clients_own')) {
+    return { kind: 'unsupported', detail: `${result.response.status} to a handshake` }
+  }
+  if (exchange.ephemeral !== undefined && outcome.kind === 'misconfigured') return CLIENTS
+  if (outcome.kind !== 'misconfigured' && outcome.kind !== 'failed') return outcome
+  return REFUSALS.has(result.response.status) && namesItsOwn(exchange) ? CLIENTS : outcome
+}
+
+/** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
+export function refusesStreamOptions({ status, body }: UpstreamResponse): boolean {
+  if (status !== 400 || body.kind !== 'whole') return false
+  const error = readErrorBody(Buffer.concat(body.chunks))
+  return /stream_options|include_usage/.test(`${error.param ?? ''} ${error.message}`)
+}
+
+/** Whether a resource says that it does not hold, or cannot read, what the request names. */
+function deniesState({ status, body }: UpstreamResponse): boolean {
+  if ((status !== 400 && status !== 404) || body.kind !== 'whole') return false
+  return isForeignState(status, readErrorBody(Buffer.concat(body.chunks)))
+}
+
+/** Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md 13.4). */
+function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
+  if (request.itemOwners?.has(member.resourceId) !== true || result.kind === 'upgraded') return false
+  return outcomeFor(exchange, request, result).kind === 'state_elsewhere'
+}
+
+/**
+ * Asks a backend, once more without what it has refused, or for what it has denied at random.
+ * @param fresh on a connection of its own, as a trial is: its name may mean another address by now
+ */
+export async function askBackend(
+  exchange: Exchange,
+  request: ForwardRequest,
+  { member, lease }: Leased,
+  deps: AskDeps,
+  fresh = lease.isTrial,
+): Promise<Answered> {
+  const { foreignReasoning, usageOption } = request
+  const option = { deployment: member.health.id, what: STREAM_OPTIONS, apiVersion: member.backend.apiVersion }
+  let askUsage = usageOption !== undefined && !deps.unsupported.has(option)
+  const send = (): SendResult | Promise<SendResult> =>
+    sendToBackend(exchange, request, member, { askUsage, fresh }, deps)
+
+  let result = await send()
+  if (deniesOwnItem(exchange, request, member, result)) result = await send()
+  if (result.kind === 'response' && deniesState(result.response) && foreignReasoning?.onDenied(member) === true) {
+    result = await send()
+  }
+  if (askUsage && result.kind === 'response' && refusesStreamOptions(result.response)) {
+    askUsage = false
+    result = await send()
+    // Only then it was the option; and not the client's own, which may be wrong in itself.
+    const proved = result.kind === 'response' && result.response.status < 300
+    if (proved && usageOption === 'added') deps.unsupported.note(option, OPTION_REFUSED_MS)
+  }
+  return result.kind === 'upgraded' ? result : { ...result, asksUsage: askUsage }
+}
