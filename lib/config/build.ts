@@ -187,7 +187,7 @@ function buildBackend(
       'plain http: the credential and all prompts travel readable over the network',
     )
   }
-  const name = options.name.value ?? unusedName(`${endpoint.host}/${deployment}`, { names, repeats }, place)
+  const name = options.name.value ?? unusedName(`${shortHost(endpoint.host)}/${deployment}`, { names, repeats }, place)
   return {
     name,
     type,
@@ -204,6 +204,11 @@ function buildBackend(
 
 // Two defaulted names of a model are alike when one deployment is used through two keys: legal, so the second gets
 // "#2".
+/** Without the suffix that all of Azure's resources share: what tells them apart is in front of it. */
+function shortHost(host: string): string {
+  return host.replace(/\.(?:openai|cognitiveservices|services\.ai)\.azure\.(?:com|us|cn)$/, '')
+}
+
 function unusedName(
   wanted: string,
   { names, repeats }: { readonly names: Map<string, Place>; readonly repeats: Map<string, number> },

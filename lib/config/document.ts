@@ -78,7 +78,10 @@ const SYNTAX_MESSAGES: ReadonlyMap<string, string> = new Map([
   ['BLOCK_AS_IMPLICIT_KEY', 'a second ": " in one line: put the value in quotes, or begin a new line'],
   ['DUPLICATE_KEY', 'this key stands twice in one mapping'],
   ['KEY_OVER_1024_CHARS', 'a key cannot be longer than 1024 characters'],
-  ['MISSING_CHAR', 'something is missing here: often the blank after ":" or "-", a comma or a bracket'],
+  [
+    'MISSING_CHAR',
+    'something is missing here: often a blank of the indentation (lines of one block begin in one column), the blank after ":" or "-", a comma or a bracket',
+  ],
   ['MULTILINE_IMPLICIT_KEY', 'a key and its ":" must stand in one line, with a blank after the ":"'],
   ['MULTIPLE_DOCS', 'a second YAML document begins here ("---"): a config is one document'],
   ['NON_STRING_KEY', 'a key must be a plain text'],

@@ -1,5 +1,6 @@
 // The config from its file to a frozen Config or a list of problems: the one entrance to this folder.
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync, statSync } from 'node:fs'
+import { sep } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { buildConfig } from './build.ts'
 import type { Env } from './credential.ts'
@@ -9,6 +10,7 @@ import { createReport, formatProblem, type Place, type Problem, type Report } fr
 import { configReader } from './schema.ts'
 import { Secret } from './secret.ts'
 import type { Config } from './types.ts'
+import { reportWarnings } from './warnings.ts'
 
 export type { ConfigOption } from './schema.ts'
 export { configOptions } from './schema.ts'
@@ -31,6 +33,8 @@ export interface ParseSources {
   /** The path of the config: named in problems; relative paths inside start in its folder. */
   readonly file: string
   readonly env: Env
+  /** Whether every user of this machine may read the file; left out: not known. */
+  readonly worldReadable?: boolean | undefined
   /** The text of a mounted secret or a PEM file; throws when it cannot be read. */
   readonly readSecretFile: (path: string) => string
   /** Wall clock in milliseconds: warns of keys that end soon. */
@@ -77,7 +81,8 @@ export function loadConfig(sources: LoadSources): LoadResult {
     onRead?.(path, secret)
     return secret
   }
-  return parseConfig(text, { file, env, readSecretFile: readAndTell, nowEpochMs })
+  const worldReadable = readFile === undefined ? isWorldReadable(file) : undefined
+  return parseConfig(text, { file, env, readSecretFile: readAndTell, nowEpochMs, worldReadable })
 }
 
 /**
@@ -113,6 +118,7 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
     if (place !== undefined) checkKeySet(keys.path, place, sources, report)
   }
   if (report.failed()) return invalid()
+  reportWarnings(options, config, { text, worldReadable: sources.worldReadable }, report)
   return { kind: 'ok', config: freeze(config), warnings: report.warnings(), files: [...new Set(dependsOn)] }
 }
 
@@ -163,6 +169,16 @@ const READ_BEYOND_BYTES = 64 * 1024
 
 function readSecretText(path: string): string {
   return new TextDecoder().decode(readBounded(path, PEM_FILE_MAX_BYTES))
+}
+
+// Windows has no such bits: there the folder's rights decide.
+function isWorldReadable(path: string): boolean | undefined {
+  try {
+    const { mode } = statSync(path)
+    return sep === '\\' ? undefined : (mode & 0o004) !== 0
+  } catch {
+    return undefined
+  }
 }
 
 // Not readFileSync: a device must not fill the memory, a pipe must not be waited for (O_NONBLOCK: not even to open it).

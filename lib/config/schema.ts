@@ -114,7 +114,7 @@ const egressFields = {
 const API_VERSION = /^(?:v1|preview|20\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?:-preview)?)$/
 
 const backendFields = {
-  name: optional(label, 'the host and the deployment, as HOST/DEPLOYMENT'),
+  name: optional(label, 'HOST/DEPLOYMENT, without .openai.azure.com and the like'),
   endpoint: required(text({ allowed: 'a URL such as https://my-resource.openai.azure.com' })),
   api_key: optional(headerSecret),
   entra: optional(entra),

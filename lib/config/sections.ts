@@ -170,15 +170,71 @@ function asMap(node: Node, allowed: string, report: Report): MapNode | undefined
   return undefined
 }
 
+/** Names that people bring from other tools, and what they are here. */
+const OTHER_NAMES: Readonly<Record<string, string>> = {
+  api_base: 'endpoint',
+  base_url: 'endpoint',
+  url: 'endpoint',
+  azure_endpoint: 'endpoint',
+  azure_deployment: 'deployment',
+  deployment_name: 'deployment',
+  deployment_id: 'deployment',
+  token: 'api_key',
+  rpm: 'limits.requests_per_minute',
+  rpm_limit: 'limits.requests_per_minute',
+  tpm: 'limits.tokens_per_minute',
+  tpm_limit: 'limits.tokens_per_minute',
+  max_parallel_requests: 'limits.concurrent',
+  max_budget: 'limits.cost_per_month',
+  requests_per_minute: 'limits.requests_per_minute',
+  tokens_per_minute: 'limits.tokens_per_minute',
+  concurrent: 'limits.concurrent',
+  cost_per_month: 'limits.cost_per_month',
+  num_retries: 'max_attempts',
+  retries: 'max_attempts',
+  cooldown_time: 'health_check.recovery',
+  order: 'priority',
+  extra_headers: 'headers',
+}
+/** Sections of the top level, which people look for inside others. */
+const TOP_LEVEL: ReadonlySet<string> = new Set([
+  'server',
+  'auth',
+  'models',
+  'retry',
+  'health_check',
+  'logging',
+  'metrics',
+  'egress',
+  'usage',
+  'tracing',
+])
+/** The top level of a LiteLLM config. */
+const LITELLM: ReadonlySet<string> = new Set(['model_list', 'litellm_settings', 'router_settings', 'general_settings'])
+
+/** What an unknown key most likely means, as the end of a sentence; undefined where nothing is known of it. */
+function meantBy(name: string, path: string, fields: Fields): string | undefined {
+  if (path === '' && LITELLM.has(name))
+    return 'this is a LiteLLM config: deploy/migrate.md says what each of its options is here'
+  if (path !== '' && TOP_LEVEL.has(name) && !Object.hasOwn(fields, name))
+    return `"${name}" stands at the top level: move it out to the left margin`
+  const here = OTHER_NAMES[name]
+  const [first = '', inner] = (here ?? '').split('.')
+  if (!Object.hasOwn(fields, first)) return undefined
+  return inner === undefined ? `here it is called "${here}"` : `write it as ${inner} under "${first}"`
+}
+
 // The name itself is shown only when it is near a known one or plain words: `{key:sk-…}` makes a key of a secret.
 function reportUnknown(name: string, key: Place, map: MapNode, fields: Fields, report: Report): void {
   const known = Object.keys(fields)
   const near = nearest(name, known)
-  const showable = near !== undefined || isPlainWords(name)
+  const meant = meantBy(name, map.path, fields)
+  const showable = near !== undefined || meant !== undefined || isPlainWords(name)
   const open = known.filter(option => !map.entries.has(option))
   const rest =
     near === undefined && open.length > 0 && open.length <= LISTED_MAX ? `; known here: ${open.join(', ')}` : ''
   const unnamed = showable ? '' : ' (not shown: is a ": " missing after the key?)'
   const path = showable ? key.path : map.path
-  report.problem({ ...key, path }, `unknown key${unnamed}${didYouMean(near)}${rest}`)
+  const cure = meant === undefined ? `${didYouMean(near)}${rest}` : `: ${meant}`
+  report.problem({ ...key, path }, `unknown key${unnamed}${cure}`)
 }

@@ -128,7 +128,7 @@ t.test('what loads', async t => {
       ],
     )
     t.match(config.models[0]?.backends[1], {
-      name: 'your-resource-2.openai.azure.com/gpt-4',
+      name: 'your-resource-2/gpt-4',
       endpoint: { hostname: 'your-resource-2.openai.azure.com', port: 443, basePath: '' },
       apiVersion: '2025-04-01-preview',
       deployment: 'gpt-4',
