@@ -70,6 +70,11 @@ ${NO_PROBES}`,
   }
 }
 
+/** The requests that each resource has seen. */
+function asked(resources: readonly StartedResource[]): readonly (readonly string[])[] {
+  return resources.map(({ resource }) => resource.requests.map(({ method, url }) => `${method} ${url}`))
+}
+
 /** Every way to name a stored response, in every form of URL and body. */
 const WAYS: readonly (readonly [
   what: string,
@@ -127,7 +132,7 @@ for (const foreign of ['bob', 'admin', 'limited', 'token'] as const) {
   t.test(`to ${foreign} a response of alice is not there, whichever route names it`, async t => {
     const { ask, make, proxy, resources } = await stage(t)
     const id = await make()
-    const before = resources.map(({ resource }) => resource.requests.length)
+    const before = asked(resources)
     for (const [what, method, path, body] of WAYS) {
       const answer = await ask(foreign, method, path(id), body?.(id))
       const text = await answer.text()
@@ -135,11 +140,7 @@ for (const foreign of ['bob', 'admin', 'limited', 'token'] as const) {
       t.match(JSON.parse(text), { error: { code: 'response_not_found', type: 'invalid_request_error' } }, what)
       t.notOk(text.includes('alice'), what)
     }
-    t.same(
-      resources.map(({ resource }) => resource.requests.length),
-      before,
-      'no backend was asked',
-    )
+    t.same(asked(resources), before, 'no backend was asked')
     await until(() => proxy.lines.filter(({ error }) => error === 'response_not_found').length === WAYS.length)
     const names = proxy.lines
       .filter(({ error }) => error === 'response_not_found')
@@ -341,7 +342,7 @@ t.test('items and conversations are owned alike: in no form does a request of an
   const item = output.find(({ id }) => id.startsWith('msg_'))?.id ?? ''
   const { owners } = proxy.proxy.shared
   owners.learn('conv_of_alice', proxy.proxy.runtime().pools[0]?.members[0]?.resourceId ?? '', 'alice')
-  const before = resources.map(({ resource }) => resource.requests.length)
+  const before = asked(resources)
   const turn = (more: object): object => ({ model: 'gpt-4o', input: 'On', ...more })
   for (const [param, body] of [
     ['input', turn({ input: [{ type: 'item_reference', id: item }] })],
@@ -364,10 +365,7 @@ t.test('items and conversations are owned alike: in no form does a request of an
     t.equal(answer.status, 404)
     t.match(await answer.json(), { error: { code: 'response_not_found', param } })
   }
-  t.same(
-    resources.map(({ resource }) => resource.requests.length),
-    before,
-  )
+  t.same(asked(resources), before)
   const own = await ask('alice', 'POST', '/v1/responses', turn({ input: [{ type: 'item_reference', id: item }] }))
   t.equal(own.status, 200)
 })
@@ -425,7 +423,7 @@ t.test(
     })
     const storeId = String(dig(await store.json(), 'id'))
 
-    const before = resources.map(({ resource }) => resource.requests.length)
+    const before = asked(resources)
     const reference = { items: [{ type: 'item_reference', id: answered }] }
     for (const [method, path, body] of [
       ['GET', `/v1/conversations/${conversation}`],
@@ -451,11 +449,7 @@ t.test(
       t.equal(answer.status, 404, `${method} ${path}`)
       t.match(JSON.parse(text), { error: { code: 'response_not_found' } }, `${method} ${path}`)
     }
-    t.same(
-      resources.map(({ resource }) => resource.requests.length),
-      before,
-      'no backend was asked',
-    )
+    t.same(asked(resources), before, 'no backend was asked')
     t.equal(store.status, 200)
     for (const [method, path] of [
       ['GET', `/v1/conversations/${conversation}/items/${member}`],
