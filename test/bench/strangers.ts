@@ -3,6 +3,7 @@
 //   SILENT=2000  clients that ask for a long answer and read nothing
 //   SLOW=5000    clients that send a body byte by byte
 //   SECONDS=5    how long each state is held
+import type { ChildProcess } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http from 'node:http'
 import net, { type AddressInfo } from 'node:net'
@@ -143,8 +144,9 @@ function flood(port: number, text: string): () => void {
   }
 }
 
-async function untilItAnswers(port: number): Promise<void> {
+async function untilItAnswers(port: number, child: ChildProcess): Promise<void> {
   for (;;) {
+    if (child.exitCode !== null) throw new Error(`the proxy ended with ${child.exitCode}`)
     const answered = await fetch(`http://127.0.0.1:${port}/livez`).then(
       response => response.ok,
       () => false,
@@ -177,7 +179,7 @@ async function run(): Promise<void> {
   writeFileSync(file, configText(port, portOf(backend)))
   const child = start([], [process.execPath, resolve('bin/proxy.js'), '--config', file], 'ignore')
   try {
-    await untilItAnswers(port)
+    await untilItAnswers(port, child)
     const pid = child.pid ?? 0
     const warm = await medianMs(port, seconds)
     const rows: string[][] = [['at rest, after a warm-up', `${residentMb(pid)} MB`, `${warm.toFixed(2)} ms`]]
