@@ -181,7 +181,7 @@ const CLAUDE: StreamRules = {
     if (error !== undefined) return error
     const type = isObject(value) && typeof value.type === 'string' ? value.type : name
     if (type === 'message_stop') return 'end'
-    if (type === 'message_start' || isPing(type, value)) return 'start'
+    if (type === 'message_start' || isPing(name, value)) return 'start'
     return type === 'content_block_start' && isEmptyBlock(value) ? 'start' : 'output'
   },
 }

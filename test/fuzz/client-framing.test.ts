@@ -149,8 +149,9 @@ function check(
   const story = storyOf(scene.dialect, eventsOf(body))
   const isEmptyRead = !scene.isCreate && eventsOf(body).every(({ data }) => data === undefined)
   if (result.kind === 'complete' && !story.ended && !isEmptyRead) return 'complete without an end'
-  if (result.kind !== 'complete' && !/"code":"upstream_(error|timeout)"[^\n]*\}\n\n$/.test(body))
-    return 'broken off without a word'
+  const ownError =
+    scene.dialect === 'claude' ? /event: error\ndata: [^\n]*\n\n$/ : /"code":"upstream_(error|timeout)"[^\n]*\}\n\n$/
+  if (result.kind !== 'complete' && !ownError.test(body)) return 'broken off without a word'
   if (scene.dropUsageEvent && scene.dialect === 'chat' && eventsOf(body).some(({ data }) => data === USAGE.slice(6)))
     return 'usage is left'
   return undefined
@@ -160,7 +161,7 @@ t.test('a client reads one whole answer, or is cut off', async t => {
   const seen = new Map<string, number>()
   for (let run = 0; run < runs; run++) {
     const scene: RelayScene = {
-      dialect: pick<Dialect>(['chat', 'chat', 'responses', 'opaque']),
+      dialect: pick<Dialect>(['chat', 'chat', 'responses', 'claude', 'opaque']),
       version: pick(['1.1', '1.1', '1.0']),
       method: happens(0.03) ? 'HEAD' : 'POST',
       isCreate: happens(0.9),

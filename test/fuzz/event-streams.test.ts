@@ -24,6 +24,9 @@ const TYPES = [
     'keepalive',
     'message',
     'message_stop',
+    'message_start',
+    'content_block_start',
+    'content_block_delta',
     'response.error_like',
     '',
   ],
@@ -61,6 +64,7 @@ function object(): Record<string, unknown> {
       'delta',
       'id',
       'usage',
+      'content_block',
     ])
     const value =
       name === 'type'
@@ -132,7 +136,7 @@ function eventByEvent(bytes: Buffer): Buffer[] {
 
 t.test('a stream is taken for what a slow reader of the whole makes of it, wherever it is cut', t => {
   for (let run = 0; run < runs; run++) {
-    const dialect = pick<Dialect>(['chat', 'chat', 'responses', 'responses', 'opaque'])
+    const dialect = pick<Dialect>(['chat', 'chat', 'responses', 'responses', 'claude', 'opaque'])
     const bytes = Buffer.from(make())
     const text = bytes.toString('utf8')
     const watcher = watchEventStream(dialect)
