@@ -29,6 +29,8 @@ const REST_MS = 55_000
 const HINT_MARGIN_MS = 1_000
 /** Connections kept for reuse per endpoint: a burst's worth; above that they close after their response. */
 const MAX_RESTING = 256
+/** Endpoints remembered with their routes: of a process's life, in which reloads bring new names and certificates. */
+const MAX_HOSTS = 1_000
 /** How often connections that have rested too long are looked for. */
 const SWEEP_MS = 5_000
 
@@ -42,7 +44,7 @@ export class ConnectionKeeper {
   private readonly clock: Clock
   private readonly maxAgeMs: () => number
   private readonly all = createDenseSet<KeptConnection>()
-  /** As many as the configs of this process's life have named; those without connections are left out of a sweep at no cost. */
+  /** By hostKey. */
   private readonly hosts = new Map<string, Host>()
   private resting = 0
   private sweeping: Timer | undefined
@@ -58,9 +60,19 @@ export class ConnectionKeeper {
     const key = hostKey(endpoint)
     const found = this.hosts.get(key)
     if (found !== undefined) return found
+    if (this.hosts.size >= MAX_HOSTS) this.forgetIdle()
     const made: Host = { resting: [], session: undefined, retiredMs: Number.NEGATIVE_INFINITY }
     this.hosts.set(key, made)
     return made
+  }
+
+  /** Forgets endpoints to which nothing rests; what is in use to one of them ends with its response. */
+  private forgetIdle(): void {
+    for (const [key, host] of this.hosts) {
+      if (host.resting.length > 0) continue
+      host.retiredMs = Number.POSITIVE_INFINITY
+      this.hosts.delete(key)
+    }
   }
 
   /** A connection that rests and is neither too old nor too long unused; it is the caller's then. */

@@ -9,7 +9,7 @@ import { Connection, type ConnectionOwner, type RequestBytes, type ResponseHandl
 import type { SocketFactory } from './dial.ts'
 import { createEgressWatch, type EgressChange, refusalOf, refusesPlainly } from './egress.ts'
 import { createLowerCaseNames } from './header-names.ts'
-import { type Host, hostKey } from './keeper.ts'
+import type { Host } from './keeper.ts'
 import { type Look, look } from './look.ts'
 import { createResolver, type Lookup } from './resolver.ts'
 import { createTrust } from './trust.ts'
@@ -134,19 +134,17 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
   // One for all: it is read out before the next read. A buffer made for each read, 64 KB cut down to what came, and its way
   // through a stream cost 4 µs an event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  /** By hostKey: what a connection tells its agent. */
-  const owners = new Map<string, ConnectionOwner>()
+  /** What a connection tells its agent. */
+  const owners = new WeakMap<Host, ConnectionOwner>()
 
-  const ownerOf = (endpoint: Endpoint, agent: ConnectionAgent, host: Host): ConnectionOwner => {
-    const key = hostKey(endpoint)
-    const found = owners.get(key)
+  const ownerOf = ({ keeper }: ConnectionAgent, host: Host): ConnectionOwner => {
+    const found = owners.get(host)
     if (found !== undefined) return found
-    const { keeper } = agent
     const made: ConnectionOwner = {
       rests: (connection, forMs) => keeper.rest(host, connection, forMs),
       gone: connection => keeper.gone(host, connection),
     }
-    owners.set(key, made)
+    owners.set(host, made)
     return made
   }
 
@@ -167,7 +165,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     const connecting = agent.connect(endpoint, how, {
       connecting: () => waiting?.handler.connecting?.(),
       connected(socket, readsThere) {
-        const connection = new Connection(socket, ownerOf(endpoint, agent, host), lowerCase)
+        const connection = new Connection(socket, ownerOf(agent, host), lowerCase)
         reader.connection = connection
         keeper.add(connection)
         // A tunnel was paused when its proxy had answered.
