@@ -62,12 +62,28 @@ export interface Deadlines {
 /** The sweep's period in milliseconds: how late a deadline may be noticed. A fiftieth of a second is far below any limit. */
 const SWEEP_MS = 20
 
+/**
+ * A sweep that comes this much late finds that the whole process stood still: a frozen virtual machine, a CPU limit, a debugger. What
+ * came in time lies unread in the sockets, since timers run before them.
+ */
+const PAUSE_MS = 200
+
 export function createDeadlines(clock: Clock): Deadlines {
   const waiting = createDenseSet<Deadline>()
   let sweep: Timer | undefined
+  let sweptMs = 0
 
   const run = (): void => {
     const nowMs = clock.nowMs()
+    const lateMs = nowMs - sweptMs - SWEEP_MS
+    sweptMs = nowMs
+    if (lateMs > PAUSE_MS) {
+      // Time that this process did not run counts against nobody.
+      waiting.visit(deadline => {
+        deadline.dueMs += lateMs
+      })
+      return
+    }
     waiting.visit(deadline => {
       if (deadline.dueMs > nowMs) return
       deadline.dueMs = Number.POSITIVE_INFINITY
@@ -82,7 +98,10 @@ export function createDeadlines(clock: Clock): Deadlines {
     add(dueMs, expire) {
       const deadline: Deadline = { dueMs, expire, slot: NO_SLOT }
       waiting.add(deadline)
-      sweep ??= clock.every(SWEEP_MS, run)
+      if (sweep === undefined) {
+        sweptMs = clock.nowMs()
+        sweep = clock.every(SWEEP_MS, run)
+      }
       return deadline
     },
     remove: waiting.remove,

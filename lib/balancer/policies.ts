@@ -38,16 +38,29 @@ export function roundRobin<T extends Candidate>(members: readonly T[]): T {
   return chosen
 }
 
+/** A random member by weight, other than `not`: a large deployment is looked at as often as it can take requests. */
+function draw<T extends Candidate>(members: readonly T[], random: Random, not: T | undefined): T {
+  let weights = 0
+  for (const member of members) if (member !== not) weights += member.weight
+  let left = random() * weights
+  let chosen = first(members)
+  for (const member of members) {
+    if (member === not) continue
+    chosen = member
+    left -= member.weight
+    if (left < 0) break
+  }
+  return chosen
+}
+
 /**
- * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two random ones are (the
+ * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two are, drawn by weight (the
  * power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle one).
  */
 export function leastBusy<T extends Candidate>(members: readonly T[], random: Random): T {
   if (members.length > FULL_LOOK_MAX) {
-    const a = Math.floor(random() * members.length)
-    const b = Math.floor(random() * (members.length - 1))
-    const one = members[a] ?? first(members)
-    const other = members[b >= a ? b + 1 : b] ?? one
+    const one = draw(members, random, undefined)
+    const other = draw(members, random, one)
     return other.inFlight * one.weight < one.inFlight * other.weight ? other : one
   }
   let least = Number.POSITIVE_INFINITY

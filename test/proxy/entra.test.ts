@@ -497,7 +497,7 @@ t.test(
     clock.advance(60_000)
     const [member] = running.proxy.runtime().pools[0]?.members ?? []
     if (member === undefined) throw new Error('it has a first backend')
-    await until(() => isAvailable(member.health, performance.now()))
+    await until(() => isAvailable(member.health, running.proxy.shared.clock.nowMs()))
     const back = await running.chat()
     await back.text()
     t.equal(back.headers.get('x-proxy-backend'), 'b1')

@@ -160,3 +160,33 @@ t.test('what is taken back while others are being stopped is not stopped', t => 
   t.strictSame(told, ['first', 'asked meanwhile shutdown', 'third'])
   t.end()
 })
+
+t.test('time that the process itself stood still counts against nobody', t => {
+  const clock = createFakeClock()
+  let nowMs = 0
+  let run: () => void = () => undefined
+  const deadlines = createDeadlines({
+    ...clock,
+    nowMs: () => nowMs,
+    every(_periodMs, given) {
+      run = given
+      return { cancel: () => undefined }
+    },
+  })
+  const expired: string[] = []
+  deadlines.add(2_000, () => expired.push('two seconds'))
+  const sweepAt = (ms: number): void => {
+    nowMs = ms
+    run()
+  }
+  sweepAt(20)
+  sweepAt(40)
+  // Stopped for three seconds: what came meanwhile lies unread in the sockets.
+  sweepAt(3_060)
+  t.same(expired, [])
+  for (let ms = 3_080; ms < 5_000; ms += 20) sweepAt(ms)
+  t.same(expired, [], 'it has waited for less than two seconds')
+  sweepAt(5_000)
+  t.same(expired, ['two seconds'])
+  t.end()
+})

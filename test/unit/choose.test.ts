@@ -219,3 +219,12 @@ t.test('least_busy above eight members compares two different ones, whatever cha
   t.same(wrong, [])
   t.end()
 })
+
+t.test('of many, a large one is looked at as often as it can take requests', t => {
+  const members = Array.from({ length: 9 }, (_, i) => named(`${i}`, i === 0 ? 1_000 : 1, 0))
+  const random = seededRandom(3)
+  let large = 0
+  for (let i = 0; i < 1_000; i++) if (leastBusy(members, random).name === '0') large++
+  t.ok(large > 950, `${large} of 1000`)
+  t.end()
+})
