@@ -15,8 +15,10 @@ function isOptions(value: unknown): value is ServeOptions {
   return typeof value === 'object' && value !== null && 'file' in value && 'version' in value
 }
 
-function say(message: FromWorker): void {
-  if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
+/** @param sent runs once the message is on its way, or cannot be sent */
+function say(message: FromWorker, sent: () => void = () => undefined): void {
+  if (process.connected) process.send?.(message, undefined, undefined, sent)
+  else sent()
 }
 
 interface Serving {
@@ -44,10 +46,8 @@ function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind
   proxy.listen().then(
     ({ port }) => say({ kind: 'ready', port }),
     error => {
-      say({ kind: 'cannot_listen', message: listenErrorText(error, config.server.port) })
       // Of no use without a port: the primary starts another one after a pause.
-      process.disconnect?.()
-      process.exit(1)
+      say({ kind: 'cannot_listen', message: listenErrorText(error, config.server.port) }, () => process.exit(1))
     },
   )
   let counted = 0

@@ -392,7 +392,7 @@ t.test('SIGUSR1 and SIGUSR2 open no debugger and end nobody', { skip }, async t 
   for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) for (const each of all) process.kill(each, signal)
   for (let i = 0; i < 4; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
   t.same([pid, ...pids()], all)
-  t.same(stderr, [], 'above all no "Debugger listening"')
+  t.notMatch(stderr.join('\n'), 'Debugger')
 })
 
 t.test('standard output whose reader is stuck does not keep the program at its end', { skip }, async t => {
