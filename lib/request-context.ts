@@ -119,7 +119,16 @@ export interface EphemeralKey {
   readonly mintedBy: string | undefined
 }
 
+/** A request's trace, where it is traced. */
+export interface RequestTrace {
+  /** An attempt begins. @returns the `traceparent` that goes upstream */
+  attemptBegins(backend: string): string
+  attemptEnds(backend: string, label: string, detail: string): void
+}
+
 export interface Exchange {
+  /** undefined: the request is not traced. */
+  readonly trace?: RequestTrace | undefined
   /**
    * The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`.
    */

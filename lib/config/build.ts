@@ -9,8 +9,9 @@ import { isLoopback, parseEndpoint } from './endpoint.ts'
 import { resolvePath } from './interpolate.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
 import type { ParsedBackend, ParsedConfig, ParsedModel } from './schema.ts'
+import { Secret } from './secret.ts'
 import type { Parsed } from './sections.ts'
-import type { BackendConfig, Config, EgressConfig, ModelConfig, Price } from './types.ts'
+import type { BackendConfig, Config, EgressConfig, ModelConfig, Price, TracingConfig } from './types.ts'
 
 // The documented floor for a stream's first output, when the config names none.
 const FIRST_OUTPUT_MIN_MS = 120_000
@@ -78,6 +79,7 @@ export function buildConfig(options: ParsedConfig, sources: BuildSources & PemSo
       file: logging.value.file.value === undefined ? undefined : absolute(logging.value.file.value),
     },
     metrics: { enabled: metrics.value.enabled.value },
+    tracing: buildTracing(options, report),
     usage: { file: absolute(usage.value.file.value ?? 'usage.jsonl') },
   }
 }
@@ -103,6 +105,27 @@ function buildModels(options: ParsedConfig, sources: BackendSources, report: Rep
       backends: buildBackends(name, model, place, sources, report),
     }
   })
+}
+
+/** Where OTLP/HTTP takes traces below a base URL (OTLP specification, "Endpoint URLs for OTLP/HTTP"). */
+const TRACES_PATH = '/v1/traces'
+
+function buildTracing({ tracing: { value: tracing } }: ParsedConfig, report: Report): TracingConfig {
+  const { value, place } = tracing.otlp
+  const headers = [...(tracing.headers.value ?? [])].map(([name, header]) => ({
+    name: name.toLowerCase(),
+    value: new Secret(header.value),
+  }))
+  const off = { url: undefined, sample: tracing.sample.value, headers }
+  if (value === undefined) return off
+  if (!/^https?:\/\//i.test(value) || !URL.canParse(value) || new URL(value).hash !== '') {
+    report.problem(place, 'must be a URL that begins with http:// or https://, such as http://localhost:4318')
+    return off
+  }
+  const url = new URL(value)
+  const path = url.pathname.replace(/\/+$/, '')
+  url.pathname = path.endsWith(TRACES_PATH) ? path : `${path}${TRACES_PATH}`
+  return { ...off, url: url.href }
 }
 
 function buildPrice(price: ParsedModel['price']['value']): Price | undefined {

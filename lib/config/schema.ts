@@ -34,7 +34,6 @@ const MAX_PER_MINUTE = 1_000_000_000
 const MAX_CONCURRENT = 1_000_000
 /** Tokens of a day or a month: what a double still counts one by one. */
 const MAX_QUOTA_TOKENS = 1_000_000_000_000_000
-/** Money of a month, and of a million tokens, in whatever currency. */
 const MAX_COST = 1_000_000_000
 const MAX_PRICE = 1_000_000
 const MAX_CONNECTIONS = 1_000_000
@@ -248,6 +247,11 @@ const rootFields = {
     file: optional(path, 'standard output'),
   }),
   metrics: group({ enabled: defaulted(flag(), true) }),
+  tracing: group({
+    otlp: optional(text({ allowed: 'a URL such as http://localhost:4318' }), 'nothing is traced'),
+    sample: defaulted(percent({ min: '0%', max: '100%' }), '100%'),
+    headers: optional(mapOf(headerValue, 'header names'), 'no header'),
+  }),
   usage: group({ file: optional(path, 'usage.jsonl beside this file') }),
 }
 

@@ -238,7 +238,17 @@ export interface LoggingConfig {
   readonly file: string | undefined
 }
 
+/** Where traces go. */
+export interface TracingConfig {
+  /** The OTLP/HTTP endpoint for traces; undefined: nothing is traced. */
+  readonly url: string | undefined
+  /** Share of the traces begun here, 0 to 1. */
+  readonly sample: number
+  readonly headers: readonly { readonly name: string; readonly value: Secret }[]
+}
+
 export interface Config {
+  readonly tracing: TracingConfig
   readonly server: ServerConfig
   readonly auth: AuthConfig
   readonly models: readonly ModelConfig[]

@@ -77,6 +77,7 @@ export function report(
   onAttempt: (report: AttemptReport) => void,
 ): void {
   const { ttfbMs, attempts } = exchange.record
+  exchange.trace?.attemptEnds(member.backend.name, label, detail)
   onAttempt({
     model: request.pool.model.name,
     backend: member.backend.name,

@@ -61,6 +61,15 @@ function credentialHeaders(
   return type === 'openai' ? [name, value, 'x-api-key', value.replace(/^Bearer /, '')] : [name, value]
 }
 
+/** Raw headers with this `traceparent` in place of the client's. */
+function withTraceparent(rawHeaders: readonly string[], value: string): readonly string[] {
+  const kept: string[] = []
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (rawHeaders[i]?.toLowerCase() !== 'traceparent') kept.push(rawHeaders[i] ?? '', rawHeaders[i + 1] ?? '')
+  }
+  return [...kept, 'traceparent', value]
+}
+
 /** The attempt's headers, complete but for Connection. */
 function wireHeaders(
   exchange: Exchange,
@@ -70,7 +79,15 @@ function wireHeaders(
   { body: { byteLength }, isJson }: PreparedRequest,
   names: NameMemory<RequestName>,
 ): string[] {
-  const headers = upstreamHeaders(exchange.request.rawHeaders, backend.type, names, backend.headers)
+  const { rawHeaders } = exchange.request
+  // Traced: the attempt's own span is upstream's parent, in place of the client's.
+  const own = exchange.trace?.attemptBegins(backend.name)
+  const headers = upstreamHeaders(
+    own === undefined ? rawHeaders : withTraceparent(rawHeaders, own),
+    backend.type,
+    names,
+    backend.headers,
+  )
   if (byteLength > 0 && isJson) asJson(headers)
   headers.push('host', backend.endpoint.host, 'accept-encoding', 'identity')
   for (const { name, value } of backend.headers) headers.push(name, value.reveal())

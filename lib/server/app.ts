@@ -10,8 +10,10 @@ import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
 import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
+import type { Tracer } from '../tracing/tracer.ts'
 import { clientAddress } from './client-address.ts'
 import { createDispatch, type Dispatch, type DispatchDeps } from './dispatch.ts'
+import { isOwnRoute } from './own-routes.ts'
 import { createTurns } from './pipelining.ts'
 import { redactedPath } from './redacted-path.ts'
 import { headRefusal } from './request-head.ts'
@@ -20,6 +22,8 @@ import { createStallWatch, type Handled } from './stall-watch.ts'
 import { clientSocket } from './upgrade-socket.ts'
 
 export interface AppDeps extends Omit<DispatchDeps, 'isDraining'> {
+  /** Left out: nothing is traced. */
+  readonly tracer?: Tracer
   onFinished(finished: FinishedRequest): void
 }
 
@@ -138,7 +142,7 @@ function serve(
 function beginExchange(
   request: IncomingMessage,
   response: ServerResponse,
-  { clock, runtime }: Pick<AppDeps, 'clock' | 'runtime'>,
+  { clock, runtime, tracer }: Pick<AppDeps, 'clock' | 'runtime' | 'tracer'>,
 ): Live {
   const { isSecret, config } = runtime()
   // Both may fail again while they are torn down, and neither must be uncaught.
@@ -151,6 +155,9 @@ function beginExchange(
     cancellation: createCancellation(),
     record: createRecord(),
     beganMs: clock.nowMs(),
+    trace: isOwnRoute((request.url ?? '').split('?', 1)[0] ?? '')
+      ? undefined
+      : tracer?.begin(single(request.headers.traceparent)),
     client: clientAddress(request, config.server.trustedProxies),
     lingerAndClose() {
       const timer = clock.after(LINGER_MS, () => response.end())
@@ -222,6 +229,7 @@ export function createApp(deps: AppDeps): App {
     if (record.isSession)
       log.debug('session ended', { id: finished.id, duration_ms: finished.durationMs, error: record.error })
     else onFinished(finished)
+    deps.tracer?.finished(finished, exchange.trace)
     if (live.size() === 0) for (const resolve of whenIdle.splice(0)) resolve()
   }
 

@@ -7,6 +7,7 @@ import { createDashboard } from '../dashboard/dashboard.ts'
 import type { Log } from '../log.ts'
 import { mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
+import { createTracer } from '../tracing/tracer.ts'
 import type { ProcessState, StateUpdate } from '../workers/messages.ts'
 import { replicateState } from '../workers/sharing.ts'
 import { logFinished } from './access-log.ts'
@@ -127,7 +128,16 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
   network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
   shared.unsupported.onChange(change => logLackChange(log, change, current()))
 
+  const tracer = createTracer({
+    clock,
+    random: options.random,
+    log,
+    version,
+    settings: () => current().config.tracing,
+    exchange: network.exchange,
+  })
   const app: App = createApp({
+    tracer,
     clock,
     log,
     version,
@@ -163,13 +173,13 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     wasProbed: self.wasProbed,
     proxy: self.describe,
   })
-  return { current, network, shared, self, healthLog, app, measure, state, watch }
+  return { current, network, shared, self, healthLog, app, measure, state, watch, tracer }
 }
 
 export function createProxy(options: ProxyOptions): ProxyServer {
   const { config, clock, log, tls, shareWith, maxConnections } = options
   const hold: Parameters<typeof wire>[1] = { runtime: undefined, finished: 0 }
-  const { current, network, shared, self, healthLog, app, measure, state, watch } = wire(options, hold)
+  const { current, network, shared, self, healthLog, app, measure, state, watch, tracer } = wire(options, hold)
   const listener = createListener({
     tls,
     onRequest: app.handle,
@@ -219,6 +229,7 @@ export function createProxy(options: ProxyOptions): ProxyServer {
       for (const watcher of watchers) watcher.stop()
       watch.close()
       await drainAndClose(clock, app, listener, graceMs)
+      await tracer.close()
       shared.issuerKeys.close()
       network.transport.close()
     },
