@@ -421,10 +421,10 @@ export function createChecks(deps: ChecksDeps): Checks {
         lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
         return
       }
+      if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
       if (attempt.droppedMs !== undefined) return
       // A real answer outweighs a probe.
       if (answer.status > 0 && answer.status < 500) lastProbe.delete(attempt.host)
-      if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
       if (answer.throttleMs === undefined || attempt.kind !== 'request') return
       const nowMs = engine.nowMs()
       const key = `${attempt.process} ${attempt.backend}`
