@@ -60,6 +60,8 @@ const STALE_MS = 1_000
 const SPREAD_MS = 50
 /** Longer than any wait, time-out and stall of a world together. */
 const STUCK_MS = 35_000
+/** So many requests in a row put even the last one out. */
+const SUSPECT_ROW = 5
 /** Reasons that no probe gives. */
 const SEEN_BY_REQUESTS =
   /^(server_error|stream_error|connection_lost|protocol_error|header_timeout|first_output_timeout)$/
@@ -75,6 +77,10 @@ export function createChecks(deps: ChecksDeps): Checks {
   const { engine, plan, latencyMs } = deps
   const { backends: specs, settings } = plan
   const handEjected = new Set<number>()
+  /** When an operator took a backend out. */
+  const handEjectedMs = new Map<number, number>()
+  /** Requests in a row that a backend did not answer well. */
+  const row = specs.map(() => new Set<string>())
   /** By process and backend: what a 429 that it has read said. */
   const announced = new Map<string, { fromMs: number; untilMs: number }>()
   /** Backends that said that they do not offer what was asked: passed over for a while. */
@@ -109,8 +115,13 @@ export function createChecks(deps: ChecksDeps): Checks {
 
   const isBelievedOut = (process: Process, name: string): boolean => {
     const member = memberOf(process, name)
-    return member !== undefined && isOut(member.health, engine.nowMs())
+    // On trial it was due, if only a moment ago.
+    return member !== undefined && member.health.state.phase.kind === 'held' && isOut(member.health, engine.nowMs())
   }
+
+  /** A process that has stood still hears of what has happened meanwhile. */
+  const frozenLongAgo = ({ host }: Process): boolean =>
+    host.frozenUntilMs + 2 * plan.messageMs + SPREAD_MS < engine.nowMs()
 
   const triedBy = (attempt: Attempt): ReadonlySet<number> =>
     new Set(
@@ -193,6 +204,18 @@ export function createChecks(deps: ChecksDeps): Checks {
     const out = was[backend] === false && known?.last[backend] === false && is[backend] === false
     if (out && isBelievedOut(asking.process, spec.name) && other !== undefined) {
       violate(3, 'unavailable', `${asking.id} goes to ${spec.name}, which is out, though ${other.name} is available`)
+    }
+    const since = handEjectedMs.get(backend) ?? Number.POSITIVE_INFINITY
+    if (since + 2 * plan.messageMs + SPREAD_MS < nowMs && frozenLongAgo(asking.process) && other !== undefined) {
+      violate(8, 'hand', `${asking.id} goes to ${spec.name}, which an operator took out ${nowMs - since} ms ago`)
+    }
+    const busy = specs.find(({ name }, i) => {
+      const member = memberOf(asking.process, name)
+      const isBusy = member !== undefined && !isOut(member.health, nowMs) && throttledForMs(member.health, nowMs) > 0
+      return isBusy && i !== backend && !tried.has(i) && asking.backends.has(name) && isHosting(asking, i)
+    })
+    if (out && isBelievedOut(asking.process, spec.name) && busy !== undefined) {
+      violate(3, 'instead', `${asking.id} goes to ${spec.name}, which is out, though ${busy.name} is merely throttled`)
     }
     const upper = others.find(({ priority }) => priority < spec.priority)
     if (upper !== undefined && !avoided.has(backend)) {
@@ -353,6 +376,20 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
+  /** Invariant 6: one suspect failure does not put the last backend out that is in. */
+  const checkLast = (process: Process, backend: string, reason: unknown): void => {
+    const wasIn = !ejectedLine.has(`${process.index} ${backend}`)
+    const index = specs.findIndex(({ name }) => name === backend)
+    if (plan.processes > 1 || !wasIn || typeof reason !== 'string' || !SEEN_BY_REQUESTS.test(reason)) return
+    const others = specs.flatMap(({ name }) => {
+      const member = name === backend ? undefined : memberOf(process, name)
+      return member === undefined ? [] : [member]
+    })
+    if (others.some(({ health }) => health.state.phase.kind === 'in') || (row[index]?.size ?? 0) >= SUSPECT_ROW - 1)
+      return
+    violate(6, 'last', `${backend} is put out for one failure (${reason}), and nobody else is in`)
+  }
+
   /** Invariant 6: two backends have met the same request with its own trouble; it takes neither of them out. */
   const checkBlame = (asking: Asking): void => {
     const { event, sentMs, process, leftMs } = asking
@@ -422,6 +459,10 @@ export function createChecks(deps: ChecksDeps): Checks {
         return
       }
       if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
+      if (attempt.kind === 'request') {
+        if (answer.status > 0 && answer.status < 400 && answer.whole) row[attempt.backend]?.clear()
+        else row[attempt.backend]?.add(attempt.requestId)
+      }
       if (attempt.droppedMs !== undefined) return
       // A real answer outweighs a probe.
       if (answer.status > 0 && answer.status < 500) lastProbe.delete(attempt.host)
@@ -459,6 +500,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         ejectedLine.delete(key)
       }
       if (!/^backend ejected(?! by hand)/.test(msg)) return
+      checkLast(process, backend, reason)
       const untilMs = typeof forMs === 'number' ? engine.nowMs() + forMs : Number.POSITIVE_INFINITY
       const before = ejectedLine.get(key)
       // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
@@ -472,6 +514,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     steered(action, backend) {
       if (action === 'eject') handEjected.add(backend)
       else handEjected.delete(backend)
+      if (action === 'eject') handEjectedMs.set(backend, engine.nowMs())
+      else handEjectedMs.delete(backend)
       const lift = (): void => {
         for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
         lastProbe.delete(specs[backend]?.host ?? '')

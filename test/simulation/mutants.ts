@@ -24,12 +24,6 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: 'trial: endThrottleTrial }',
   },
   {
-    name: 'a passing probe ends a trial that is in flight: two requests are the trial',
-    file: 'lib/balancer/health-machine.ts',
-    text: "if (!trouble.probeFailing && (beyond || phase.kind !== 'held')) return state",
-    replacement: 'if (beyond) return state',
-  },
-  {
     name: 'a passing probe brings back what requests saw fail',
     file: 'lib/balancer/health-machine.ts',
     text: "if (trouble.seenBy === 'probe') return { ...state, phase: IN, probeOverruled: false }",
