@@ -79,8 +79,6 @@ export function createChecks(deps: ChecksDeps): Checks {
   const handEjected = new Set<number>()
   /** When an operator took a backend out. */
   const handEjectedMs = new Map<number, number>()
-  /** Requests in a row that a backend did not answer well. */
-  const row = specs.map(() => new Set<string>())
   /** By process and backend: what a 429 that it has read said. */
   const announced = new Map<string, { fromMs: number; untilMs: number }>()
   /** Backends that said that they do not offer what was asked: passed over for a while. */
@@ -168,7 +166,11 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
     }
     const counted = earlier.filter(
-      other => other.begunMs !== undefined && other.answer?.throttleMs === undefined && !isStale(other),
+      other =>
+        other.begunMs !== undefined &&
+        other.answer?.throttleMs === undefined &&
+        other.answer?.status !== 421 &&
+        !isStale(other),
     )
     if (counted.length >= settings.maxAttempts) {
       violate(4, 'max_attempts', `${asking.id} makes attempt ${counted.length + 1} of ${settings.maxAttempts}`)
@@ -193,7 +195,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     const was = known?.first
     if (was === undefined || spec === undefined || attempt.ambiguous) return
     // A reload has taken it away meanwhile: the request goes on with the config it began with.
-    if (memberOf(asking.process, spec.name) === undefined) return
+    if (asking.runtime !== asking.process.proxy.runtime()) return
     const tried = triedBy(attempt)
     const others = specs.flatMap((other, i) => {
       const free = was[i] === true && known?.last[i] === true && is[i] === true && asking.backends.has(other.name)
@@ -385,8 +387,14 @@ export function createChecks(deps: ChecksDeps): Checks {
       const member = name === backend ? undefined : memberOf(process, name)
       return member === undefined ? [] : [member]
     })
-    if (others.some(({ health }) => health.state.phase.kind === 'in') || (row[index]?.size ?? 0) >= SUSPECT_ROW - 1)
-      return
+    const row = new Set<string>()
+    for (const attempt of deps.backends().attempts) {
+      if (attempt.kind !== 'request' || attempt.backend !== index) continue
+      const status = attempt.answeredMs === undefined ? 0 : (attempt.answer?.status ?? 0)
+      if (status >= 200 && status < 400 && attempt.answer?.whole === true) row.clear()
+      else row.add(attempt.requestId)
+    }
+    if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return
     violate(6, 'last', `${backend} is put out for one failure (${reason}), and nobody else is in`)
   }
 
@@ -459,10 +467,6 @@ export function createChecks(deps: ChecksDeps): Checks {
         return
       }
       if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
-      if (attempt.kind === 'request') {
-        if (answer.status > 0 && answer.status < 400 && answer.whole) row[attempt.backend]?.clear()
-        else row[attempt.backend]?.add(attempt.requestId)
-      }
       if (attempt.droppedMs !== undefined) return
       // A real answer outweighs a probe.
       if (answer.status > 0 && answer.status < 500) lastProbe.delete(attempt.host)

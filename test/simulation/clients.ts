@@ -21,6 +21,8 @@ export interface Asking {
   readonly event: RequestEvent
   readonly process: Process
   readonly sentMs: number
+  /** What it began with: a reload does not concern it. */
+  readonly runtime: unknown
   /** The backends of its model in the config of then. */
   readonly backends: ReadonlySet<string>
   /** The proxy has begun to answer; the first line it wrote. */
@@ -208,6 +210,7 @@ export function createClients(deps: ClientsDeps): Clients {
         event,
         process: connection.process,
         sentMs: engine.nowMs(),
+        runtime: connection.process.proxy.runtime(),
         backends: new Set(
           connection.process.proxy
             .runtime()
