@@ -14,12 +14,13 @@ export interface Build {
 const HELP = `Azure OpenAI Proxy: one URL and one key in front of all your Azure OpenAI resources.
 
 Usage: azure-openai-proxy [--config FILE] [--port N]
-       azure-openai-proxy --demo | --check | --probe [--json] | --health [URL] | --new-key NAME | --version | --help
+       azure-openai-proxy --demo [--tls] | --check | --probe [--json] | --health [URL] | --new-key NAME | --version | --help
        azure-openai-proxy --usage [FILE...] [--by LIST] [--from DATE] [--to DATE] [--format table|csv|json]
 
   --config FILE | -c  the config; config.yaml in the current folder if left out
   --port N | -p       listens on this port instead of the config's
   --demo              simulated Azure OpenAI backends and a proxy in front of them: no account, no config
+  --tls               with --demo: by https, for SDKs that insist on it
   --check             validates the config, prints every problem with its place and what looks like a mistake, exits
   --probe             validates, then asks every backend once, token-free, and prints a table (--json: for scripts)
   --health [URL]      asks a running proxy's /health: exit 0 healthy, 1 not
@@ -76,7 +77,7 @@ export async function main(argv: readonly string[], build: Build): Promise<ExitC
     case 'new-key':
       return (await import('./commands/new-key.ts')).newKey(flags.keyName)
     case 'demo':
-      return (await import('./commands/demo.ts')).demo({ port, version: build.version })
+      return (await import('./commands/demo.ts')).demo({ port, tls: flags.tls, version: build.version })
     case 'serve':
       return serve({ file, port, version: build.version })
   }

@@ -8,6 +8,7 @@ const OPTIONS = {
   config: { type: 'string', short: 'c' },
   port: { type: 'string', short: 'p' },
   demo: { type: 'boolean' },
+  tls: { type: 'boolean' },
   check: { type: 'boolean' },
   probe: { type: 'boolean' },
   json: { type: 'boolean' },
@@ -27,6 +28,7 @@ const COMMANDS = ['demo', 'check', 'probe', 'health', 'usage', 'new-key', 'versi
 /** Options that go with one command only. */
 const BELONGS: Readonly<Record<string, (typeof COMMANDS)[number]>> = {
   json: 'probe',
+  tls: 'demo',
   by: 'usage',
   from: 'usage',
   to: 'usage',
@@ -40,6 +42,8 @@ export interface Flags {
   /** What stands beside the flags: a URL of --health, files of --usage. */
   readonly rest: readonly string[]
   readonly json: boolean
+  /** The demo by https, with a certificate of its own. */
+  readonly tls: boolean
   readonly by: readonly Dimension[]
   readonly from: string | undefined
   readonly to: string | undefined
@@ -118,6 +122,7 @@ export function parseCommandLine(argv: readonly string[]): Flags | string {
     port: undefined,
     rest: positionals,
     json: values.json === true,
+    tls: values.tls === true,
     by: DEFAULT_BY,
     from: values.from,
     to: values.to,

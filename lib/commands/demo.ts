@@ -1,7 +1,11 @@
 // `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process: one sound, one slow,
 // one that fails and throttles now and then, so that failover can be watched in the log. No account, no config.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { systemClock } from '../clock.ts'
 import { loadConfig } from '../config/load.ts'
+import { makeCertificate } from '../simulator/certificate.ts'
 import { fail, throttle } from '../simulator/faults.ts'
 import { createSimulatedIssuer } from '../simulator/issuer.ts'
 import { createSimulatedResource, type SimulatedDeployment, type SimulatedResource } from '../simulator/resource.ts'
@@ -24,6 +28,8 @@ const DEPLOYMENTS = [
   { name: 'gpt-4o-mini-tts', kind: 'speech' },
   { name: 'gpt-4o-transcribe', kind: 'transcription' },
   { name: 'gpt-realtime', kind: 'realtime' },
+  { name: 'gpt-6-luna', kind: 'decision' },
+  { name: 'claude-sonnet-5', kind: 'claude' },
 ] as const satisfies readonly SimulatedDeployment[]
 
 /** Other names under which clients' examples ask for them. */
@@ -31,7 +37,14 @@ const ALIASES: Readonly<Record<string, string>> = { 'gpt-4o': 'gpt-4o-mini', 'gp
 
 function simulatedResources(): readonly SimulatedResource[] {
   const clock = systemClock()
-  const common = { clock, deployments: DEPLOYMENTS, promptCache: true, deltas: 24, forbidden: [KEY, USER_KEY] }
+  const common = {
+    clock,
+    deployments: DEPLOYMENTS,
+    promptCache: true,
+    deltas: 24,
+    takesItemMetadata: true,
+    forbidden: [KEY, USER_KEY],
+  }
   return [
     createSimulatedResource({
       ...common,
@@ -65,7 +78,12 @@ function simulatedResources(): readonly SimulatedResource[] {
 }
 
 /** The demo's config, as a user would write it. */
-function configText(port: number, urls: readonly (readonly [name: string, url: string])[], issuer: string): string {
+function configText(
+  port: number,
+  urls: readonly (readonly [name: string, url: string])[],
+  issuer: string,
+  files: TlsFiles | undefined,
+): string {
   const backends = urls
     .map(([name, url]) => {
       // An older api_version has no Responses API: so no stored response ever depends on the resource that fails.
@@ -78,7 +96,7 @@ function configText(port: number, urls: readonly (readonly [name: string, url: s
     return `  ${name}:\n${alias === undefined ? '' : `    aliases: [${alias}]\n`}    backends:\n${backends}`
   })
   return `
-server: {port: ${port}, shutdown_grace: 5s}
+server: {port: ${port}, shutdown_grace: 5s${files === undefined ? '' : `, tls: ${JSON.stringify({ cert: files.cert, key: files.key })}`}}
 auth:
   keys:
     - {name: demo, key: ${KEY}, admin: true}
@@ -91,8 +109,40 @@ logging: {format: text}
 `
 }
 
-function welcome(port: number, token: string): string {
-  const url = `http://localhost:${port}`
+/** The demo's own certificate, in a folder that is gone with it. */
+interface TlsFiles {
+  readonly folder: string
+  readonly cert: string
+  readonly key: string
+}
+
+function writeCertificate(): TlsFiles {
+  const folder = mkdtempSync(join(tmpdir(), 'azure-openai-proxy-demo-'))
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+  const files = { folder, cert: join(folder, 'cert.pem'), key: join(folder, 'key.pem') }
+  const { cert, key } = makeCertificate('Azure OpenAI Proxy demo', { names: ['localhost'] })
+  writeFileSync(files.cert, cert)
+  writeFileSync(files.key, key, { mode: 0o600 })
+  return files
+}
+
+/** How each runtime is made to trust the certificate. */
+function trustLines({ cert }: TlsFiles): string {
+  return `
+Its certificate is self-made: ${cert}
+  curl --cacert ${cert} · Node NODE_EXTRA_CA_CERTS=${cert} · Python and Go SSL_CERT_FILE=${cert}
+`
+}
+
+function welcome(port: number, token: string, files: TlsFiles | undefined): string {
+  const url = `${files === undefined ? 'http' : 'https'}://localhost:${port}`
+  const text = plainWelcome(url, token)
+  return files === undefined
+    ? text
+    : `${text.replaceAll('curl ', `curl --cacert ${files.cert} `)}${trustLines(files)}\n`
+}
+
+function plainWelcome(url: string, token: string): string {
   return `
 Azure OpenAI Proxy, demo mode: three simulated Azure OpenAI resources behind ${url}
 ("sound" is well, "slow" is slow, "moody" fails and throttles now and then). Paste into another terminal:
@@ -120,7 +170,8 @@ curl ${url}/v1/chat/completions \\
   -d '{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
 
 The key ${KEY} is an admin's: it opens ${url}/dashboard. ${USER_KEY} is not, and does not see what ${KEY} has stored.
-Also there: gpt-35-turbo-instruct (completions), gpt-image-1, gpt-4o-mini-tts, gpt-4o-transcribe, gpt-realtime; ${url}/metrics
+Also there: gpt-35-turbo-instruct (completions), gpt-image-1, gpt-4o-mini-tts, gpt-4o-transcribe, gpt-realtime,
+gpt-6-luna (decisions), claude-sonnet-5 (/v1/messages); ${url}/metrics
 
 Watch the log below: attempts=2 is a failover that nobody noticed. Ctrl-C ends the demo.
 
@@ -130,9 +181,11 @@ Watch the log below: attempts=2 is a failover that nobody noticed. Ctrl-C ends t
 /** Serves until a signal. */
 export async function demo({
   port,
+  tls,
   version,
 }: {
   readonly port: number | undefined
+  readonly tls: boolean
   readonly version: string
 }): Promise<ExitCode> {
   const resources = simulatedResources()
@@ -149,11 +202,20 @@ export async function demo({
   })
   const { issuer: issuerUrl } = await issuer.listen()
   const token = issuer.token({ claims: { azp: 'demo-app' } })
-  const text = configText(port ?? DEFAULT_PORT, listening, issuerUrl)
-  const loaded = loadConfig({ file: 'demo.yaml', env: {}, readFile: () => Buffer.from(text) })
+  const files = tls ? writeCertificate() : undefined
+  const text = configText(port ?? DEFAULT_PORT, listening, issuerUrl, files)
+  const texts = new Map<string, string>()
+  const loaded = loadConfig({
+    file: 'demo.yaml',
+    env: {},
+    readFile: path => (path.endsWith('demo.yaml') ? Buffer.from(text) : readFileSync(path)),
+    onRead: (path, read) => texts.set(path, read),
+  })
   if (loaded.kind === 'invalid') throw new Error(`the demo's own config is wrong: ${loaded.problems[0]?.message ?? ''}`)
   try {
-    return await serveLoaded(loaded, version, bound => process.stdout.write(welcome(bound, token)))
+    return await serveLoaded({ ...loaded, texts: [...texts] }, version, bound =>
+      process.stdout.write(welcome(bound, token, files)),
+    )
   } finally {
     await Promise.all([issuer, ...resources].map(simulated => simulated.close()))
   }

@@ -125,11 +125,11 @@ async function serveHere(
 
 /** Serves a config that came from no file, so that there is nothing to reload. */
 export function serveLoaded(
-  loaded: Pick<ReloadResult, 'config'>,
+  loaded: Pick<ReloadResult, 'config' | 'texts'>,
   version: string,
   onListening: (port: number) => void,
 ): Promise<ExitCode> {
-  return serveHere({ ...loaded, texts: [] }, version, { onListening })
+  return serveHere(loaded, version, { onListening })
 }
 
 function serveAlone(options: ServeOptions, loaded: ReloadResult): Promise<ExitCode> {

@@ -63,8 +63,11 @@ export function namedItem(item: Json): string | undefined {
   return isState && typeof item.id === 'string' ? item.id : undefined
 }
 
-/** Why Azure refuses the body, whatever state it names. */
-export function checkForm(body: Json): Answer | undefined {
+/**
+ * Why Azure refuses the body, whatever state it names.
+ * @param takesItemMetadata lets members of items pass that OpenAI takes and Azure was seen to refuse
+ */
+export function checkForm(body: Json, takesItemMetadata = false): Answer | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name))
       return modelError(400, `Unknown parameter: '${name}'.`, { param: name, code: 'unknown_parameter' })
@@ -85,7 +88,7 @@ export function checkForm(body: Json): Answer | undefined {
   if (background === true && store === false)
     return modelError(400, "Background mode requires 'store' to be true.", { param: 'store' })
   for (const [i, item] of inputItemsOf(input).entries()) {
-    const param = REFUSED_IN_ITEMS.find(name => name in item)
+    const param = takesItemMetadata ? undefined : REFUSED_IN_ITEMS.find(name => name in item)
     if (param !== undefined) {
       const path = `input[${i}].${param}`
       return modelError(400, `Unknown parameter: '${path}'.`, { param: path, code: 'unknown_parameter' })

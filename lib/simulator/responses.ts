@@ -66,7 +66,7 @@ function unknownResponse(id: string): Answer {
 /**
  * @param secret what this resource encrypts reasoning with: another resource has another one
  */
-export function createResponseStore(secret: string): ResponseStore {
+export function createResponseStore(secret: string, takesItemMetadata = false): ResponseStore {
   const stored = new Map<string, Stored>()
   const items = new Map<string, Json>()
   const conversations = createConversationStore(secret)
@@ -133,7 +133,7 @@ export function createResponseStore(secret: string): ResponseStore {
     conversations,
     size: () => stored.size,
     seal,
-    check: (body, socket) => checkForm(body) ?? checkState(body, socket),
+    check: (body, socket) => checkForm(body, takesItemMetadata) ?? checkState(body, socket),
     create(body, { createdS, deltas, cache, socket }) {
       made++
       const { previous_response_id: named } = body

@@ -44,6 +44,8 @@ export interface ServiceOptions {
   readonly filter?: 'default' | 'async' | 'off'
   /** Texts that must not arrive here, such as the keys of the proxy's own clients. */
   readonly forbidden?: readonly string[]
+  /** Takes the metadata that Codex puts into items, as OpenAI does; Azure was seen to refuse it. */
+  readonly takesItemMetadata?: boolean
   /** How long a session of Responses over WebSocket lasts; an hour if left out. */
   readonly socketLifeMs?: number
 }
@@ -72,7 +74,7 @@ export function createService(deps: ServiceDeps): Service {
   const { options, deployments, onViolation } = deps
   const { clock, name } = options
   const access: Access = { keys: options.keys, acceptsToken: options.acceptsToken }
-  const store = createResponseStore(`secret of ${name}`)
+  const store = createResponseStore(`secret of ${name}`, options.takesItemMetadata === true)
   const objects = createObjectStore(`secret of ${name}`)
   const issuedKeys = new Set<string>()
   let served = 0

@@ -2,7 +2,9 @@
 // The command line as users' scripts see it: flags, exit codes, and what is printed where. PROXY_BIN=FILE tests a packaged program.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
 import http from 'node:http'
+import https from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
@@ -289,6 +291,25 @@ t.test(
     t.same(await demo.closed, { code: 0, signal: null }, 'Ctrl-C ends it')
   },
 )
+
+t.test('--demo --tls serves by https, with a certificate for localhost that is gone with it', async t => {
+  const demo = spawnProxy(t, { args: ['--demo', '--tls', '--port', '0'] })
+  const port = Number((await demo.printed(/listening.*port=(\d+)/))[1])
+  const [, file = ''] = await demo.printed(/Its certificate is self-made: (\S+)/)
+  const ca = readFileSync(file, 'utf8')
+  const status = await new Promise<number | undefined>((resolve, reject) => {
+    const headers = { authorization: 'Bearer demo-key' }
+    https
+      .get({ host: 'localhost', port, path: '/v1/models', ca, headers, agent: false }, response => {
+        response.resume().once('end', () => resolve(response.statusCode))
+      })
+      .on('error', reject)
+  })
+  t.equal(status, 200)
+  demo.kill('SIGINT')
+  t.same(await demo.closed, { code: 0, signal: null })
+  t.notOk(existsSync(file))
+})
 
 t.test('--usage reads files and standard input, and counts broken lines without failing', async t => {
   const line = (key: string): string =>
