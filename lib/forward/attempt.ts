@@ -57,7 +57,7 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const { transport, deadlines, clock } = deps
   const { wire, body, timeouts, cancellation } = plan
   let settled = false
-  let pending: 'connect_timeout' | 'header_timeout' = 'header_timeout'
+  let pending: 'resolver' | 'connect_timeout' | 'header_timeout' = 'resolver'
 
   const settle = (): boolean => {
     if (settled) return false
@@ -72,6 +72,9 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
     done({ kind: 'no_response', outcome })
   }
   const handler: ResponseHandler = {
+    connecting() {
+      pending = 'connect_timeout'
+    },
     connected() {
       pending = 'header_timeout'
     },
@@ -99,9 +102,14 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const headersDueMs = beganMs + timeouts.headersMs
   const sent = transport.send(wire, body, { ...how, connectMs: timeouts.connectMs }, handler)
   const deadline = deadlines.add(headersDueMs, () =>
-    giveUp(transportFailure(pending, pending === 'connect_timeout' ? 'no connection' : 'no headers')),
+    giveUp(
+      // The time of the resolver is not the backend's.
+      pending === 'resolver'
+        ? { kind: 'shortage', detail: 'EAI_AGAIN' }
+        : transportFailure(pending, pending === 'connect_timeout' ? 'no connection' : 'no headers'),
+    ),
   )
-  if (sent.connecting) pending = 'connect_timeout'
+  if (!sent.connecting) pending = 'header_timeout'
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => giveUp({ kind: 'cancelled', reason })))
 }
 

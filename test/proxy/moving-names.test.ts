@@ -2,10 +2,13 @@
 // addresses, names that hang, certificates that do not fit. covers: lib/http1/keeper.ts, lib/http1/dial.ts, lib/http1/trust.ts
 import net from 'node:net'
 import t, { type Test } from 'tap'
+import { createDeadlines } from '../../lib/clock.ts'
 import { Secret } from '../../lib/config/secret.ts'
 import type { Route } from '../../lib/config/types.ts'
+import { attempt } from '../../lib/forward/attempt.ts'
 import type { Lookup } from '../../lib/http1/resolver.ts'
 import { ConnectError, createTransport, type Transport } from '../../lib/http1/send.ts'
+import { createCancellation } from '../../lib/request-context.ts'
 import { type Answered, ask, endpointOf } from '../fixtures/ask-transport.ts'
 import { makeCertificate } from '../fixtures/certificate.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
@@ -120,6 +123,31 @@ t.test('the only backend, refused at its old address, is asked over a new connec
     await (await asked).arrayBuffer()
   }
   t.strictSame(used, [0, 0, 1])
+})
+
+t.test('a resolver that takes longer than the whole attempt may is not the backend’s fault', async t => {
+  const clock = createFakeClock()
+  const deadlines = createDeadlines(clock)
+  const transport = createTransport(clock, { lookup: () => undefined })
+  t.teardown(() => transport.close())
+  const endpoint = endpointOf('http://hangs.test')
+  const times = { connectMs: 4_000, headersMs: 2_000, firstOutputMs: 2_000, streamHoldMs: 1, idleMs: 2_000 }
+  const tried = attempt(
+    {
+      wire: { endpoint, method: 'GET', path: '/', headers: ['host', endpoint.host] },
+      body: [],
+      dialect: 'opaque',
+      wantsStream: false,
+      isCreate: true,
+      timeouts: times,
+      cancellation: createCancellation(),
+      fresh: false,
+    },
+    { transport, deadlines, clock },
+  )
+  clock.advance(2_100)
+  t.match(await tried, { kind: 'no_response', outcome: { kind: 'shortage', detail: 'EAI_AGAIN' } })
+  t.equal(deadlines.size(), 0)
 })
 
 t.test('all addresses of a name are tried: a dead one first costs a quarter of a second at most', async t => {
