@@ -34,6 +34,8 @@ export interface DashboardDeps {
   /** The figures of all processes, this one's among them. */
   processes(): Promise<readonly ProcessFiguresOf[]>
   wasProbed(id: string): boolean
+  /** What a deployment does not serve at its api_version, for people. */
+  lacksOf(id: string): readonly string[]
   proxy(): Omit<ProxyEntry, 'started_ms' | 'workers'>
   readonly keyLimiter: Pick<KeyLimiter, 'used'>
 }
@@ -68,10 +70,21 @@ export function auditRefusedAdmin(log: Log, { id, client, clientKey, request }: 
 }
 
 export function createDashboard(deps: DashboardDeps): Dashboard {
-  const { clock, log, health: healthRegistry, runtime, processes, wasProbed, proxy, keyLimiter, keysEnding } = deps
+  const {
+    clock,
+    log,
+    health: healthRegistry,
+    runtime,
+    processes,
+    wasProbed,
+    lacksOf,
+    proxy,
+    keyLimiter,
+    keysEnding,
+  } = deps
   const status = createStatus({
     clock,
-    states: () => backendRows(runtime().pools, clock, wasProbed),
+    states: () => backendRows(runtime().pools, clock, wasProbed, lacksOf),
     keysEnding,
     proxy,
     source: randomUUID(),

@@ -171,6 +171,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     keyLimiter: shared.keyLimiter,
     processes: gathered.processes,
     wasProbed: self.wasProbed,
+    lacksOf: id => shared.unsupported.of(id).map(({ what, apiVersion }) => `${what} at api_version ${apiVersion}`),
     proxy: self.describe,
   })
   return { current, network, shared, self, healthLog, app, measure, state, watch, tracer }

@@ -1,6 +1,6 @@
 // The live status page as part of the proxy: who may see what, what it shows of real traffic, and orders by hand.
 import t, { type Test } from 'tap'
-import { fail } from '../../lib/simulator/faults.ts'
+import { fail, refuseWith } from '../../lib/simulator/faults.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
@@ -128,4 +128,15 @@ t.test('an open page does not hold up the shutdown', async t => {
   const ended = events.text()
   await proxy.proxy.shutdown(60_000)
   t.match(await ended, /event: snapshot/)
+})
+
+t.test('a backend that does not serve an operation at its api_version is marked with both', async t => {
+  const { proxy, backends } = await start(t)
+  backends[0]?.resource.always(refuseWith('resource_not_found'))
+  for (let i = 0; i < 2; i++) await (await proxy.chat()).text()
+  const snapshot = await snapshotOf(proxy.url)
+  t.match(snapshot.backends, [
+    { backend: 'b1', state: 'healthy', lacks: ['chat/completions at api_version v1'] },
+    { backend: 'b2', lacks: [] },
+  ])
 })
