@@ -72,9 +72,13 @@ export function residentBytes(pid: number): number {
 /** Programs that `make bench-yardsticks` fetches and builds. */
 const OWN_FOLDER = join('build', 'yardsticks', 'bin')
 
+/** Of these only the versions that are fetched count: what a system brings may be years older, with other options. */
+const OWN_PROGRAMS: ReadonlySet<string> = new Set(['envoy', 'caddy', 'go-original'])
+
 /** A program of `make bench-yardsticks`, or one on the PATH. */
 export function findProgram(name: string): string | undefined {
-  for (const folder of [OWN_FOLDER, ...(process.env.PATH ?? '').split(delimiter)]) {
+  const folders = OWN_PROGRAMS.has(name) ? [OWN_FOLDER] : (process.env.PATH ?? '').split(delimiter)
+  for (const folder of folders) {
     const file = join(folder, name)
     try {
       accessSync(file, constants.X_OK)
