@@ -102,6 +102,13 @@ export function refusalProblem(result: AttemptResult): (Problem & { readonly key
     if (result.kind === 'no_response') return { reason, problem: detail }
     return { reason, problem: `refuses${status}: ${detail}` }
   }
+  if (outcome.kind === 'failed' && outcome.reason === 'not_an_api') {
+    const redirects = /^3\d\d/.test(outcome.detail)
+    return {
+      reason: 'not_an_api',
+      problem: `${redirects ? 'redirects' : 'a web page answers'} (${outcome.detail}): ${PAGE}`,
+    }
+  }
   if (outcome.kind === 'failed' && result.kind === 'no_response') {
     return { reason: outcome.reason, problem: `${outcome.reason}: ${outcome.detail}` }
   }
