@@ -391,7 +391,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     for (const attempt of deps.backends().attempts) {
       if (attempt.kind !== 'request' || attempt.backend !== index) continue
       const status = attempt.answeredMs === undefined ? 0 : (attempt.answer?.status ?? 0)
-      if (status >= 200 && status < 400 && attempt.answer?.whole === true) row.clear()
+      const isError = attempt.answer?.payload.startsWith('{"error"') === true
+      if (status >= 200 && status < 300 && attempt.answer?.whole === true && !isError) row.clear()
       else row.add(attempt.requestId)
     }
     if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return
