@@ -40,7 +40,7 @@ export interface Checks {
   line(process: Process, line: LogLine): void
   steered(action: 'eject' | 'restore', backend: number): void
   /** Backends may have been forgotten. */
-  reloaded(): void
+  reloaded(without: number | undefined): void
   /** A process is gone, and what it knew. */
   killed(process: number): void
   /** From now on the weights must hold over whole rounds, and every backend must be asked. */
@@ -86,6 +86,8 @@ export function createChecks(deps: ChecksDeps): Checks {
   /** At the beginning of this step, and after its last attempt: picks of one step may come before all of its attempts. */
   const available = new Map<Process, { readonly first: boolean[]; readonly last: boolean[] }>()
   const lastProbe = new Map<string, 'passed' | 'failed'>()
+  /** Resources that answered a request while their probes failed: these count again once one has passed. */
+  const overruled = new Set<string>()
   const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
   const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
   let idleSinceMs: number | undefined
@@ -184,7 +186,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     const spec = specs[backend]
     // Once more where it has just been: no choice was made.
     const last = deps.backends().of(asking.id).at(-2)
-    if (last?.reused === true && last.begunMs === undefined && last.backend === backend) return
+    const again = (last?.reused === true && last.begunMs === undefined) || last?.answer?.status === 421
+    if (again && last?.backend === backend) return
     const throttle = announced.get(`${attempt.process} ${backend}`)
     if (throttle !== undefined && throttle.untilMs > nowMs + 1 && !attempt.ambiguous) {
       violate(3, 'throttled', `${asking.id} goes to ${spec?.name}, throttled for ${throttle.untilMs - nowMs} ms more`)
@@ -464,13 +467,17 @@ export function createChecks(deps: ChecksDeps): Checks {
         // On a kept connection that turned out dead the probe is made once more.
         if (answer.status === 0 && attempt.reused) return
         const failed = answer.status >= 500 || answer.status === 401 || answer.status === 403 || answer.status === 0
-        lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
+        if (!failed) overruled.delete(attempt.host)
+        if (!overruled.has(attempt.host)) lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
         return
       }
       if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
       if (attempt.droppedMs !== undefined) return
       // A real answer outweighs a probe.
-      if (answer.status > 0 && answer.status < 500) lastProbe.delete(attempt.host)
+      if (answer.status > 0 && answer.status < 500 && lastProbe.get(attempt.host) === 'failed') {
+        overruled.add(attempt.host)
+        lastProbe.delete(attempt.host)
+      }
       if (answer.throttleMs === undefined || attempt.kind !== 'request') return
       const nowMs = engine.nowMs()
       const key = `${attempt.process} ${attempt.backend}`
@@ -529,7 +536,13 @@ export function createChecks(deps: ChecksDeps): Checks {
       // What another process learns before it hears of the operator's word is lifted by it as well.
       if (plan.processes > 1) engine.at(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
-    reloaded: () => ejectedLine.clear(),
+    reloaded(without) {
+      ejectedLine.clear()
+      if (without === undefined) return
+      // With the backend goes what an operator has said of it.
+      handEjected.delete(without)
+      handEjectedMs.delete(without)
+    },
     killed(process) {
       specs.forEach((_, i) => {
         announced.delete(`${process} ${i}`)

@@ -141,7 +141,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         )
         return
       case 'reload':
-        checks.reloaded()
+        checks.reloaded(event.without)
         processes.reload(event.without)
         return
       case 'kill':
