@@ -12,11 +12,17 @@ import type { Exchange, FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { namesOf, principalId, principalOf } from '../runtime.ts'
 import { backendRows, changeEntry } from './backend-rows.ts'
-import type { EndingKey, ProxyEntry } from './entries.ts'
+import type { EndingKey, ProxyEntry, RequestEntry } from './entries.ts'
 import { keyEntries } from './keys.ts'
 import { mergeSnapshots } from './merge.ts'
-import { createDashboardRoutes, dashboardRoute, type SteerOrder } from './routes.ts'
-import { createStatus, isStatusSnapshot, type StatusSnapshot } from './status.ts'
+import {
+  createDashboardRoutes,
+  type DashboardRoutes,
+  dashboardRoute,
+  type SteerAction,
+  type SteerOrder,
+} from './routes.ts'
+import { createStatus, isStatusSnapshot, type Status, type StatusSnapshot } from './status.ts'
 
 /** One process's figures; those of an ended one are counters alone (workers/messages.ts). */
 export interface ProcessFiguresOf {
@@ -69,19 +75,126 @@ export function auditRefusedAdmin(log: Log, { id, client, clientKey, request }: 
   })
 }
 
+/** A finished request as the page lists it; undefined: it was for no model of the config. */
+function requestEntry(
+  { id, method, path, client, durationMs, record }: FinishedRequest,
+  clock: Clock,
+): RequestEntry | undefined {
+  if (record.model === undefined) return undefined
+  const { promptTokens, completionTokens, cachedTokens } = record.usage
+  return {
+    time_ms: clock.epochMs(),
+    id,
+    key: record.key ?? null,
+    client: client ?? null,
+    method,
+    path,
+    model: record.model,
+    backend: record.backend ?? null,
+    status: record.status,
+    attempts: record.attempts,
+    duration_ms: rounded(durationMs),
+    ttfb_ms: record.ttfbMs === undefined ? null : rounded(record.ttfbMs),
+    prompt_tokens: promptTokens ?? null,
+    completion_tokens: completionTokens ?? null,
+    cached_tokens: cachedTokens ?? null,
+    stream: record.stream,
+    error: record.error ?? null,
+  }
+}
+
+/**
+ * Carries out an operator's order, with its audit line.
+ * @returns false when the model has no backend of that name
+ */
+function steer(
+  { log, health: healthRegistry, runtime }: Pick<DashboardDeps, 'log' | 'health' | 'runtime'>,
+  action: SteerAction,
+  { model, backend, by }: SteerOrder,
+): boolean {
+  const pool = runtime().pools.find(candidate => candidate.model.name === model)
+  const member = pool?.members.find(candidate => candidate.backend.name === backend)
+  if (member === undefined) return false
+  log.warn(action === 'eject' ? 'backend ejected by hand' : 'backend restored by hand', {
+    audit: true,
+    model,
+    backend,
+    key: by.key ?? null,
+    client: by.client ?? null,
+    id: by.id,
+  })
+  if (action === 'eject') healthRegistry.eject(member.health, undefined)
+  else healthRegistry.restore(member.health)
+  return true
+}
+
+/** The snapshot of all processes, with the use of every key that has limits. */
+async function collectAll(
+  { processes, runtime, keyLimiter }: Pick<DashboardDeps, 'processes' | 'runtime' | 'keyLimiter'>,
+  own: Status,
+): Promise<StatusSnapshot> {
+  const all = await processes()
+  const [first = own.snapshot(), ...rest] = all.map(({ status: each }) => each).filter(isStatusSnapshot)
+  const { auth } = runtime().config
+  const limits = new Map([...auth.keys, ...auth.tokens].map(({ name, limits }) => [name, limits] as const))
+  const limited = [...limits].filter(([, { ...given }]) => Object.values(given).some(max => max !== undefined))
+  const used = (await keyLimiter.used(limited.map(([name]) => name))) ?? {}
+  const keys = keyEntries(mergeMetrics(all.map(({ metrics }) => metrics)), limits, used)
+  return { ...mergeSnapshots([first, ...rest]), keys }
+}
+
+/** Whether a key, or an issuer's token, is an admin's in the config of now; with authentication off everyone is. */
+function isAdmin(
+  key: ClientKey | TokenIssuer | undefined,
+  { clock, runtime }: Pick<DashboardDeps, 'clock' | 'runtime'>,
+): boolean {
+  const { config } = runtime()
+  if (!config.auth.enabled) return true
+  return key !== undefined && principalOf(config, principalId(key), clock.epochMs())?.admin === true
+}
+
+/** Serves one request below /dashboard: its method, its path and its right are checked before its route is entered. */
+function serveRoute(
+  exchange: Exchange,
+  path: string,
+  routes: DashboardRoutes,
+  deps: Pick<DashboardDeps, 'clock' | 'log' | 'runtime'>,
+): void | Promise<void> {
+  const { request, response, record, clientKey } = exchange
+  const target = dashboardRoute(request.method ?? '', path)
+  if (target.kind === 'method_not_allowed') {
+    return refuse(exchange, {
+      status: 405,
+      code: 'method_not_allowed',
+      message: `This URL takes ${target.allow} only.`,
+      headers: ['allow', target.allow],
+    })
+  }
+  if (target.kind === 'unknown_url') {
+    return refuse(exchange, { status: 404, code: 'unknown_url', message: 'There is nothing at this URL.' })
+  }
+  response.once('finish', () => {
+    record.status = response.statusCode
+  })
+  if (target.kind === 'page') return routes.page(request, response)
+  if (!isAdmin(clientKey, deps)) {
+    auditRefusedAdmin(deps.log, exchange, 'admin_key_required')
+    return refuse(exchange, {
+      status: 403,
+      code: 'admin_key_required',
+      message: 'This needs a key that the config marks with admin: true.',
+    })
+  }
+  if (target.kind === 'events') return routes.events(response, () => isAdmin(clientKey, deps))
+  return routes.steer(request, response, target.kind, {
+    key: clientKey?.name,
+    client: exchange.client,
+    id: exchange.id,
+  })
+}
+
 export function createDashboard(deps: DashboardDeps): Dashboard {
-  const {
-    clock,
-    log,
-    health: healthRegistry,
-    runtime,
-    processes,
-    wasProbed,
-    lacksOf,
-    proxy,
-    keyLimiter,
-    keysEnding,
-  } = deps
+  const { clock, runtime, wasProbed, lacksOf, proxy, keysEnding } = deps
   const status = createStatus({
     clock,
     states: () => backendRows(runtime().pools, clock, wasProbed, lacksOf),
@@ -90,44 +203,12 @@ export function createDashboard(deps: DashboardDeps): Dashboard {
     source: randomUUID(),
   })
 
-  const steer = (action: 'eject' | 'restore', { model, backend, by }: SteerOrder): boolean => {
-    const pool = runtime().pools.find(candidate => candidate.model.name === model)
-    const member = pool?.members.find(candidate => candidate.backend.name === backend)
-    if (member === undefined) return false
-    log.warn(action === 'eject' ? 'backend ejected by hand' : 'backend restored by hand', {
-      audit: true,
-      model,
-      backend,
-      key: by.key ?? null,
-      client: by.client ?? null,
-      id: by.id,
-    })
-    if (action === 'eject') healthRegistry.eject(member.health, undefined)
-    else healthRegistry.restore(member.health)
-    return true
-  }
   const dashboard = createDashboardRoutes({
     clock,
-    async collect() {
-      const all = await processes()
-      const [first = status.snapshot(), ...rest] = all.map(({ status: each }) => each).filter(isStatusSnapshot)
-      const { auth } = runtime().config
-      const limits = new Map([...auth.keys, ...auth.tokens].map(({ name, limits }) => [name, limits] as const))
-      const limited = [...limits].filter(([, { ...given }]) => Object.values(given).some(max => max !== undefined))
-      const used = (await keyLimiter.used(limited.map(([name]) => name))) ?? {}
-      const keys = keyEntries(mergeMetrics(all.map(({ metrics }) => metrics)), limits, used)
-      return { ...mergeSnapshots([first, ...rest]), keys }
-    },
-    eject: order => steer('eject', order),
-    restore: order => steer('restore', order),
+    collect: () => collectAll(deps, status),
+    eject: order => steer(deps, 'eject', order),
+    restore: order => steer(deps, 'restore', order),
   })
-
-  /** Whether a key, or an issuer's token, is an admin's in the config of now; with authentication off everyone is. */
-  const isAdmin = (key: ClientKey | TokenIssuer | undefined): boolean => {
-    const { config } = runtime()
-    if (!config.auth.enabled) return true
-    return key !== undefined && principalOf(config, principalId(key), clock.epochMs())?.admin === true
-  }
 
   return {
     attempted({ model, backend, label, ttfbMs }) {
@@ -138,62 +219,11 @@ export function createDashboard(deps: DashboardDeps): Dashboard {
       status.stateChanged(changeEntry(change, namesOf(change.health.id, runtime()), clock))
     },
     snapshot: status.snapshot,
-    finished({ id, method, path, client, durationMs, record }) {
-      if (record.model === undefined) return
-      const { promptTokens, completionTokens, cachedTokens } = record.usage
-      status.requestDone({
-        time_ms: clock.epochMs(),
-        id,
-        key: record.key ?? null,
-        client: client ?? null,
-        method,
-        path,
-        model: record.model,
-        backend: record.backend ?? null,
-        status: record.status,
-        attempts: record.attempts,
-        duration_ms: rounded(durationMs),
-        ttfb_ms: record.ttfbMs === undefined ? null : rounded(record.ttfbMs),
-        prompt_tokens: promptTokens ?? null,
-        completion_tokens: completionTokens ?? null,
-        cached_tokens: cachedTokens ?? null,
-        stream: record.stream,
-        error: record.error ?? null,
-      })
+    finished(request) {
+      const entry = requestEntry(request, clock)
+      if (entry !== undefined) status.requestDone(entry)
     },
-    serve(exchange, path) {
-      const { request, response, record, clientKey } = exchange
-      const target = dashboardRoute(request.method ?? '', path)
-      if (target.kind === 'method_not_allowed') {
-        return refuse(exchange, {
-          status: 405,
-          code: 'method_not_allowed',
-          message: `This URL takes ${target.allow} only.`,
-          headers: ['allow', target.allow],
-        })
-      }
-      if (target.kind === 'unknown_url') {
-        return refuse(exchange, { status: 404, code: 'unknown_url', message: 'There is nothing at this URL.' })
-      }
-      response.once('finish', () => {
-        record.status = response.statusCode
-      })
-      if (target.kind === 'page') return dashboard.page(request, response)
-      if (!isAdmin(clientKey)) {
-        auditRefusedAdmin(log, exchange, 'admin_key_required')
-        return refuse(exchange, {
-          status: 403,
-          code: 'admin_key_required',
-          message: 'This needs a key that the config marks with admin: true.',
-        })
-      }
-      if (target.kind === 'events') return dashboard.events(response, () => isAdmin(clientKey))
-      return dashboard.steer(request, response, target.kind, {
-        key: clientKey?.name,
-        client: exchange.client,
-        id: exchange.id,
-      })
-    },
+    serve: (exchange, path) => serveRoute(exchange, path, dashboard, deps),
     close: dashboard.close,
   }
 }

@@ -12,7 +12,7 @@ import type {
   Sequenced,
 } from './entries.ts'
 import { bucketOf } from './histogram.ts'
-import { createStepWindow, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
+import { createStepWindow, type MutableStep, STEP_MS, type StepCounts, type StepWindow } from './window.ts'
 
 /** Finished requests kept: what fits a screen and a look back. */
 export const MAX_REQUESTS = 100
@@ -114,24 +114,39 @@ function sparse(steps: readonly (StepCounts | undefined)[]): SparseSteps {
   return found
 }
 
-export function createStatus({
-  clock,
-  states,
-  keysEnding = () => [],
-  source,
-  proxy = () => UNNAMED,
-}: StatusOptions): Status {
+/** Adds the tokens of a finished request to the step it ended in. */
+function countRequest(counts: MutableStep, { prompt_tokens, cached_tokens, completion_tokens }: RequestEntry): void {
+  counts.prompt_tokens += prompt_tokens ?? 0
+  if (cached_tokens !== null) {
+    counts.cacheable_tokens += prompt_tokens ?? 0
+    counts.cached_tokens += cached_tokens
+  }
+  counts.completion_tokens += completion_tokens ?? 0
+}
+
+/** Adds an attempt's outcome and first byte to the step it ended in. */
+function countAttempt(counts: MutableStep, { outcome, ttfbMs }: AttemptEntry): void {
+  counts.attempts++
+  if (outcome === 'throttled') counts.throttled++
+  else if (FAILED.has(outcome)) counts.errors++
+  if (ttfbMs === undefined) return
+  const bucket = bucketOf(ttfbMs)
+  counts.ttfb[bucket] = (counts.ttfb[bucket] ?? 0) + 1
+}
+
+/** One rolling window a backend of a model, MAX_BACKENDS at most. */
+interface Windows {
+  find(model: string, backend: string): StepWindow | undefined
+  /** The same, made at the first use; undefined: there is no room for one more. */
+  of(model: string, backend: string): StepWindow | undefined
+}
+
+function createWindows(states: () => readonly BackendState[]): Windows {
   // By model, then by backend: one key of both, made for each request and attempt, took half a µs.
   const windows = new Map<string, Map<string, StepWindow>>()
   let backends = 0
-  const requests = createRecent<RequestEntry>(MAX_REQUESTS, source)
-  const changes = createRecent<ChangeEntry>(MAX_CHANGES, source)
-  const beganMs = clock.nowMs()
-  // The monotonic clock, set once by the wall clock: steps never go back, and those of other processes have the same numbers.
-  const offsetMs = clock.epochMs() - beganMs
 
-  const alignedMs = (): number => clock.nowMs() + offsetMs
-  const stepNow = (): number => Math.floor(alignedMs() / STEP_MS)
+  const find = (model: string, backend: string): StepWindow | undefined => windows.get(model)?.get(backend)
 
   const keep = (model: string, backend: string, window: StepWindow): void => {
     const ofModel = windows.get(model) ?? new Map<string, StepWindow>()
@@ -142,49 +157,54 @@ export function createStatus({
 
   /** Forgets what no config names any more; called only when there are too many. */
   const makeRoom = (): void => {
-    const named = states().map(({ model, backend }) => ({
-      model,
-      backend,
-      window: windows.get(model)?.get(backend),
-    }))
+    const named = states().map(({ model, backend }) => ({ model, backend, window: find(model, backend) }))
     windows.clear()
     backends = 0
     for (const { model, backend, window } of named) if (window !== undefined) keep(model, backend, window)
   }
 
-  const windowOf = (model: string, backend: string): StepWindow | undefined => {
-    const found = windows.get(model)?.get(backend)
-    if (found !== undefined) return found
-    if (backends >= MAX_BACKENDS) makeRoom()
-    if (backends >= MAX_BACKENDS) return undefined
-    const made = createStepWindow()
-    keep(model, backend, made)
-    return made
+  return {
+    find,
+    of(model, backend) {
+      const found = find(model, backend)
+      if (found !== undefined) return found
+      if (backends >= MAX_BACKENDS) makeRoom()
+      if (backends >= MAX_BACKENDS) return undefined
+      const made = createStepWindow()
+      keep(model, backend, made)
+      return made
+    },
   }
+}
+
+export function createStatus({
+  clock,
+  states,
+  keysEnding = () => [],
+  source,
+  proxy = () => UNNAMED,
+}: StatusOptions): Status {
+  const windows = createWindows(states)
+  const requests = createRecent<RequestEntry>(MAX_REQUESTS, source)
+  const changes = createRecent<ChangeEntry>(MAX_CHANGES, source)
+  const beganMs = clock.nowMs()
+  // The monotonic clock, set once by the wall clock: steps never go back, and those of other processes have the same numbers.
+  const offsetMs = clock.epochMs() - beganMs
+
+  const alignedMs = (): number => clock.nowMs() + offsetMs
+  const stepNow = (): number => Math.floor(alignedMs() / STEP_MS)
 
   return {
     requestDone(entry) {
       requests.add(entry)
-      const { model, backend, prompt_tokens, cached_tokens, completion_tokens } = entry
+      const { model, backend } = entry
       if (model === null || backend === null) return
-      const counts = windowOf(model, backend)?.at(stepNow())
-      if (counts === undefined) return
-      counts.prompt_tokens += prompt_tokens ?? 0
-      if (cached_tokens !== null) {
-        counts.cacheable_tokens += prompt_tokens ?? 0
-        counts.cached_tokens += cached_tokens
-      }
-      counts.completion_tokens += completion_tokens ?? 0
+      const counts = windows.of(model, backend)?.at(stepNow())
+      if (counts !== undefined) countRequest(counts, entry)
     },
-    attemptDone({ model, backend, outcome, ttfbMs }) {
-      const counts = windowOf(model, backend)?.at(stepNow())
-      if (counts === undefined) return
-      counts.attempts++
-      if (outcome === 'throttled') counts.throttled++
-      else if (FAILED.has(outcome)) counts.errors++
-      if (ttfbMs === undefined) return
-      const bucket = bucketOf(ttfbMs)
-      counts.ttfb[bucket] = (counts.ttfb[bucket] ?? 0) + 1
+    attemptDone(entry) {
+      const counts = windows.of(entry.model, entry.backend)?.at(stepNow())
+      if (counts !== undefined) countAttempt(counts, entry)
     },
     stateChanged: changes.add,
     snapshot() {
@@ -197,7 +217,7 @@ export function createStatus({
         backends: states().map(health => ({
           ...health,
           // A copy: what is handed out must not change under the reader.
-          steps: structuredClone(sparse(windows.get(health.model)?.get(health.backend)?.read(step) ?? [])),
+          steps: structuredClone(sparse(windows.find(health.model, health.backend)?.read(step) ?? [])),
         })),
         keys_ending: keysEnding(),
         requests: requests.list(),

@@ -74,6 +74,26 @@ function newsFor(viewer: Viewer, snapshot: StatusSnapshot, tick: string): string
   return text
 }
 
+function openViewer(response: ServerResponse, mayStay: () => boolean): Viewer {
+  return { response, mayStay, seenRequests: new Map(), seenChanges: new Map(), ready: false, missedTicks: 0 }
+}
+
+/**
+ * Tells one viewer of a tick, if its connection takes it.
+ * @returns `forbidden` when it may no longer watch, `too_slow` when its patience is used up
+ */
+function tellViewer(viewer: Viewer, snapshot: StatusSnapshot, tick: string): 'stays' | 'forbidden' | 'too_slow' {
+  if (!viewer.ready) return 'stays'
+  if (!viewer.mayStay()) return 'forbidden'
+  if (viewer.response.writableNeedDrain) {
+    viewer.missedTicks++
+    return viewer.missedTicks >= VIEWER_PATIENCE_TICKS ? 'too_slow' : 'stays'
+  }
+  viewer.missedTicks = 0
+  viewer.response.write(newsFor(viewer, snapshot, tick))
+  return 'stays'
+}
+
 export interface Viewers {
   hasPlace(): boolean
   /**
@@ -107,6 +127,11 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
     timer = undefined
   }
 
+  const end = (viewer: Viewer): void => {
+    leave(viewer)
+    viewer.response.end()
+  }
+
   const drop = (viewer: Viewer): void => {
     leave(viewer)
     viewer.response.destroy()
@@ -115,18 +140,9 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
   const tellOf = (snapshot: StatusSnapshot): void => {
     const tick = eventText('tick', viewOf(snapshot, TICK_STEPS))
     for (const viewer of viewers) {
-      if (!viewer.ready) continue
-      const { response } = viewer
-      if (!viewer.mayStay()) {
-        leave(viewer)
-        response.end()
-      } else if (response.writableNeedDrain) {
-        viewer.missedTicks++
-        if (viewer.missedTicks >= VIEWER_PATIENCE_TICKS) drop(viewer)
-      } else {
-        viewer.missedTicks = 0
-        response.write(newsFor(viewer, snapshot, tick))
-      }
+      const standing = tellViewer(viewer, snapshot, tick)
+      if (standing === 'forbidden') end(viewer)
+      else if (standing === 'too_slow') drop(viewer)
     }
   }
 
@@ -148,14 +164,7 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
     tell,
     count: () => viewers.size,
     async add(response, mayStay) {
-      const viewer: Viewer = {
-        response,
-        mayStay,
-        seenRequests: new Map(),
-        seenChanges: new Map(),
-        ready: false,
-        missedTicks: 0,
-      }
+      const viewer = openViewer(response, mayStay)
       viewers.add(viewer)
       // Writing to one that has just gone is no fault; `close` follows.
       response.on('error', () => leave(viewer))
@@ -174,10 +183,7 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
       }
     },
     close() {
-      for (const viewer of [...viewers]) {
-        leave(viewer)
-        viewer.response.end()
-      }
+      for (const viewer of [...viewers]) end(viewer)
     },
   }
 }
