@@ -72,6 +72,16 @@ export interface HealthLog {
   stop(): void
 }
 
+/** The lines of an ejection: at `error` where only an operator can mend it. */
+function logEjection(log: Log, { reason, detail, untilMs, failedMs }: Trouble, places: readonly Place[]): void {
+  const fields = { reason, detail, for_ms: recoversInMs(untilMs, failedMs), todo: adviceFor(reason, detail) }
+  const what = CONFIG_FAULTS.has(reason)
+    ? 'backend ejected: check its credentials and deployment in the config'
+    : 'backend ejected'
+  const level = OPERATORS_OWN.has(reason) ? 'error' : 'warn'
+  for (const place of places) log[level](what, { ...place, ...fields })
+}
+
 export function createHealthLog({
   clock,
   log,
@@ -128,16 +138,9 @@ export function createHealthLog({
         return
       }
       switch (change.kind) {
-        case 'ejected': {
-          const { reason, detail, untilMs, failedMs } = change.trouble
-          const fields = { reason, detail, for_ms: recoversInMs(untilMs, failedMs), todo: adviceFor(reason, detail) }
-          const what = CONFIG_FAULTS.has(reason)
-            ? 'backend ejected: check its credentials and deployment in the config'
-            : 'backend ejected'
-          const level = OPERATORS_OWN.has(reason) ? 'error' : 'warn'
-          for (const place of places) log[level](what, { ...place, ...fields })
+        case 'ejected':
+          logEjection(log, change.trouble, places)
           return
-        }
         case 'restored':
           for (const place of places) log.info('backend restored', { ...place, by: change.by })
           return

@@ -6,7 +6,7 @@ import type { ClientKeyLimits } from '../config/types.ts'
 import type { ProxyEntry } from '../dashboard/entries.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import type { OutcomeLabel } from '../forward/outcome.ts'
-import { createMetrics, type MetricsState } from '../metrics.ts'
+import { createMetrics, type Metrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import { mayUse, type Runtime, type SharedState } from '../runtime.ts'
 import type { App } from './app.ts'
@@ -79,105 +79,139 @@ function statusLabel(status: number): string {
   return status >= 100 && status <= 599 ? String(status) : NONE
 }
 
-export function createRequestMetrics({
-  clock,
-  version,
-  shared,
-  runtime,
-  app,
-  self,
-  processFigures,
-}: RequestMetricsDeps): RequestMetrics {
-  const metrics = createMetrics()
-  const requests = metrics.counters('proxy_requests_total')
-  const durations = metrics.histograms('proxy_request_duration_seconds')
-  const firstBytes = metrics.histograms('proxy_time_to_first_byte_seconds')
-  const attempts = metrics.counters('proxy_attempts_total')
-  const failovers = metrics.counters('proxy_failovers_total')
-  const spilled = metrics.counters('proxy_spilled_total')
-  const tokens = metrics.counters('proxy_tokens_total')
-  const costs = metrics.counters('proxy_cost_total')
-  const attemptFirstBytes = metrics.histograms('proxy_attempt_first_byte_seconds')
-  const requestBytes = metrics.counters('proxy_request_bytes_total')
-  const responseBytes = metrics.counters('proxy_response_bytes_total')
-  const limited = metrics.counters('proxy_key_limited_total')
-  const reloads = metrics.counters('proxy_config_reloads_total')
-
-  let seeded: Runtime | undefined
-  /** `rate` and `increase` miss a counter's first step: what the config names begins at 0. */
-  const seed = (current: Runtime): void => {
-    if (current === seeded) return
-    seeded = current
-    const { auth } = current.config
-    reloads.of()
-    for (const { model, members } of current.pools) {
-      for (const series of [failovers, spilled, requestBytes, responseBytes]) series.of(model.name)
-      for (const { backend } of members) for (const label of OUTCOME_LABELS) attempts.of(backend.name, label)
-    }
-    for (const { name, limits } of [...auth.keys, ...auth.tokens]) {
-      for (const limit of limitNames(limits)) limited.of(name, limit)
-    }
-    const named = [...auth.keys, ...auth.tokens].flatMap(key =>
-      current.pools.filter(({ model }) => mayUse(key, model)).map(({ model }) => [model, key.name] as const),
-    )
-    // Of so many pairs most are never used: they would only fill the page.
-    if (named.length > MAX_SEEDED_PAIRS) return
-    for (const [model, key] of named) {
-      for (const status of ['200', '429']) requests.of(model.name, key, status)
-      for (const kind of ['prompt', 'completion', 'cached']) tokens.of(model.name, key, kind)
-      if (model.price !== undefined) costs.of(model.name, key)
-    }
+/** What is counted as it happens. */
+function createRequestSeries(metrics: Metrics) {
+  return {
+    requests: metrics.counters('proxy_requests_total'),
+    durations: metrics.histograms('proxy_request_duration_seconds'),
+    firstBytes: metrics.histograms('proxy_time_to_first_byte_seconds'),
+    attempts: metrics.counters('proxy_attempts_total'),
+    failovers: metrics.counters('proxy_failovers_total'),
+    spilled: metrics.counters('proxy_spilled_total'),
+    tokens: metrics.counters('proxy_tokens_total'),
+    costs: metrics.counters('proxy_cost_total'),
+    attemptFirstBytes: metrics.histograms('proxy_attempt_first_byte_seconds'),
+    requestBytes: metrics.counters('proxy_request_bytes_total'),
+    responseBytes: metrics.counters('proxy_response_bytes_total'),
+    limited: metrics.counters('proxy_key_limited_total'),
+    reloads: metrics.counters('proxy_config_reloads_total'),
   }
+}
 
-  metrics.onRead(() => {
-    seed(runtime())
-    const nowMs = clock.nowMs()
-    const toEpochMs = (ms: number): number => clock.epochMs() - (nowMs - ms)
-    for (const pool of runtime().pools) {
-      const isUp = pool.members.some(({ health }) => !isEjected(health, nowMs))
-      metrics.set('proxy_model_up', [pool.model.name], isUp ? 1 : 0)
-      for (const { backend, health } of pool.members) {
-        const labels = [pool.model.name, backend.name]
-        const { headroom, inFlight } = health
-        const { phase } = health.state
-        if (phase.kind !== 'in' && isEjected(health, nowMs)) {
-          const { reason, detail } = phase.trouble
-          metrics.set('proxy_backend_out', [...labels, reason, adviceFor(reason, detail)], 1)
-        }
-        metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
-        metrics.set('proxy_backend_throttled', labels, throttledForMs(health, nowMs) > 0 ? 1 : 0)
-        metrics.set('proxy_backend_in_flight', labels, inFlight)
-        if (headroom?.remainingRequests !== undefined) {
-          metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests, toEpochMs(headroom.atMs))
-        }
-        if (headroom?.remainingTokens !== undefined) {
-          metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens, toEpochMs(headroom.atMs))
-        }
+type RequestSeries = ReturnType<typeof createRequestSeries>
+
+/** `rate` and `increase` miss a counter's first step: what the config names begins at 0. */
+function seedSeries(
+  {
+    requests,
+    tokens,
+    costs,
+    limited,
+    reloads,
+    attempts,
+    failovers,
+    spilled,
+    requestBytes,
+    responseBytes,
+  }: RequestSeries,
+  current: Runtime,
+): void {
+  const { auth } = current.config
+  reloads.of()
+  for (const { model, members } of current.pools) {
+    for (const each of [failovers, spilled, requestBytes, responseBytes]) each.of(model.name)
+    for (const { backend } of members) for (const label of OUTCOME_LABELS) attempts.of(backend.name, label)
+  }
+  for (const { name, limits } of [...auth.keys, ...auth.tokens]) {
+    for (const limit of limitNames(limits)) limited.of(name, limit)
+  }
+  const named = [...auth.keys, ...auth.tokens].flatMap(key =>
+    current.pools.filter(({ model }) => mayUse(key, model)).map(({ model }) => [model, key.name] as const),
+  )
+  // Of so many pairs most are never used: they would only fill the page.
+  if (named.length > MAX_SEEDED_PAIRS) return
+  for (const [model, key] of named) {
+    for (const status of ['200', '429']) requests.of(model.name, key, status)
+    for (const kind of ['prompt', 'completion', 'cached']) tokens.of(model.name, key, kind)
+    if (model.price !== undefined) costs.of(model.name, key)
+  }
+}
+
+/** Sets how every backend stands now, and whether a model has one that may be chosen. */
+function setBackendGauges(metrics: Metrics, pools: Runtime['pools'], clock: Clock): void {
+  const nowMs = clock.nowMs()
+  const toEpochMs = (ms: number): number => clock.epochMs() - (nowMs - ms)
+  for (const pool of pools) {
+    const isUp = pool.members.some(({ health }) => !isEjected(health, nowMs))
+    metrics.set('proxy_model_up', [pool.model.name], isUp ? 1 : 0)
+    for (const { backend, health } of pool.members) {
+      const labels = [pool.model.name, backend.name]
+      const { headroom, inFlight } = health
+      const { phase } = health.state
+      if (phase.kind !== 'in' && isEjected(health, nowMs)) {
+        const { reason, detail } = phase.trouble
+        metrics.set('proxy_backend_out', [...labels, reason, adviceFor(reason, detail)], 1)
+      }
+      metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
+      metrics.set('proxy_backend_throttled', labels, throttledForMs(health, nowMs) > 0 ? 1 : 0)
+      metrics.set('proxy_backend_in_flight', labels, inFlight)
+      if (headroom?.remainingRequests !== undefined) {
+        metrics.set('proxy_backend_remaining_requests', labels, headroom.remainingRequests, toEpochMs(headroom.atMs))
+      }
+      if (headroom?.remainingTokens !== undefined) {
+        metrics.set('proxy_backend_remaining_tokens', labels, headroom.remainingTokens, toEpochMs(headroom.atMs))
       }
     }
-    for (const [key, endsS] of expiryByName(runtime().config.auth.keys, clock.epochMs())) {
-      metrics.set('proxy_key_expiry_timestamp_seconds', [key], endsS)
-    }
-    metrics.set('proxy_open_streams', [], app().openStreams())
-    metrics.set('proxy_requests_in_flight', [], app().inFlight())
-    metrics.set('proxy_buffered_bytes', [], shared.bodyBudget.heldBytes())
-    const { reload_failed: failed, certificate_ends_ms: certificateEndsMs } = self()
-    metrics.set('proxy_config_last_reload_successful', [], failed === null ? 1 : 0)
-    if (certificateEndsMs !== null) {
-      metrics.set('proxy_certificate_expiry_timestamp_seconds', ['listener'], Math.round(certificateEndsMs / 1000))
-    }
-    metrics.set('proxy_build_info', [version], 1)
-    metrics.set('proxy_workers', [], 1)
-    if (processFigures === undefined) return
-    const figures = processFigures()
-    metrics.set('proxy_log_lines_dropped_total', [], figures.logLinesDropped)
-    metrics.set('process_cpu_seconds_total', [], figures.cpuSeconds)
-    metrics.set('process_resident_memory_bytes', [], figures.residentBytes)
-    metrics.set('process_start_time_seconds', [], figures.startedEpochS)
-    metrics.set('nodejs_heap_size_used_bytes', [], figures.heapUsedBytes)
-    metrics.set('nodejs_eventloop_lag_p50_seconds', [], figures.loopLag.p50)
-    metrics.set('nodejs_eventloop_lag_p99_seconds', [], figures.loopLag.p99)
-    metrics.set('nodejs_eventloop_lag_max_seconds', [], figures.loopLag.max)
+  }
+}
+
+/** Sets what the proxy knows of its config, its requests in progress and itself. */
+function setProxyGauges(
+  metrics: Metrics,
+  { clock, version, shared, runtime, app, self }: Omit<RequestMetricsDeps, 'processFigures'>,
+): void {
+  for (const [key, endsS] of expiryByName(runtime().config.auth.keys, clock.epochMs())) {
+    metrics.set('proxy_key_expiry_timestamp_seconds', [key], endsS)
+  }
+  metrics.set('proxy_open_streams', [], app().openStreams())
+  metrics.set('proxy_requests_in_flight', [], app().inFlight())
+  metrics.set('proxy_buffered_bytes', [], shared.bodyBudget.heldBytes())
+  const { reload_failed: failed, certificate_ends_ms: certificateEndsMs } = self()
+  metrics.set('proxy_config_last_reload_successful', [], failed === null ? 1 : 0)
+  if (certificateEndsMs !== null) {
+    metrics.set('proxy_certificate_expiry_timestamp_seconds', ['listener'], Math.round(certificateEndsMs / 1000))
+  }
+  metrics.set('proxy_build_info', [version], 1)
+  metrics.set('proxy_workers', [], 1)
+}
+
+/** Sets what the operating system and Node say of the process. */
+function setProcessGauges(metrics: Metrics, figures: ProcessFigures): void {
+  metrics.set('proxy_log_lines_dropped_total', [], figures.logLinesDropped)
+  metrics.set('process_cpu_seconds_total', [], figures.cpuSeconds)
+  metrics.set('process_resident_memory_bytes', [], figures.residentBytes)
+  metrics.set('process_start_time_seconds', [], figures.startedEpochS)
+  metrics.set('nodejs_heap_size_used_bytes', [], figures.heapUsedBytes)
+  metrics.set('nodejs_eventloop_lag_p50_seconds', [], figures.loopLag.p50)
+  metrics.set('nodejs_eventloop_lag_p99_seconds', [], figures.loopLag.p99)
+  metrics.set('nodejs_eventloop_lag_max_seconds', [], figures.loopLag.max)
+}
+
+export function createRequestMetrics(deps: RequestMetricsDeps): RequestMetrics {
+  const { clock, runtime, processFigures } = deps
+  const metrics = createMetrics()
+  const series = createRequestSeries(metrics)
+  const { requests, durations, firstBytes, attempts, failovers, spilled, tokens, costs } = series
+  const { attemptFirstBytes, requestBytes, responseBytes, limited, reloads } = series
+
+  let seeded: Runtime | undefined
+  metrics.onRead(() => {
+    const current = runtime()
+    if (current !== seeded) seedSeries(series, current)
+    seeded = current
+    setBackendGauges(metrics, current.pools, clock)
+    setProxyGauges(metrics, deps)
+    if (processFigures !== undefined) setProcessGauges(metrics, processFigures())
   })
 
   return {
