@@ -101,14 +101,12 @@ function hashSeedOf({ endpoint, type, deployment }: BackendConfig, seen: Map<str
   return hashText(before === 0 ? text : `${text} #${before + 1}`)
 }
 
-export function createRuntime(config: Config, shared: SharedState): Runtime {
-  const { clock, random, health: healthRegistry, tokenAuthorizer } = shared
-  const authorizers = new Map<string, Authorizer>()
-  const byMember = new Map<Member, Authorizer>()
-  const byName = new Map<string, Pool>()
-  const pools: Pool[] = []
-
-  for (const model of config.models) {
+/** The pools of the config's models; the health of a deployment is the same in every pool, before and after a reload. */
+function createPools(
+  config: Config,
+  { clock, random, health: healthRegistry, waitQueue }: SharedState,
+): readonly Pool[] {
+  return config.models.map(model => {
     const seeds = new Map<string, number>()
     const members = model.backends.map((backend): Member => {
       const health = healthRegistry.of(deploymentId(backend))
@@ -124,35 +122,71 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
         },
       }
     })
-    const pool = createPool({
+    return createPool({
       model,
       members,
       health: healthRegistry,
       clock,
       random,
       retryBudget: config.retry.budget,
-      waiting: () => shared.waitQueue.waiting({ model }),
+      waiting: () => waitQueue.waiting({ model }),
     })
-    pools.push(pool)
-    for (const name of [model.name, ...model.aliases]) byName.set(name, pool)
-  }
-  healthRegistry.setModels(
-    pools.map(({ model, members }) => ({ name: model.name, members: members.map(({ health }) => health) })),
-  )
+  })
+}
 
-  shared.issuerKeys.retain(config.auth.enabled ? config.auth.tokens.map(({ keys }) => keys) : [])
-
-  // One authorizer a credential: a token is fetched once, however many backends want it.
+/** One authorizer a credential: a token is fetched once, however many backends want it. */
+function createAuthorizers(
+  pools: readonly Pool[],
+  tokenAuthorizer: TokenAuthorizerFactory,
+): (member: Member) => Authorizer {
+  const byCredential = new Map<string, Authorizer>()
+  const byMember = new Map<Member, Authorizer>()
   const authorizerOf = ({ backend }: Member): Authorizer => {
     const id = `${backend.type} ${credentialId(backend.credential)}`
-    const made = authorizers.get(id) ?? authorizerFor(backend, tokenAuthorizer)
-    authorizers.set(id, made)
+    const made = byCredential.get(id) ?? authorizerFor(backend, tokenAuthorizer)
+    byCredential.set(id, made)
     return made
   }
   for (const pool of pools) for (const member of pool.members) byMember.set(member, authorizerOf(member))
-  const authorizer = (member: Member): Authorizer => byMember.get(member) ?? authorizerOf(member)
+  return member => byMember.get(member) ?? authorizerOf(member)
+}
 
-  const { retry, server } = config
+/** What forwarding a request needs, with the limits of this config. */
+function forwardDepsOf(
+  { retry, server }: Config,
+  shared: SharedState,
+  authorizer: (member: Member) => Authorizer,
+): ForwardDeps {
+  return {
+    clock: shared.clock,
+    transport: shared.transport,
+    deadlines: shared.deadlines,
+    requestNames: shared.requestNames,
+    health: shared.health,
+    waitQueue: shared.waitQueue,
+    unsupported: shared.unsupported,
+    authorizer,
+    limits: {
+      maxAttempts: retry.maxAttempts,
+      maxWaitMs: retry.maxWaitMs,
+      connectMs: retry.connectTimeoutMs,
+      streamHoldMs: retry.streamHoldMs,
+      idleMs: retry.idleTimeoutMs,
+      keepaliveMs: server.streamKeepaliveMs,
+    },
+    onAttempt: shared.onAttempt,
+  }
+}
+
+export function createRuntime(config: Config, shared: SharedState): Runtime {
+  const { clock } = shared
+  const pools = createPools(config, shared)
+  const byName = new Map(pools.flatMap(pool => [pool.model.name, ...pool.model.aliases].map(name => [name, pool])))
+  shared.health.setModels(
+    pools.map(({ model, members }) => ({ name: model.name, members: members.map(({ health }) => health) })),
+  )
+  shared.issuerKeys.retain(config.auth.enabled ? config.auth.tokens.map(({ keys }) => keys) : [])
+  const authorizer = createAuthorizers(pools, shared.tokenAuthorizer)
   const isKnown = knownSecrets(config)
   return {
     config,
@@ -166,32 +200,14 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
     // A model's name is public, and stands in the path of every request of Azure's SDKs: no digests are made of it.
     isSecret: text =>
       !byName.has(text) && (isKnown(text) || isEphemeralKey(text, shared.owners) || looksLikeToken(text)),
-    forwardDeps: {
-      clock,
-      transport: shared.transport,
-      deadlines: shared.deadlines,
-      requestNames: shared.requestNames,
-      health: healthRegistry,
-      waitQueue: shared.waitQueue,
-      unsupported: shared.unsupported,
-      authorizer,
-      limits: {
-        maxAttempts: retry.maxAttempts,
-        maxWaitMs: retry.maxWaitMs,
-        connectMs: retry.connectTimeoutMs,
-        streamHoldMs: retry.streamHoldMs,
-        idleMs: retry.idleTimeoutMs,
-        keepaliveMs: server.streamKeepaliveMs,
-      },
-      onAttempt: shared.onAttempt,
-    },
+    forwardDeps: forwardDepsOf(config, shared, authorizer),
     ownerFinder: createOwnerFinder({
       owners: shared.owners,
       transport: shared.transport,
       deadlines: shared.deadlines,
       clock,
       authorizer,
-      connectMs: retry.connectTimeoutMs,
+      connectMs: config.retry.connectTimeoutMs,
     }),
   }
 }
