@@ -187,6 +187,27 @@ function openTarget(target: LogTarget, isShared: boolean, write: WriteToFile) {
   }
 }
 
+/** Flushes that wait until everything queued is written, or cannot be. */
+function createFlushes() {
+  const waiting: (() => void)[] = []
+  return {
+    isAny: () => waiting.length > 0,
+    /** Resolves at the next `settle`, or after `timeoutMs`. */
+    wait(timeoutMs: number): Promise<void> {
+      return new Promise(resolve => {
+        const timer = setTimeout(resolve, timeoutMs)
+        waiting.push(() => {
+          clearTimeout(timer)
+          resolve()
+        })
+      })
+    },
+    settle(): void {
+      for (const resolve of waiting.splice(0)) resolve()
+    },
+  }
+}
+
 /**
  * @param maxBatchBytes lines written at once, in bytes; ATOMIC_WRITE_BYTES where several processes share the target
  * @throws only here, at the start, when a file cannot be opened for appending
@@ -198,16 +219,13 @@ export function createLogOutput(
 ): LogOutput {
   const opened = openTarget(target, maxBatchBytes <= ATOMIC_WRITE_BYTES, write)
   const batches = createBatches(maxBatchBytes)
+  const flushes = createFlushes()
   let writing = false
   let dropped = 0
   let broken = false
   let scheduled = false
   let urgent = false
-  const idle: (() => void)[] = []
 
-  const settle = (): void => {
-    for (const resolve of idle.splice(0)) resolve()
-  }
   const schedule = (): void => {
     if (scheduled) return
     scheduled = true
@@ -218,7 +236,7 @@ export function createLogOutput(
    * requests.
    */
   const goOn = (): void => {
-    if (idle.length > 0 || batches.count() > 1 || batches.bytes() >= GATHER_MAX_BYTES) pump()
+    if (flushes.isAny() || batches.count() > 1 || batches.bytes() >= GATHER_MAX_BYTES) pump()
     else if (batches.count() > 0) schedule()
   }
   const failed = (batch: Batch, { code }: NodeJS.ErrnoException): void => {
@@ -228,7 +246,7 @@ export function createLogOutput(
       broken = true
       dropped += batches.clear()
     }
-    settle()
+    flushes.settle()
     if (!broken) setTimeout(pump, RETRY_MS).unref()
   }
   const pump = (): void => {
@@ -237,7 +255,7 @@ export function createLogOutput(
     if (writing) return
     const batch = broken ? undefined : batches.take()
     if (batch === undefined) {
-      settle()
+      flushes.settle()
       return
     }
     writing = true
@@ -267,14 +285,9 @@ export function createLogOutput(
     reopen: opened.reopen,
     flush(timeoutMs) {
       if (!writing && batches.count() === 0) return Promise.resolve()
-      return new Promise(resolve => {
-        const timer = setTimeout(resolve, timeoutMs)
-        idle.push(() => {
-          clearTimeout(timer)
-          resolve()
-        })
-        if (!writing) pump()
-      })
+      const flushed = flushes.wait(timeoutMs)
+      if (!writing) pump()
+      return flushed
     },
   }
 }

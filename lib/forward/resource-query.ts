@@ -60,48 +60,49 @@ function onePerResource(members: readonly Member[]): readonly Member[] {
   return [...seen.values()]
 }
 
+/** Asks one resource for the object. @returns undefined when it cannot say */
+async function holdsObject(id: string, member: Member, deps: OwnerFinderDeps): Promise<boolean | undefined> {
+  const given = deps.authorizer(member).authorize()
+  const authorization = given instanceof Promise ? await given : given
+  if (authorization.kind === 'unavailable') return undefined
+  const { backend } = member
+  const headers = questionHeaders(backend, authorization)
+  const result = await attempt(
+    {
+      wire: { endpoint: backend.endpoint, method: 'GET', path: storedObjectPath(id, backend), headers },
+      body: [],
+      dialect: 'opaque',
+      wantsStream: false,
+      isCreate: false,
+      timeouts: {
+        connectMs: deps.connectMs,
+        headersMs: ANSWER_MS,
+        firstOutputMs: ANSWER_MS,
+        streamHoldMs: ANSWER_MS,
+        idleMs: ANSWER_MS,
+      },
+      cancellation: createCancellation(),
+      fresh: false,
+    },
+    deps,
+  )
+  if (result.kind === 'no_response') return undefined
+  // Only the status matters; a stored response may be megabytes long.
+  const { response: upstreamResponse } = result
+  if (upstreamResponse.body.kind !== 'whole') upstreamResponse.source.destroy()
+  if (upstreamResponse.status === 200) return true
+  return NOT_HERE.has(upstreamResponse.status) ? false : undefined
+}
+
 export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
   const underWay = new Map<string, Promise<OwnerLookup>>()
   const nowhere = new Map<string, number>()
-
-  const holds = async (id: string, member: Member): Promise<boolean | undefined> => {
-    const given = deps.authorizer(member).authorize()
-    const authorization = given instanceof Promise ? await given : given
-    if (authorization.kind === 'unavailable') return undefined
-    const { backend } = member
-    const headers = questionHeaders(backend, authorization)
-    const result = await attempt(
-      {
-        wire: { endpoint: backend.endpoint, method: 'GET', path: storedObjectPath(id, backend), headers },
-        body: [],
-        dialect: 'opaque',
-        wantsStream: false,
-        isCreate: false,
-        timeouts: {
-          connectMs: deps.connectMs,
-          headersMs: ANSWER_MS,
-          firstOutputMs: ANSWER_MS,
-          streamHoldMs: ANSWER_MS,
-          idleMs: ANSWER_MS,
-        },
-        cancellation: createCancellation(),
-        fresh: false,
-      },
-      deps,
-    )
-    if (result.kind === 'no_response') return undefined
-    // Only the status matters; a stored response may be megabytes long.
-    const { response: upstreamResponse } = result
-    if (upstreamResponse.body.kind !== 'whole') upstreamResponse.source.destroy()
-    if (upstreamResponse.status === 200) return true
-    return NOT_HERE.has(upstreamResponse.status) ? false : undefined
-  }
 
   const ask = async (id: string, question: string, members: readonly Member[]): Promise<OwnerLookup> => {
     const resources = onePerResource(members)
     const silent: string[] = []
     const answers = resources.map(async member => {
-      const held = await holds(id, member)
+      const held = await holdsObject(id, member, deps)
       if (held === undefined) silent.push(member.resourceId)
       if (held !== true) throw new Error('not here')
       return member.resourceId

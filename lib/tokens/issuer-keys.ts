@@ -70,6 +70,28 @@ interface Keeper extends IssuerKeys {
   close(): void
 }
 
+/** One fetch, ended by its time or by `closing`; a fetch that rejects has failed. */
+async function fetchInTime(
+  source: KeySource,
+  closing: AbortSignal,
+  { clock, fetch }: Pick<IssuerKeyCacheOptions, 'clock' | 'fetch'>,
+): Promise<FetchedKeys> {
+  const ending = new AbortController()
+  const end = (): void => ending.abort()
+  const timeout = clock.after(FETCH_TIMEOUT_MS, end)
+  closing.addEventListener('abort', end)
+  const late = new Promise<FetchedKeys>(resolve => {
+    const reason = `it took longer than ${FETCH_TIMEOUT_MS / 1000} s`
+    ending.signal.addEventListener('abort', () => resolve({ kind: 'failed', reason }))
+  })
+  const fetched = await Promise.race([fetch(source, ending.signal), late]).catch(
+    (): FetchedKeys => ({ kind: 'failed', reason: 'fetching them went wrong' }),
+  )
+  timeout.cancel()
+  closing.removeEventListener('abort', end)
+  return fetched
+}
+
 function createKeeper(source: KeySource, { clock, random, fetch, onProblem }: IssuerKeyCacheOptions): Keeper {
   const isFile = source.kind === 'file'
   const closing = new AbortController()
@@ -108,19 +130,7 @@ function createKeeper(source: KeySource, { clock, random, fetch, onProblem }: Is
   }
 
   const fetchOnce = async (): Promise<void> => {
-    const ending = new AbortController()
-    const end = (): void => ending.abort()
-    const timeout = clock.after(FETCH_TIMEOUT_MS, end)
-    closing.signal.addEventListener('abort', end)
-    const late = new Promise<FetchedKeys>(resolve => {
-      const reason = `it took longer than ${FETCH_TIMEOUT_MS / 1000} s`
-      ending.signal.addEventListener('abort', () => resolve({ kind: 'failed', reason }))
-    })
-    const fetched = await Promise.race([fetch(source, ending.signal), late]).catch(
-      (): FetchedKeys => ({ kind: 'failed', reason: 'fetching them went wrong' }),
-    )
-    timeout.cancel()
-    closing.signal.removeEventListener('abort', end)
+    const fetched = await fetchInTime(source, closing.signal, { clock, fetch })
     underWay = undefined
     take(fetched)
   }
