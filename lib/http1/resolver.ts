@@ -61,23 +61,65 @@ interface Name {
   goodAtMs: number
 }
 
-/** @param places how many lookups the system can have in progress */
-export function createResolver(clock: Clock, lookup: Lookup = systemLookup, places = DEFAULT_PLACES): Resolver {
+/** The last good addresses of a name, unless they are too old to help. */
+function goodOf({ good, goodAtMs }: Name, nowMs: number): readonly string[] | undefined {
+  return good !== undefined && nowMs - goodAtMs <= GOOD_FOR_MS ? good : undefined
+}
+
+/** Records what the system answered about a name, and gives what that means for those that wait. */
+function settle(name: Name, error: Error | null, addresses: readonly string[], nowMs: number): Resolution {
+  if (error === null && addresses.length > 0) {
+    name.good = addresses
+    name.goodAtMs = nowMs
+    return { kind: 'found', addresses }
+  }
+  const code = error === null ? 'ENOTFOUND' : codeOf(error)
+  const good = code === 'ENOTFOUND' ? undefined : goodOf(name, nowMs)
+  return good === undefined ? { kind: 'failed', code } : { kind: 'found', addresses: good }
+}
+
+function finish(name: Name, resolution: Resolution): void {
+  const waiting = [...name.waiting]
+  name.waiting.clear()
+  for (const done of waiting) done(resolution)
+}
+
+/** Finds a hostname's entry or makes one; beyond MAX_NAMES it forgets those that were asked for longest ago. */
+function createNames(): (hostname: string) => Name {
   const names = new Map<string, Name>()
+  return hostname => {
+    const found = names.get(hostname)
+    const name: Name = found ?? {
+      hostname,
+      waiting: new Set(),
+      state: 'idle',
+      slow: false,
+      good: undefined,
+      goodAtMs: 0,
+    }
+    // Asked for last, forgotten last.
+    names.delete(hostname)
+    names.set(hostname, name)
+    for (const [oldest, { state }] of names) {
+      if (names.size <= MAX_NAMES) break
+      if (state === 'idle') names.delete(oldest)
+    }
+    return name
+  }
+}
+
+type Answered = (name: Name, error: Error | null, addresses: readonly string[]) => void
+
+/**
+ * Queues names for the system, which gets at most `places` of them at once, and of the slow ones one less.
+ * @param answered called with each answer, before its place goes to the next name
+ */
+function createLookupQueue(clock: Clock, lookup: Lookup, places: number, answered: Answered): (name: Name) => void {
   const queue: Name[] = []
   let asked = 0
   let askedSlow = 0
   // With a single place there is nothing to reserve.
   const slowPlaces = Math.max(places - 1, 1)
-
-  const goodOf = (name: Name): readonly string[] | undefined =>
-    name.good !== undefined && clock.nowMs() - name.goodAtMs <= GOOD_FOR_MS ? name.good : undefined
-
-  const finish = (name: Name, resolution: Resolution): void => {
-    const waiting = [...name.waiting]
-    name.waiting.clear()
-    for (const done of waiting) done(resolution)
-  }
 
   const ask = (name: Name): void => {
     name.state = 'asked'
@@ -97,14 +139,7 @@ export function createResolver(clock: Clock, lookup: Lookup = systemLookup, plac
       name.slow = clock.nowMs() - beganMs >= SLOW_MS
       asked--
       if (countsAsSlow) askedSlow--
-      const code = error === null ? 'ENOTFOUND' : codeOf(error)
-      if (error === null && addresses.length > 0) {
-        name.good = addresses
-        name.goodAtMs = clock.nowMs()
-        finish(name, { kind: 'found', addresses })
-      } else if (code !== 'ENOTFOUND' && goodOf(name) !== undefined) {
-        finish(name, { kind: 'found', addresses: goodOf(name) ?? [] })
-      } else finish(name, { kind: 'failed', code })
+      answered(name, error, addresses)
       next()
     })
   }
@@ -123,26 +158,19 @@ export function createResolver(clock: Clock, lookup: Lookup = systemLookup, plac
     }
   }
 
-  const nameOf = (hostname: string): Name => {
-    const found = names.get(hostname)
-    const name: Name = found ?? {
-      hostname,
-      waiting: new Set(),
-      state: 'idle',
-      slow: false,
-      good: undefined,
-      goodAtMs: 0,
-    }
-    // Asked for last, forgotten last.
-    names.delete(hostname)
-    names.set(hostname, name)
-    for (const [oldest, { state }] of names) {
-      if (names.size <= MAX_NAMES) break
-      if (state === 'idle') names.delete(oldest)
-    }
-    return name
+  return name => {
+    name.state = 'queued'
+    queue.push(name)
+    next()
   }
+}
 
+/** @param places how many lookups the system can have in progress */
+export function createResolver(clock: Clock, lookup: Lookup = systemLookup, places = DEFAULT_PLACES): Resolver {
+  const nameOf = createNames()
+  const enqueue = createLookupQueue(clock, lookup, places, (name, error, addresses) =>
+    finish(name, settle(name, error, addresses, clock.nowMs())),
+  )
   return {
     resolve(hostname, done) {
       const name = nameOf(hostname)
@@ -156,18 +184,14 @@ export function createResolver(clock: Clock, lookup: Lookup = systemLookup, plac
         name.waiting.delete(waiter)
       }
       name.waiting.add(waiter)
-      if (goodOf(name) !== undefined) {
+      if (goodOf(name, clock.nowMs()) !== undefined) {
         late = clock.after(LATE_MS, () => {
-          const addresses = goodOf(name)
+          const addresses = goodOf(name, clock.nowMs())
           if (addresses === undefined || !name.waiting.delete(waiter)) return
           done({ kind: 'found', addresses })
         })
       }
-      if (name.state === 'idle') {
-        name.state = 'queued'
-        queue.push(name)
-        next()
-      }
+      if (name.state === 'idle') enqueue(name)
       return leave
     },
   }
