@@ -24,7 +24,11 @@ export interface Authorizer {
 }
 
 /** Fetches and keeps tokens for one Entra credential; see entra.ts. */
-export type TokenAuthorizerFactory = (credential: Credential) => Authorizer
+export interface TokenAuthorizerFactory {
+  (credential: Credential): Authorizer
+  /** Sets the one listener for tokens that arrive after failures; it takes the `credentialId` of the identity. */
+  onWorking?(listener: (credentialId: string) => void): void
+}
 
 function constant(authorization: Authorization): Authorizer {
   return { authorize: () => authorization }

@@ -69,6 +69,7 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
   const platform: Platform = { imdsUrl: options.imdsUrl ?? IMDS_URL, service: serviceFrom(env) }
   const keepers = new Map<string, TokenKeeper>()
   const closing = new AbortController()
+  let working: (credentialId: string) => void = () => undefined
 
   /** The federated token, read anew each time because the platform replaces it (azure/README.md 2.4). */
   const readAssertion = async (path: string): Promise<string | { readonly reason: string }> => {
@@ -101,21 +102,24 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
       : unreachable(credential, request.url.host, exchanged.code)
   }
 
-  const keeperFor = (credential: TokenCredential): TokenKeeper => {
+  const keeperFor = (credential: TokenCredential, id: string): TokenKeeper => {
     const who = describeCredential(credential)
     return createTokenKeeper({
       clock,
       random,
       fetch: signal => fetch(credential, signal),
       closing: closing.signal,
-      onChange: change => onProblem(describeChange(who, change), change.kind),
+      onChange(change) {
+        onProblem(describeChange(who, change), change.kind)
+        if (change.kind === 'working') working(id)
+      },
     })
   }
 
   const authorizerFor = (credential: Credential): Authorizer => {
     if (!isTokenCredential(credential)) throw new TypeError(`a ${credential.kind} credential has no token`)
     const id = credentialId(credential)
-    const keeper = keepers.get(id) ?? keeperFor(credential)
+    const keeper = keepers.get(id) ?? keeperFor(credential, id)
     // Asked for last, forgotten last.
     keepers.delete(id)
     keepers.set(id, keeper)
@@ -130,5 +134,8 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
     closing.abort()
     for (const keeper of keepers.values()) keeper.rest()
   }
-  return Object.assign(authorizerFor, { close })
+  const onWorking = (listener: typeof working): void => {
+    working = listener
+  }
+  return Object.assign(authorizerFor, { close, onWorking })
 }

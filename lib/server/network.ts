@@ -1,5 +1,6 @@
 // The way to the backends as one proxy has it: the transport, the exchange with token endpoints and issuers, and what is said of
 // an outbound proxy. A proxy that dies is one line, however many backends lie behind it.
+import { credentialId } from '../azure/credentials.ts'
 import { createExchange, type Exchange } from '../azure/entra-http.ts'
 import type { BackendHealth, HealthChange } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
@@ -88,6 +89,15 @@ export function mendBehind(proxyUrl: string, { pools, shared }: Runtime): void {
   for (const { members } of pools) {
     for (const { backend, health } of members) {
       if (backend.endpoint.route?.proxy?.url === proxyUrl) shared.health.mended(health, 'egress_refused')
+    }
+  }
+}
+
+/** An identity has a token again: what was out for want of one is back. @param id its `credentialId` */
+export function mendIdentity(id: string, { pools, shared }: Runtime): void {
+  for (const { members } of pools) {
+    for (const { backend, health } of members) {
+      if (credentialId(backend.credential) === id) shared.health.mended(health, 'credential_unavailable')
     }
   }
 }

@@ -16,7 +16,7 @@ import { createDropLog } from './drop-log.ts'
 import { createHealthLog, logLackChange } from './health-log.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
-import { createNetwork, mendBehind } from './network.ts'
+import { createNetwork, mendBehind, mendIdentity } from './network.ts'
 import { makeHealthRegistry, makeProbes, makeSharedState, type ProxyOptions, withoutRestart } from './proxy-parts.ts'
 import { createRequestMetrics } from './request-metrics.ts'
 import { createSelfWatch } from './self-watch.ts'
@@ -126,6 +126,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     watch.changed(change)
   })
   network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
+  options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
   shared.unsupported.onChange(change => logLackChange(log, change, current()))
 
   const tracer = createTracer({

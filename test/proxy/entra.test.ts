@@ -504,6 +504,36 @@ t.test(
   },
 )
 
+t.test('a token that arrives ends the hold of every backend of that identity, whatever is left of it', async t => {
+  const { identity, url, clock, authorizers } = await startIdentity(t)
+  const resource = await startResource(t, { keys: [], acceptsToken: token => identity.accepts(token, AUDIENCE) })
+  const entra = entraText(url, SECRET, SCOPE)
+  const text = `
+auth: {keys: [{name: tester, key: client-key-1}]}
+models:
+  gpt-4o: {backends: [{name: b1, endpoint: "${resource.url}", ${entra}}]}
+  gpt-4.1: {backends: [{name: b2, endpoint: "${resource.url}", deployment: other, ${entra}}]}
+server: {port: 0, host: 127.0.0.1, shutdown_grace: 1s}
+health_check: {enabled: false}
+`
+  const running = await runProxy(t, text, { tokenAuthorizer: authorizers })
+  identity.always({ kind: 'answer', status: 503, headers: { 'retry-after': '120' } })
+  for (const model of ['gpt-4o', 'gpt-4.1']) t.equal(await status(running.chat({ model })), 503)
+  const held = running.lines.filter(({ reason }) => reason === 'credential_unavailable')
+  t.same(
+    held.map(line => line.for_ms),
+    [120_000, 120_000],
+  )
+  identity.clear()
+  // The time of the tokens alone goes on: by the proxy's own clock both holds have nearly two minutes left.
+  clock.advance(120_000)
+  await until(() => running.lines.filter(({ by }) => by === 'token').length === 2)
+  const members = running.proxy.runtime().pools.flatMap(pool => pool.members)
+  t.ok(members.every(({ health }) => health.state.phase.kind === 'in'))
+  t.equal(await status(running.chat()), 200)
+  t.equal(identity.tokens.length, 1)
+})
+
 t.test('a token that the backend refuses is replaced with the next request, and not again at once', async t => {
   const { running, identity, clock, resource } = await serve(t)
   t.equal(await status(running.chat()), 200)
