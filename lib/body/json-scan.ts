@@ -12,6 +12,7 @@
 // Where it is stricter: the top level must be an object, nested no deeper than MAX_DEPTH, with at most MAX_MEMBERS
 // wanted members.
 
+import { beginValue, endString, endValue, fail, type JsonMember, type Scan, suspendString } from './json-capture.ts'
 import {
   AFTER_ELEMENT,
   AFTER_MEMBER,
@@ -36,36 +37,15 @@ import {
   STEP,
   STRING,
 } from './json-grammar.ts'
-import { closingQuote, decodeString } from './json-string.ts'
+import { closingQuote } from './json-string.ts'
+
+export { type JsonKind, type JsonMember, MAX_CAPTURE_BYTES, MAX_MEMBERS } from './json-capture.ts'
 
 /** Brackets open at once; more is refused. It bounds the stack, which holds one small number a level. */
 export const MAX_DEPTH = 4096
 
-/** Bytes between the quotes of a wanted string whose text is given; of longer ones only the place is given. */
-export const MAX_CAPTURE_BYTES = 4096
-
-/** Wanted members, duplicates included; a body that repeats `model` more often than so is an attack, not a client. */
-export const MAX_MEMBERS = 256
-
 // A UTF-16 unit of a name takes at most 6 bytes in JSON: "m" may be written \u006d.
 const MAX_BYTES_PER_UNIT = 6
-
-const BACKSLASH = 0x5c
-
-/** What a value is, by its first byte. */
-export type JsonKind = 'string' | 'number' | 'object' | 'array' | 'true' | 'false' | 'null'
-
-/**
- * One wanted top-level member. `start` and `end` are the absolute byte offsets of its value, quotes included, `end` not
- * included. `text` is the decoded string of a string value of at most MAX_CAPTURE_BYTES, else undefined.
- */
-export interface JsonMember {
-  readonly name: string
-  readonly start: number
-  readonly end: number
-  readonly kind: JsonKind
-  readonly text: string | undefined
-}
 
 /** An object that was read to its end. `objectStart` is the offset just after its opening brace. */
 export interface ScannedObject {
@@ -88,37 +68,6 @@ export interface JsonScanner {
   end(): ScanResult
   /** The wanted members whose value is complete so far: the model is often known long before the body has ended. */
   readonly members: readonly JsonMember[]
-}
-
-interface Scan {
-  readonly wanted: ReadonlySet<string>
-  readonly names: readonly string[]
-  /** Keys with more bytes than this between their quotes cannot be wanted. */
-  readonly maxKeyBytes: number
-  readonly members: JsonMember[]
-  /** For each open bracket: the state to go on with in what surrounds it. */
-  readonly surrounding: number[]
-  state: number
-  /** The state after a value in the innermost open bracket. */
-  afterValue: number
-  /** The offset of the next chunk's first byte. */
-  base: number
-  objectStart: number
-  empty: boolean
-  /** The wanted name of the top-level member being read, its value's start and its kind. */
-  name: string | undefined
-  valueStart: number
-  valueKind: JsonKind
-  /**
-   * Of a string that goes on in the next chunk: is it a key, does its text matter, did the chunk end after a backslash.
-   */
-  inKey: boolean
-  capturing: boolean
-  escaped: boolean
-  /** What earlier chunks held of such a string. */
-  carry: Buffer | undefined
-  carried: number
-  failure: { readonly reason: string; readonly offset: number } | undefined
 }
 
 /** Makes resumable scans for the top-level members called as one of `wanted` (decoded names). Errors: none thrown. */
@@ -269,86 +218,4 @@ function advance(scan: Scan, chunk: Buffer): void {
   scan.state = state
   scan.afterValue = afterValue
   scan.base += length
-}
-
-// The chunk ended inside a string: keeps what is needed of it, within the caps, and waits for more.
-function suspendString(scan: Scan, chunk: Buffer, from: number, end: number): void {
-  scan.state = IN_STRING
-  scan.escaped = end > chunk.length
-  if (scan.capturing) keep(scan, chunk, from, chunk.length)
-  scan.base += chunk.length
-}
-
-function keep(scan: Scan, chunk: Buffer, from: number, to: number): void {
-  const limit = scan.inKey ? scan.maxKeyBytes : MAX_CAPTURE_BYTES
-  if (scan.carried + to - from > limit) {
-    scan.capturing = false
-    return
-  }
-  scan.carry ??= Buffer.allocUnsafe(Math.max(MAX_CAPTURE_BYTES, scan.maxKeyBytes))
-  scan.carried += chunk.copy(scan.carry, scan.carried, from, to)
-}
-
-// A string that matters, or that came in several chunks, has ended at its quote `end`.
-function endString(scan: Scan, chunk: Buffer, from: number, end: number): void {
-  let bytes = chunk
-  let first = from
-  let last = end
-  if (scan.carried > 0) {
-    if (scan.capturing) keep(scan, chunk, from, end)
-    bytes = scan.carry ?? chunk
-    first = 0
-    last = scan.carried
-    scan.carried = 0
-  }
-  if (scan.inKey) {
-    scan.state = COLON
-    if (scan.surrounding.length !== 1) return
-    scan.empty = false
-    const fits = scan.capturing && last - first <= scan.maxKeyBytes
-    const name = fits ? wantedName(scan, bytes, first, last) : undefined
-    if (name === null) fail(scan, 'a name holds a character or an escape that JSON does not allow', end)
-    else scan.name = name
-    return
-  }
-  scan.state = scan.afterValue
-  if (scan.surrounding.length !== 1 || scan.name === undefined) return
-  const text = scan.capturing && last - first <= MAX_CAPTURE_BYTES ? decodeString(bytes, first, last) : undefined
-  if (text === null) fail(scan, 'a string holds a character or an escape that JSON does not allow', end)
-  else endValue(scan, end + 1, text)
-}
-
-/** The wanted name that a key spells, undefined for any other key, null for one that is no JSON string. */
-function wantedName(scan: Scan, bytes: Buffer, from: number, to: number): string | undefined | null {
-  const length = to - from
-  for (const name of scan.names) {
-    if (name.length !== length) continue
-    let same = 0
-    while (same < length && bytes[from + same] === name.charCodeAt(same)) same++
-    if (same === length) return name
-  }
-  for (let at = from; at < to; at++) {
-    const byte = bytes[at] as number
-    if (byte !== BACKSLASH && byte >= 0x20 && byte < 0x80) continue
-    const text = decodeString(bytes, from, to)
-    return text !== null && !scan.wanted.has(text) ? undefined : text
-  }
-  return undefined
-}
-
-function beginValue(scan: Scan, at: number, kind: JsonKind): void {
-  scan.valueStart = scan.base + at
-  scan.valueKind = kind
-}
-
-function endValue(scan: Scan, at: number, text: string | undefined): void {
-  const name = scan.name
-  if (name === undefined) return
-  if (scan.members.length === MAX_MEMBERS) fail(scan, `more than ${MAX_MEMBERS} members of the same names`, at)
-  else scan.members.push({ name, start: scan.valueStart, end: scan.base + at, kind: scan.valueKind, text })
-}
-
-function fail(scan: Scan, reason: string, at: number): void {
-  scan.failure = { reason, offset: scan.base + at }
-  scan.state = FAILED
 }
