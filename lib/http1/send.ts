@@ -3,12 +3,12 @@
 
 import type { OnReadOpts } from 'node:net'
 import type { Clock } from '../clock.ts'
-import type { Endpoint } from '../config/types.ts'
+import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { type AgentPair, type ConnectionAgent, createAgents } from './agents.ts'
 import { Connection, type ConnectionOwner, type RequestBytes, type ResponseHandler, type Sent } from './connection.ts'
 import type { SocketFactory } from './dial.ts'
-import { createEgressWatch, type EgressChange, refusalOf, refusesPlainly } from './egress.ts'
-import { createLowerCaseNames } from './header-names.ts'
+import { createEgressWatch, type EgressChange, type EgressWatch, refusalOf, refusesPlainly } from './egress.ts'
+import { createLowerCaseNames, type LowerCaseName } from './header-names.ts'
 import type { Host } from './keeper.ts'
 import { type Look, look } from './look.ts'
 import { createResolver, type Lookup } from './resolver.ts'
@@ -121,6 +121,111 @@ function onreadFor(reader: Reader, buffer: Buffer): OnReadOpts {
 
 const NO_LOOKUP: Lookup = (hostname, done) => done(null, [hostname])
 
+/** Gives the agent's side of a connection to a host, made once per host. */
+function createOwners(): (agent: ConnectionAgent, host: Host) => ConnectionOwner {
+  const owners = new WeakMap<Host, ConnectionOwner>()
+  return ({ keeper }, host) => {
+    const found = owners.get(host)
+    if (found !== undefined) return found
+    const made: ConnectionOwner = {
+      rests: (connection, forMs) => keeper.rest(host, connection, forMs),
+      gone: connection => keeper.gone(host, connection),
+    }
+    owners.set(host, made)
+    return made
+  }
+}
+
+/** What new connections need of their transport. */
+interface ConnectionDeps {
+  readonly agents: AgentPair
+  readonly ownerOf: (agent: ConnectionAgent, host: Host) => ConnectionOwner
+  readonly lowerCase: LowerCaseName
+  /** For the bytes of every socket: each callback reads them out before the next read. */
+  readonly readBuffer: Buffer
+}
+
+/** Makes a connection and sends the request on it; until then the request waits here. */
+function sendFresh(
+  { agents, ownerOf, lowerCase, readBuffer }: ConnectionDeps,
+  endpoint: Endpoint,
+  bytes: RequestBytes,
+  connectMs: number,
+  handler: ResponseHandler,
+): Sent {
+  const agent = agents[endpoint.protocol]
+  const { keeper } = agent
+  const host = keeper.hostOf(endpoint)
+  const reader: Reader = { connection: undefined }
+  let waiting: { readonly bytes: RequestBytes; readonly handler: ResponseHandler } | undefined = { bytes, handler }
+  let sent: Sent | undefined
+  // What is handed over after a switch of protocols must be a stream like any other.
+  const how = {
+    connectMs,
+    tunnelled: bytes.maySwitch,
+    onread: bytes.maySwitch ? undefined : onreadFor(reader, readBuffer),
+  }
+  const connecting = agent.connect(endpoint, how, {
+    connecting: () => waiting?.handler.connecting?.(),
+    connected(socket, readsThere) {
+      const connection = new Connection(socket, ownerOf(agent, host), lowerCase)
+      reader.connection = connection
+      keeper.add(connection)
+      // A tunnel was paused when its proxy had answered.
+      if (!readsThere) socket.on('data', connection.onBytes).resume()
+      const request = waiting
+      waiting = undefined
+      if (request === undefined) {
+        connection.abandon()
+        return
+      }
+      request.handler.connected()
+      sent = connection.send(request.bytes, request.handler)
+    },
+    failed(error) {
+      const request = waiting
+      waiting = undefined
+      request?.handler.failed(error, false)
+    },
+  })
+  return {
+    connecting: true,
+    destroy() {
+      waiting = undefined
+      connecting.cancel()
+      sent?.destroy()
+      sent = undefined
+    },
+  }
+}
+
+/** A proxy that is asked itself answers in the backend's place when it refuses: those answers are no backend's. */
+function throughProxy(
+  egress: EgressWatch,
+  proxy: EgressProxy,
+  endpoint: Endpoint,
+  beganMs: number,
+  handler: ResponseHandler,
+): ResponseHandler {
+  return {
+    connecting: () => handler.connecting?.(),
+    connected: () => handler.connected(),
+    switched: (head, socket, rest) => handler.switched(head, socket, rest),
+    failed: (error, stale) => handler.failed(error, stale),
+    head(head, responseBody) {
+      if (!refusesPlainly(head)) {
+        egress.answered(proxy)
+        handler.head(head, responseBody)
+        return
+      }
+      responseBody.destroy()
+      const error = refusalOf(proxy, head.status, `a request to ${endpoint.host}`)
+      if (error.scope === 'host') egress.answered(proxy)
+      handler.failed(egress.failed(proxy, error, beganMs), false)
+    },
+  }
+}
+
 export function createTransport(clock: Clock, options: TransportOptions = {}): Transport {
   const { maxAgeMs = () => Number.POSITIVE_INFINITY, makeSocket, onEgress = () => undefined } = options
   const lowerCase = createLowerCaseNames()
@@ -131,107 +236,24 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     maxAgeMs,
     makeSocket,
   )
-  // One for all: it is read out before the next read. A buffer made for each read, 64 KB cut down to what came, and its way
-  // through a stream cost 4 µs an event of an open stream.
+  // One buffer for all: a buffer made for each read, 64 KB cut down to what came, and its way through a stream cost 4 µs
+  // an event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  /** What a connection tells its agent. */
-  const owners = new WeakMap<Host, ConnectionOwner>()
-
-  const ownerOf = ({ keeper }: ConnectionAgent, host: Host): ConnectionOwner => {
-    const found = owners.get(host)
-    if (found !== undefined) return found
-    const made: ConnectionOwner = {
-      rests: (connection, forMs) => keeper.rest(host, connection, forMs),
-      gone: connection => keeper.gone(host, connection),
-    }
-    owners.set(host, made)
-    return made
-  }
-
-  /** Makes a connection and sends the request on it; until then the request waits here. */
-  const sendFresh = (endpoint: Endpoint, bytes: RequestBytes, connectMs: number, handler: ResponseHandler): Sent => {
-    const agent = agents[endpoint.protocol]
-    const { keeper } = agent
-    const host = keeper.hostOf(endpoint)
-    const reader: Reader = { connection: undefined }
-    let waiting: { readonly bytes: RequestBytes; readonly handler: ResponseHandler } | undefined = { bytes, handler }
-    let sent: Sent | undefined
-    // What is handed over after a switch of protocols must be a stream like any other.
-    const how = {
-      connectMs,
-      tunnelled: bytes.maySwitch,
-      onread: bytes.maySwitch ? undefined : onreadFor(reader, readBuffer),
-    }
-    const connecting = agent.connect(endpoint, how, {
-      connecting: () => waiting?.handler.connecting?.(),
-      connected(socket, readsThere) {
-        const connection = new Connection(socket, ownerOf(agent, host), lowerCase)
-        reader.connection = connection
-        keeper.add(connection)
-        // A tunnel was paused when its proxy had answered.
-        if (!readsThere) socket.on('data', connection.onBytes).resume()
-        const request = waiting
-        waiting = undefined
-        if (request === undefined) {
-          connection.abandon()
-          return
-        }
-        request.handler.connected()
-        sent = connection.send(request.bytes, request.handler)
-      },
-      failed(error) {
-        const request = waiting
-        waiting = undefined
-        request?.handler.failed(error, false)
-      },
-    })
-    return {
-      connecting: true,
-      destroy() {
-        waiting = undefined
-        connecting.cancel()
-        sent?.destroy()
-        sent = undefined
-      },
-    }
-  }
-
-  /** A proxy that is asked itself answers in the backend's place when it refuses: those answers are no backend's. */
-  const throughProxy = (endpoint: Endpoint, handler: ResponseHandler): ResponseHandler => {
-    const proxy = endpoint.route?.proxy
-    if (proxy === undefined) return handler
-    const beganMs = clock.nowMs()
-    return {
-      connecting: () => handler.connecting?.(),
-      connected: () => handler.connected(),
-      switched: (head, socket, rest) => handler.switched(head, socket, rest),
-      failed: (error, stale) => handler.failed(error, stale),
-      head(head, responseBody) {
-        if (!refusesPlainly(head)) {
-          egress.answered(proxy)
-          handler.head(head, responseBody)
-          return
-        }
-        responseBody.destroy()
-        const error = refusalOf(proxy, head.status, `a request to ${endpoint.host}`)
-        if (error.scope === 'host') egress.answered(proxy)
-        handler.failed(egress.failed(proxy, error, beganMs), false)
-      },
-    }
-  }
+  const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer }
 
   return {
     send(wire, body, { fresh, maySwitch = false, closes = false, connectMs = CONNECT_MS }, handler) {
       const { endpoint } = wire
-      const plainly = endpoint.route?.proxy !== undefined && endpoint.protocol === 'http:' && !maySwitch
+      const proxy = endpoint.route?.proxy
+      const plainly = proxy !== undefined && endpoint.protocol === 'http:' && !maySwitch
       const connection = maySwitch ? undefined : closes ? 'close' : 'keep-alive'
       const bodiless = wire.method === 'HEAD'
       const bytes = { head: headOf(wire, connection, plainly), body, bodiless, maySwitch, closes }
-      const told = plainly ? throughProxy(endpoint, handler) : handler
+      const answered = plainly ? throughProxy(egress, proxy, endpoint, clock.nowMs(), handler) : handler
       const { keeper } = agents[endpoint.protocol]
       const kept = fresh ? undefined : keeper.take(keeper.hostOf(endpoint))
-      if (kept instanceof Connection) return kept.send(bytes, told)
-      return sendFresh(endpoint, bytes, connectMs, told)
+      if (kept instanceof Connection) return kept.send(bytes, answered)
+      return sendFresh(deps, endpoint, bytes, connectMs, answered)
     },
     sockets() {
       const [one, other] = [agents['http:'].counts(), agents['https:'].counts()]
