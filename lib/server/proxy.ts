@@ -21,6 +21,7 @@ import { makeHealthRegistry, makeProbes, makeSharedState, type ProxyOptions, wit
 import { createRequestMetrics } from './request-metrics.ts'
 import { createSelfWatch } from './self-watch.ts'
 import { createSharedRendering } from './shared-rendering.ts'
+import { createShortageLog } from './shortage-log.ts'
 
 export type { ProxyOptions } from './proxy-parts.ts'
 
@@ -105,6 +106,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     options.network ??
     createNetwork({ clock, log, config: () => hold.runtime?.config ?? config, makeSocket }, options.transport)
   const health = makeHealthRegistry(options, current)
+  const shortages = createShortageLog(clock, log)
   const shared = makeSharedState(
     options,
     { network, health, current },
@@ -113,6 +115,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
       onAttempt(report) {
         measure.attempted(report)
         watch.attempted(report)
+        shortages(report)
         network.attempted(report, current())
         if (report.label !== 'served') log.debug('attempt', { ...report })
       },
