@@ -11,7 +11,8 @@ import type { Duplex } from 'node:stream'
 import { createDeployments, type SimulatedDeployment } from './deployments.ts'
 import { FAULT_HEADER, type Fault, parseFault, type TurnFault } from './faults.ts'
 import type { RateLimitOptions } from './rate-limit.ts'
-import { createService, type ServiceOptions } from './serve.ts'
+import type { ServiceOptions } from './resource-state.ts'
+import { createService, type Service } from './serve.ts'
 
 export type { SimulatedDeployment } from './deployments.ts'
 
@@ -111,32 +112,26 @@ function createFaultQueue({ faultHeader, plan }: SimulatedResourceOptions) {
   }
 }
 
-/** A resource that listens where it is told to, and keeps what it was sent. */
-export function createSimulatedResource(options: SimulatedResourceOptions): SimulatedResource {
-  const { clock, name } = options
-  const deployments = createDeployments(options.deployments, clock, options.promptCache === true)
-  const faults = createFaultQueue(options)
+/** The requests of a resource that are kept for a look. */
+function createRecords() {
   const requests: ReceivedRequest[] = []
-  const violations: string[] = []
-  const sockets = new Map<Socket, number>()
-  let host = ''
-  const service = createService({
-    options,
-    deployments,
-    host: () => host,
-    onViolation: what => violations.push(what),
-    faultFor: faults.faultFor,
-    turnFault: faults.turnFault,
-  })
-
-  const record = (request: IncomingMessage, body: Buffer, reused: boolean): ReceivedRequest => {
-    const { method = '', url = '', rawHeaders, headers } = request
-    const received = { method, url, rawHeaders, headers, body, aborted: false, reused }
-    requests.push(received)
-    if (requests.length > MAX_REQUESTS) requests.shift()
-    return received
+  return {
+    requests,
+    record(request: IncomingMessage, body: Buffer, reused: boolean): ReceivedRequest {
+      const { method = '', url = '', rawHeaders, headers } = request
+      const received = { method, url, rawHeaders, headers, body, aborted: false, reused }
+      requests.push(received)
+      if (requests.length > MAX_REQUESTS) requests.shift()
+      return received
+    },
   }
+}
 
+type RecordRequest = ReturnType<typeof createRecords>['record']
+
+/** The server of a resource, and its open connections with the requests that each has brought. */
+function createResourceServer(service: Service, record: RecordRequest) {
+  const sockets = new Map<Socket, number>()
   const server = http.createServer(
     { keepAliveTimeout: 120_000, requestTimeout: 0, maxHeaderSize: 64 * 1024 },
     (request, response) => {
@@ -163,6 +158,27 @@ export function createSimulatedResource(options: SimulatedResourceOptions): Simu
     socket.on('error', () => undefined)
     socket.on('close', () => sockets.delete(socket))
   })
+  return { server, sockets }
+}
+
+/** A resource that listens where it is told to, and keeps what it was sent. */
+export function createSimulatedResource(options: SimulatedResourceOptions): SimulatedResource {
+  const { clock, name } = options
+  const deployments = createDeployments(options.deployments, clock, options.promptCache === true)
+  const faults = createFaultQueue(options)
+  const { requests, record } = createRecords()
+  const violations: string[] = []
+  let host = ''
+  const service = createService({
+    options,
+    deployments,
+    host: () => host,
+    onViolation: what => violations.push(what),
+    faultFor: faults.faultFor,
+    turnFault: faults.turnFault,
+  })
+
+  const { server, sockets } = createResourceServer(service, record)
 
   return {
     name,
