@@ -73,6 +73,75 @@ function signWith({ algorithm, privateKey: key }: SigningKey, text: string): Buf
   return sign('sha256', data, { key, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: 32 })
 }
 
+/** The public halves of keys, as a key set's JSON text (RFC 7517). */
+function keySetOf(keys: readonly SigningKey[]): string {
+  return JSON.stringify({
+    keys: keys.map(key => ({ ...key.publicKey.export({ format: 'jwk' }), kid: key.kid, use: 'sig' })),
+  })
+}
+
+/** What every token of an issuer says, unless it is changed. */
+interface UsualClaims {
+  readonly iss: string
+  readonly aud: string
+  readonly nowS: number
+  readonly lifetimeS: number
+}
+
+/** A token with the usual claims, changed as asked and signed with this key. */
+function signedToken(
+  key: SigningKey,
+  { iss, aud, nowS, lifetimeS }: UsualClaims,
+  { claims = {}, header = {}, signature }: TokenChanges,
+): string {
+  const head = { typ: 'JWT', alg: signature === 'none' ? 'none' : key.algorithm, kid: key.kid }
+  if (signature === 'HS256') head.alg = 'HS256'
+  const body = {
+    iss,
+    aud,
+    azp: 'client-app',
+    sub: 'subject-1',
+    iat: nowS,
+    nbf: nowS,
+    exp: nowS + lifetimeS,
+    ...claims,
+  }
+  const text = `${part({ ...head, ...header })}.${part(body)}`
+  if (signature === 'none') return `${text}.`
+  const secret = key.publicKey.export({ type: 'spki', format: 'pem' })
+  const bytes = signature === 'HS256' ? createHmac('sha256', secret).update(text).digest() : signWith(key, text)
+  if (signature === 'wrong') bytes.writeUInt8((bytes.readUInt8(9) + 1) % 256, 9)
+  return `${text}.${bytes.toString('base64url')}`
+}
+
+/** What an issuer needs to answer a fetch. */
+interface IssuerView {
+  readonly base: string
+  readonly tenant: string
+  readonly outage: IssuerOutage | undefined
+  readonly issuer: string
+  readonly lifetimeS: number
+  keySet(): string
+  token(): string
+}
+
+/** The answer to a fetch of a path, if an outage does not take it. */
+function answerTo(path: string | undefined, view: IssuerView): readonly [status: number, text: string] {
+  const { base, tenant, outage, issuer, lifetimeS } = view
+  if (outage === 'error') return [503, '{"error":"temporarily_unavailable"}']
+  if (outage === 'garbage') return [200, '{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}']
+  const named = outage === 'other_issuer' ? 'https://issuer.example' : issuer
+  if (path === `/${tenant}/v2.0/.well-known/openid-configuration`) {
+    return [200, JSON.stringify({ issuer: named, jwks_uri: `${base}/${tenant}/discovery/v2.0/keys` })]
+  }
+  if (path === `/${tenant}/discovery/v2.0/keys`) return [200, view.keySet()]
+  if (path === `/${tenant}/oauth2/v2.0/token`) {
+    const answer = { token_type: 'Bearer', expires_in: lifetimeS, access_token: view.token() }
+    return [200, JSON.stringify(answer)]
+  }
+  return [404, '{"error":"not_found"}']
+}
+
 /**
  * An issuer that signs with one key at a time.
  * @example
@@ -90,33 +159,13 @@ export function createSimulatedIssuer(options: SimulatedIssuerOptions): Simulate
   let base = ''
 
   const issuer = (): string => `${base}/${tenant}/v2.0`
-  const keySet = (): string =>
-    JSON.stringify({
-      keys: keys.map(key => ({ ...key.publicKey.export({ format: 'jwk' }), kid: key.kid, use: 'sig' })),
-    })
+  const keySet = (): string => keySetOf(keys)
 
-  const token = ({ claims = {}, header = {}, signature }: TokenChanges = {}): string => {
+  const token = (changes: TokenChanges = {}): string => {
     const [key] = keys
     if (key === undefined) throw new Error('an issuer has a key')
     const nowS = Math.floor(clock.epochMs() / 1000)
-    const head = { typ: 'JWT', alg: signature === 'none' ? 'none' : key.algorithm, kid: key.kid }
-    if (signature === 'HS256') head.alg = 'HS256'
-    const body = {
-      iss: issuer(),
-      aud: audience,
-      azp: 'client-app',
-      sub: 'subject-1',
-      iat: nowS,
-      nbf: nowS,
-      exp: nowS + lifetimeS,
-      ...claims,
-    }
-    const text = `${part({ ...head, ...header })}.${part(body)}`
-    if (signature === 'none') return `${text}.`
-    const secret = key.publicKey.export({ type: 'spki', format: 'pem' })
-    const bytes = signature === 'HS256' ? createHmac('sha256', secret).update(text).digest() : signWith(key, text)
-    if (signature === 'wrong') bytes.writeUInt8((bytes.readUInt8(9) + 1) % 256, 9)
-    return `${text}.${bytes.toString('base64url')}`
+    return signedToken(key, { iss: issuer(), aud: audience, nowS, lifetimeS }, changes)
   }
 
   const serve = (request: IncomingMessage, response: ServerResponse): void => {
@@ -128,23 +177,8 @@ export function createSimulatedIssuer(options: SimulatedIssuerOptions): Simulate
       request.socket.resetAndDestroy()
       return
     }
-    const [status, text] = answerTo(path)
+    const [status, text] = answerTo(path, { base, tenant, outage, issuer: issuer(), lifetimeS, keySet, token })
     response.writeHead(status, { 'content-type': 'application/json' }).end(text)
-  }
-
-  const answerTo = (path: string | undefined): readonly [status: number, text: string] => {
-    if (outage === 'error') return [503, '{"error":"temporarily_unavailable"}']
-    if (outage === 'garbage') return [200, '{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}']
-    const named = outage === 'other_issuer' ? 'https://issuer.example' : issuer()
-    if (path === `/${tenant}/v2.0/.well-known/openid-configuration`) {
-      return [200, JSON.stringify({ issuer: named, jwks_uri: `${base}/${tenant}/discovery/v2.0/keys` })]
-    }
-    if (path === `/${tenant}/discovery/v2.0/keys`) return [200, keySet()]
-    if (path === `/${tenant}/oauth2/v2.0/token`) {
-      const answer = { token_type: 'Bearer', expires_in: lifetimeS, access_token: token() }
-      return [200, JSON.stringify(answer)]
-    }
-    return [404, '{"error":"not_found"}']
   }
 
   const server = http.createServer((request, response) => {

@@ -63,113 +63,99 @@ function unknownResponse(id: string): Answer {
   return modelError(404, `Response with id '${id}' not found.`)
 }
 
-/**
- * @param secret what this resource encrypts reasoning with: another resource has another one
- */
-export function createResponseStore(secret: string, takesItemMetadata = false): ResponseStore {
-  const stored = new Map<string, Stored>()
-  const items = new Map<string, Json>()
-  const conversations = createConversationStore(secret)
-  let made = 0
+/** Encrypts reasoning as only the holder of a secret can, and knows what it has encrypted. */
+interface Sealing {
+  seal(text: string): string
+  opens(sealed: string): boolean
+}
 
+/** @param secret what this resource encrypts reasoning with: another resource has another one */
+function createSealing(secret: string): Sealing {
   const seal = (text: string): string => {
     const mac = createHmac('sha256', secret).update(text).digest('base64url')
     return `gAAAAA${Buffer.from(text).toString('base64url')}.${mac}`
   }
-  const opens = (sealed: string): boolean => {
-    const text = Buffer.from(sealed.slice(6).split('.')[0] ?? '', 'base64url').toString()
-    return seal(text) === sealed
+  return {
+    seal,
+    opens(sealed) {
+      const text = Buffer.from(sealed.slice(6).split('.')[0] ?? '', 'base64url').toString()
+      return seal(text) === sealed
+    },
   }
+}
 
-  const checkPrevious = (previous: unknown, socket: SocketMemory | undefined): Answer | undefined => {
-    if (previous === undefined || previous === null) return undefined
-    if (typeof previous !== 'string') {
-      return modelError(400, "Invalid type for 'previous_response_id': expected a string.", {
-        param: 'previous_response_id',
-        code: 'invalid_type',
-      })
-    }
-    if (stored.has(previous) || socket?.latest?.id === previous) return undefined
-    return modelError(400, `Previous response with id '${previous}' not found.`, {
+/** The responses that are stored, and the items that can be referred to; the oldest go first. */
+interface KeptResponses {
+  readonly stored: Map<string, Stored>
+  readonly items: Map<string, Json>
+}
+
+function remember({ stored }: KeptResponses, id: string, entry: Stored): void {
+  stored.set(id, entry)
+  const oldest = stored.keys().next()
+  if (stored.size > MAX_STORED && oldest.done !== true) stored.delete(oldest.value)
+}
+
+function rememberItems({ items }: KeptResponses, kept: readonly Json[]): void {
+  for (const item of kept) if (typeof item.id === 'string') items.set(item.id, item)
+  while (items.size > MAX_ITEMS) {
+    const oldest = items.keys().next()
+    if (oldest.done !== true) items.delete(oldest.value)
+  }
+}
+
+/** Why no response can follow the one that is named. */
+function checkPrevious(
+  stored: KeptResponses['stored'],
+  previous: unknown,
+  socket: SocketMemory | undefined,
+): Answer | undefined {
+  if (previous === undefined || previous === null) return undefined
+  if (typeof previous !== 'string') {
+    return modelError(400, "Invalid type for 'previous_response_id': expected a string.", {
       param: 'previous_response_id',
-      code: 'previous_response_not_found',
+      code: 'invalid_type',
     })
   }
+  if (stored.has(previous) || socket?.latest?.id === previous) return undefined
+  return modelError(400, `Previous response with id '${previous}' not found.`, {
+    param: 'previous_response_id',
+    code: 'previous_response_not_found',
+  })
+}
 
-  const checkState = (body: Json, socket: SocketMemory | undefined): Answer | undefined => {
-    const refusal = checkPrevious(body.previous_response_id, socket) ?? conversations.check(body.conversation)
-    if (refusal !== undefined) return refusal
-    if (typeof body.previous_response_id === 'string' && body.conversation !== undefined) {
-      return modelError(400, "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.", {
-        param: 'conversation',
-      })
-    }
-    const spoken = conversations.itemsOf(body.conversation)
-    for (const item of inputItemsOf(body.input)) {
-      const named = namedItem(item)
-      if (named !== undefined && !items.has(named) && !spoken.some(({ id }) => id === named)) {
-        return unknownItem(named, body.store === false)
-      }
-      const sealed = item.encrypted_content
-      if (typeof sealed === 'string' && !opens(sealed)) return undecryptable(item, sealed)
-    }
-    return undefined
+/** Why a request's references to state cannot be served: its previous response, conversation, items, reasoning. */
+function checkState(
+  { stored, items }: KeptResponses,
+  conversations: ConversationStore,
+  { opens }: Sealing,
+  body: Json,
+  socket: SocketMemory | undefined,
+): Answer | undefined {
+  const refusal = checkPrevious(stored, body.previous_response_id, socket) ?? conversations.check(body.conversation)
+  if (refusal !== undefined) return refusal
+  if (typeof body.previous_response_id === 'string' && body.conversation !== undefined) {
+    return modelError(400, "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.", {
+      param: 'conversation',
+    })
   }
+  const spoken = conversations.itemsOf(body.conversation)
+  for (const item of inputItemsOf(body.input)) {
+    const named = namedItem(item)
+    if (named !== undefined && !items.has(named) && !spoken.some(({ id }) => id === named)) {
+      return unknownItem(named, body.store === false)
+    }
+    const sealed = item.encrypted_content
+    if (typeof sealed === 'string' && !opens(sealed)) return undecryptable(item, sealed)
+  }
+  return undefined
+}
 
-  const remember = (id: string, entry: Stored): void => {
-    stored.set(id, entry)
-    const oldest = stored.keys().next()
-    if (stored.size > MAX_STORED && oldest.done !== true) stored.delete(oldest.value)
-  }
-  const rememberItems = (kept: readonly Json[]): void => {
-    for (const item of kept) if (typeof item.id === 'string') items.set(item.id, item)
-    while (items.size > MAX_ITEMS) {
-      const oldest = items.keys().next()
-      if (oldest.done !== true) items.delete(oldest.value)
-    }
-  }
-
+/** The requests for a response that is stored. */
+function createReads(
+  stored: KeptResponses['stored'],
+): Pick<ResponseStore, 'read' | 'resume' | 'remove' | 'cancel' | 'inputItems'> {
   return {
-    conversations,
-    size: () => stored.size,
-    seal,
-    check: (body, socket) => checkForm(body, takesItemMetadata) ?? checkState(body, socket),
-    create(body, { createdS, deltas, cache, socket }) {
-      made++
-      const { previous_response_id: named } = body
-      const latest = socket?.latest?.id === named ? socket?.latest?.entry : undefined
-      const previous = typeof named === 'string' ? (latest ?? stored.get(named)) : undefined
-      const before = [...(previous?.input ?? []), ...conversations.itemsOf(body.conversation)]
-      const prompt = `${before.length === 0 ? '' : JSON.stringify(before)}${promptText(body)}`
-      const promptTokens = countTokens(prompt)
-      const given = inputItemsOf(body.input)
-      const result = makeResponse({
-        body,
-        seed: digest(`${secret} ${made} ${prompt}`, 40),
-        createdS,
-        promptChars: prompt.length,
-        promptTokens,
-        cachedTokens: Math.min(cache?.ask(prompt) ?? 0, promptTokens),
-        output: outputOf(body, [...before, ...given]),
-        words: pieces(prompt, deltas),
-        seal,
-        silent: socket !== undefined && body.generate === false,
-      })
-      const input = [...before, ...given, ...result.items].map((item: Json, i) => ({
-        ...item,
-        id: item.id ?? `item_${digest(`${result.id} ${i}`, 12)}`,
-      }))
-      const entry = { response: result.response, input, events: body.background === true ? result.events : undefined }
-      if (body.store !== false) {
-        remember(result.id, entry)
-        rememberItems(input)
-      }
-      conversations.append(body.conversation, input.slice(before.length))
-      if (socket !== undefined) socket.latest = { id: result.id, entry }
-      return body.stream === true
-        ? { kind: 'events', events: result.events, startUp: result.startUp, terminal: 1 }
-        : pretty(result.response)
-    },
     read(id) {
       const entry = stored.get(id)
       return entry === undefined ? refused(unknownResponse(id)) : pretty(entry.response)
@@ -201,6 +187,62 @@ export function createResponseStore(secret: string, takesItemMetadata = false): 
     inputItems(id, query) {
       const entry = stored.get(id)
       return entry === undefined ? refused(unknownResponse(id)) : pretty(listPage(entry.input, query))
+    },
+  }
+}
+
+/**
+ * @param secret what this resource encrypts reasoning with: another resource has another one
+ */
+export function createResponseStore(secret: string, takesItemMetadata = false): ResponseStore {
+  const kept: KeptResponses = { stored: new Map(), items: new Map() }
+  const conversations = createConversationStore(secret)
+  const sealing = createSealing(secret)
+  const { seal } = sealing
+  let made = 0
+
+  return {
+    ...createReads(kept.stored),
+    conversations,
+    size: () => kept.stored.size,
+    seal,
+    check: (body, socket) =>
+      checkForm(body, takesItemMetadata) ?? checkState(kept, conversations, sealing, body, socket),
+    create(body, { createdS, deltas, cache, socket }) {
+      made++
+      const { previous_response_id: named } = body
+      const latest = socket?.latest?.id === named ? socket?.latest?.entry : undefined
+      const previous = typeof named === 'string' ? (latest ?? kept.stored.get(named)) : undefined
+      const before = [...(previous?.input ?? []), ...conversations.itemsOf(body.conversation)]
+      const prompt = `${before.length === 0 ? '' : JSON.stringify(before)}${promptText(body)}`
+      const promptTokens = countTokens(prompt)
+      const given = inputItemsOf(body.input)
+      const result = makeResponse({
+        body,
+        seed: digest(`${secret} ${made} ${prompt}`, 40),
+        createdS,
+        promptChars: prompt.length,
+        promptTokens,
+        cachedTokens: Math.min(cache?.ask(prompt) ?? 0, promptTokens),
+        output: outputOf(body, [...before, ...given]),
+        words: pieces(prompt, deltas),
+        seal,
+        silent: socket !== undefined && body.generate === false,
+      })
+      const input = [...before, ...given, ...result.items].map((item: Json, i) => ({
+        ...item,
+        id: item.id ?? `item_${digest(`${result.id} ${i}`, 12)}`,
+      }))
+      const entry = { response: result.response, input, events: body.background === true ? result.events : undefined }
+      if (body.store !== false) {
+        remember(kept, result.id, entry)
+        rememberItems(kept, input)
+      }
+      conversations.append(body.conversation, input.slice(before.length))
+      if (socket !== undefined) socket.latest = { id: result.id, entry }
+      return body.stream === true
+        ? { kind: 'events', events: result.events, startUp: result.startUp, terminal: 1 }
+        : pretty(result.response)
     },
   }
 }
