@@ -33,94 +33,108 @@ export function endsWithBlankLine(chunk: Buffer): boolean {
   return chunk[length - 2] === LF || (length >= 4 && chunk[length - 2] === CR && chunk[length - 3] === LF)
 }
 
-/**
- * Splits a stream's bytes into events at blank lines; lines end with LF, CR or CRLF.
- * @param onEvent is shown each whole event, its blank line included; its pieces lie in the chunks that were pushed
- */
-export function createEventSplitter(onEvent: (event: EventBytes) => void): EventSplitter {
+/** Splits a stream's bytes into events at blank lines; lines end with LF, CR or CRLF. */
+class BlankLineSplitter implements EventSplitter {
+  readonly #onEvent: (event: EventBytes) => void
   // The event that is being read: its earlier pieces (references) and their length.
-  let pieces: Buffer[] = []
-  let bytes = 0
-  let lineIsEmpty = true
-  let afterCr = false
-  let endsCrlf = false
-  let awaitsLf = false
+  #pieces: Buffer[] = []
+  #bytes = 0
+  #lineIsEmpty = true
+  #afterCr = false
+  #endsCrlf = false
+  #awaitsLf = false
 
-  const keep = (piece: Buffer): void => {
-    if (piece.length === 0) return
-    if (bytes < MAX_READ_EVENT_BYTES) pieces.push(piece)
-    bytes += piece.length
+  constructor(onEvent: (event: EventBytes) => void) {
+    this.#onEvent = onEvent
   }
-  const endEvent = (last: Buffer, unfinished = false): void => {
-    keep(last)
-    const event = { pieces, unfinished }
-    pieces = []
-    bytes = 0
-    onEvent(event)
+
+  #keep(piece: Buffer): void {
+    if (piece.length === 0) return
+    if (this.#bytes < MAX_READ_EVENT_BYTES) this.#pieces.push(piece)
+    this.#bytes += piece.length
+  }
+
+  #endEvent(last: Buffer, unfinished = false): void {
+    this.#keep(last)
+    const event = { pieces: this.#pieces, unfinished }
+    this.#pieces = []
+    this.#bytes = 0
+    this.#onEvent(event)
   }
 
   /** Where every line ends with LF: a search instead of a look at each byte. */
-  const pushLines = (chunk: Buffer): number => {
+  #pushLines(chunk: Buffer): number {
     let start = 0
     let at = 0
     for (let end = chunk.indexOf(LF); end !== -1; end = chunk.indexOf(LF, at)) {
-      if (end === at && lineIsEmpty) {
-        endEvent(chunk.subarray(start, end + 1))
+      if (end === at && this.#lineIsEmpty) {
+        this.#endEvent(chunk.subarray(start, end + 1))
         start = end + 1
       }
-      lineIsEmpty = true
+      this.#lineIsEmpty = true
       at = end + 1
     }
-    if (at < chunk.length) lineIsEmpty = false
+    if (at < chunk.length) this.#lineIsEmpty = false
     return start
   }
 
-  const pushBytes = (chunk: Buffer): number => {
+  /** Where a line may end with CR: each byte is looked at. */
+  #pushBytes(chunk: Buffer): number {
     let start = 0
     const cut = (end: number): void => {
-      endEvent(chunk.subarray(start, end))
+      this.#endEvent(chunk.subarray(start, end))
       start = end
     }
     for (let at = 0; at < chunk.length; at++) {
       const byte = chunk[at]
-      if (afterCr && byte === LF) {
+      if (this.#afterCr && byte === LF) {
         // One end of a line, not two.
-        afterCr = false
-        endsCrlf = true
-        if (awaitsLf) cut(at + 1)
-        else if (start === at && bytes === 0) start = at + 1
-        awaitsLf = false
+        this.#afterCr = false
+        this.#endsCrlf = true
+        if (this.#awaitsLf) cut(at + 1)
+        else if (start === at && this.#bytes === 0) start = at + 1
+        this.#awaitsLf = false
         continue
       }
-      if (awaitsLf) cut(at)
-      awaitsLf = false
-      if (byte !== LF && byte !== CR) lineIsEmpty = afterCr = false
+      if (this.#awaitsLf) cut(at)
+      this.#awaitsLf = false
+      if (byte !== LF && byte !== CR) this.#lineIsEmpty = this.#afterCr = false
       else {
         // In a stream whose lines end with CRLF the LF of a blank line belongs to it, though it may come with the next
         // piece.
-        if (lineIsEmpty && byte === CR && endsCrlf) awaitsLf = true
-        else if (lineIsEmpty) cut(at + 1)
-        lineIsEmpty = true
-        afterCr = byte === CR
-        endsCrlf = false
+        if (this.#lineIsEmpty && byte === CR && this.#endsCrlf) this.#awaitsLf = true
+        else if (this.#lineIsEmpty) cut(at + 1)
+        this.#lineIsEmpty = true
+        this.#afterCr = byte === CR
+        this.#endsCrlf = false
       }
     }
     return start
   }
 
-  return {
-    push(chunk) {
-      const whole = afterCr || chunk.includes(CR) ? pushBytes(chunk) : pushLines(chunk)
-      keep(chunk.subarray(whole))
-      return whole
-    },
-    flush() {
-      if (bytes > 0) endEvent(Buffer.alloc(0), !awaitsLf)
-      lineIsEmpty = true
-      afterCr = awaitsLf = false
-    },
-    atBoundary: () => bytes === 0 && lineIsEmpty && !afterCr,
+  push(chunk: Buffer): number {
+    const whole = this.#afterCr || chunk.includes(CR) ? this.#pushBytes(chunk) : this.#pushLines(chunk)
+    this.#keep(chunk.subarray(whole))
+    return whole
   }
+
+  flush(): void {
+    if (this.#bytes > 0) this.#endEvent(Buffer.alloc(0), !this.#awaitsLf)
+    this.#lineIsEmpty = true
+    this.#afterCr = this.#awaitsLf = false
+  }
+
+  atBoundary(): boolean {
+    return this.#bytes === 0 && this.#lineIsEmpty && !this.#afterCr
+  }
+}
+
+/**
+ * A splitter that stands at the beginning of a stream.
+ * @param onEvent is shown each whole event, its blank line included; its pieces lie in the chunks that were pushed
+ */
+export function createEventSplitter(onEvent: (event: EventBytes) => void): EventSplitter {
+  return new BlankLineSplitter(onEvent)
 }
 
 /** What an event says to a client. */

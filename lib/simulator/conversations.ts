@@ -60,63 +60,80 @@ function idOf(named: unknown): string | undefined {
   return isObject(named) && typeof named.id === 'string' ? named.id : undefined
 }
 
+/** The conversations of a resource, kept up to MAX_CONVERSATIONS. */
+interface Conversations {
+  readonly secret: string
+  readonly stored: Map<string, Conversation>
+  /** Requests that have made a conversation or items; ids are made of it. */
+  made: number
+}
+
+/** Why there is no conversation of this id. */
+function problem({ stored }: Conversations, id: string): Answer | undefined {
+  if (!/^conv_[\w-]+$/.test(id)) return modelError(400, `Invalid conversation id '${id}', Malformed identifier.`)
+  return stored.has(id) ? undefined : modelError(404, `Conversation with id '${id}' not found.`)
+}
+
+/** The items of a request, each with an id. */
+function withIds({ secret, made }: Conversations, given: unknown): Json[] {
+  return (Array.isArray(given) ? given.filter(isObject) : []).map((item, i) => ({
+    type: 'message',
+    status: 'completed',
+    ...item,
+    id: typeof item.id === 'string' ? item.id : `msg_${digest(`${secret} ${made} ${i} ${JSON.stringify(item)}`)}`,
+  }))
+}
+
+function shown(id: string, { createdS, metadata }: Conversation): Json {
+  return { id, object: 'conversation', created_at: createdS, metadata }
+}
+
+function create(conversations: Conversations, body: Json, createdS: number): Reply {
+  const { secret, stored } = conversations
+  conversations.made++
+  const id = `conv_${digest(`${secret} conversation ${conversations.made}`, 40)}`
+  const conversation: Conversation = {
+    createdS,
+    metadata: body.metadata ?? {},
+    items: withIds(conversations, body.items),
+  }
+  stored.set(id, conversation)
+  const oldest = stored.keys().next()
+  if (stored.size > MAX_CONVERSATIONS && oldest.done !== true) stored.delete(oldest.value)
+  return json(shown(id, conversation))
+}
+
+/** Serves the items of a conversation, or one of them. */
+function serveItems(
+  conversations: Conversations,
+  method: string,
+  id: string,
+  conversation: Conversation,
+  itemId: string | undefined,
+  body: Json,
+  query: URLSearchParams,
+): Reply {
+  if (itemId === undefined) {
+    if (method === 'GET') return json(listPage(conversation.items, query))
+    if (!Array.isArray(body.items) || body.items.length > MAX_ITEMS_A_REQUEST) {
+      return refused(modelError(400, "Missing required parameter: 'items'.", { param: 'items' }))
+    }
+    conversations.made++
+    const added = withIds(conversations, body.items)
+    conversation.items.push(...added)
+    return json({ ...listPage(added, new URLSearchParams('order=asc&limit=100')) })
+  }
+  const item = conversation.items.find(one => one.id === itemId)
+  if (item === undefined) return refused(modelError(404, `Item with id '${itemId}' not found.`))
+  if (method === 'GET') return json(item)
+  conversation.items = conversation.items.filter(one => one !== item)
+  return json(shown(id, conversation))
+}
+
 /** @param secret tells this resource's ids from those of others */
 export function createConversationStore(secret: string): ConversationStore {
   const stored = new Map<string, Conversation>()
-  let made = 0
-
-  const problem = (id: string): Answer | undefined => {
-    if (!/^conv_[\w-]+$/.test(id)) return modelError(400, `Invalid conversation id '${id}', Malformed identifier.`)
-    return stored.has(id) ? undefined : modelError(404, `Conversation with id '${id}' not found.`)
-  }
-  const withIds = (given: unknown): Json[] =>
-    (Array.isArray(given) ? given.filter(isObject) : []).map((item, i) => ({
-      type: 'message',
-      status: 'completed',
-      ...item,
-      id: typeof item.id === 'string' ? item.id : `msg_${digest(`${secret} ${made} ${i} ${JSON.stringify(item)}`)}`,
-    }))
-  const shown = (id: string, { createdS, metadata }: Conversation): Json => ({
-    id,
-    object: 'conversation',
-    created_at: createdS,
-    metadata,
-  })
-
-  const create = (body: Json, createdS: number): Reply => {
-    made++
-    const id = `conv_${digest(`${secret} conversation ${made}`, 40)}`
-    const conversation: Conversation = { createdS, metadata: body.metadata ?? {}, items: withIds(body.items) }
-    stored.set(id, conversation)
-    const oldest = stored.keys().next()
-    if (stored.size > MAX_CONVERSATIONS && oldest.done !== true) stored.delete(oldest.value)
-    return json(shown(id, conversation))
-  }
-
-  const serveItems = (
-    method: string,
-    id: string,
-    conversation: Conversation,
-    itemId: string | undefined,
-    body: Json,
-    query: URLSearchParams,
-  ): Reply => {
-    if (itemId === undefined) {
-      if (method === 'GET') return json(listPage(conversation.items, query))
-      if (!Array.isArray(body.items) || body.items.length > MAX_ITEMS_A_REQUEST) {
-        return refused(modelError(400, "Missing required parameter: 'items'.", { param: 'items' }))
-      }
-      made++
-      const added = withIds(body.items)
-      conversation.items.push(...added)
-      return json({ ...listPage(added, new URLSearchParams('order=asc&limit=100')) })
-    }
-    const item = conversation.items.find(one => one.id === itemId)
-    if (item === undefined) return refused(modelError(404, `Item with id '${itemId}' not found.`))
-    if (method === 'GET') return json(item)
-    conversation.items = conversation.items.filter(one => one !== item)
-    return json(shown(id, conversation))
-  }
+  const conversations: Conversations = { secret, stored, made: 0 }
 
   return {
     check(named) {
@@ -124,20 +141,20 @@ export function createConversationStore(secret: string): ConversationStore {
       const id = idOf(named)
       return id === undefined
         ? modelError(400, "Invalid type for 'conversation'.", { param: 'conversation', code: 'invalid_type' })
-        : problem(id)
+        : problem(conversations, id)
     },
     itemsOf: named => stored.get(idOf(named) ?? '')?.items ?? [],
     append(named, items) {
       stored.get(idOf(named) ?? '')?.items.push(...items)
     },
     serve(method, [id, part, itemId], body, query, createdS) {
-      if (id === undefined) return create(body, createdS)
-      const refusal = problem(id)
+      if (id === undefined) return create(conversations, body, createdS)
+      const refusal = problem(conversations, id)
       const conversation = stored.get(id)
       if (refusal !== undefined || conversation === undefined) {
         return refused(refusal ?? modelError(404, `Conversation with id '${id}' not found.`))
       }
-      if (part === 'items') return serveItems(method, id, conversation, itemId, body, query)
+      if (part === 'items') return serveItems(conversations, method, id, conversation, itemId, body, query)
       if (method === 'DELETE') {
         stored.delete(id)
         return json({ id, object: 'conversation.deleted', deleted: true })

@@ -94,66 +94,90 @@ function readBody(
   return { fields: formFields(parts), file: file?.body, filename: file?.filename }
 }
 
+/** The objects of a resource: kept up to MAX_OBJECTS, by id. */
+interface Shelf {
+  readonly kept: Map<string, Kept>
+  /** Keeps an object, new or changed. @returns its value */
+  keep(id: string, value: Json, content: Buffer | undefined): Json
+  /** The values that were made under a path. */
+  under(path: string): readonly Json[]
+  newId(prefix: string): string
+}
+
 /** @param secret tells this resource's ids from those of others */
-export function createObjectStore(secret: string): ObjectStore {
+function createShelf(secret: string): Shelf {
   const kept = new Map<string, Kept>()
   let made = 0
-
-  const keep = (id: string, value: Json, content: Buffer | undefined): Json => {
-    kept.set(id, { value, content })
-    const oldest = kept.keys().next()
-    if (kept.size > MAX_OBJECTS && oldest.done !== true) kept.delete(oldest.value)
-    return value
+  return {
+    kept,
+    keep(id, value, content) {
+      kept.set(id, { value, content })
+      const oldest = kept.keys().next()
+      if (kept.size > MAX_OBJECTS && oldest.done !== true) kept.delete(oldest.value)
+      return value
+    },
+    under: path => [...kept.values()].filter(({ value }) => value.in === path).map(({ value }) => value),
+    newId: prefix => `${prefix}${digest(`${secret} object ${++made}`)}`,
   }
-  const missing = (called: string, id: string): Reply =>
-    refused(modelError(404, `No such ${called} object: ${id}`, { param: 'id' }))
-  const under = (path: string): readonly Json[] =>
-    [...kept.values()].filter(({ value }) => value.in === path).map(({ value }) => value)
-  const newId = (prefix: string): string => `${prefix}${digest(`${secret} object ${++made}`)}`
+}
 
-  const create = (kind: (typeof KINDS)[number], { headers, body, createdS }: ObjectRequest): Reply => {
-    const read = readBody(headers, body)
-    if (read === undefined) return refused(unparsableJson())
-    const { fields, file, filename } = read
-    const input = fields.input_file_id ?? fields.training_file
-    if (typeof input === 'string' && !kept.has(input)) return missing('File', input)
-    if (kind.path === 'files' && file === undefined) {
-      return refused(modelError(400, "Missing required parameter: 'file'.", { param: 'file' }))
-    }
-    const prefix = kind.path === 'files' && fields.purpose === 'assistants' ? 'assistant-' : kind.prefix
-    const id = newId(prefix)
-    const more = file === undefined ? {} : { bytes: file.length, filename }
-    const status = kind.path === 'batches' ? 'validating' : 'processed'
-    const value = { status, ...fields, ...more, id, object: kind.object, created_at: createdS, in: kind.path }
-    return json(keep(id, value, file), kind.path === 'batches' ? 201 : 200)
-  }
+function missing(called: string, id: string): Reply {
+  return refused(modelError(404, `No such ${called} object: ${id}`, { param: 'id' }))
+}
 
-  const servePart = (
-    { value }: Kept,
-    [part = '', partId, action]: readonly string[],
-    { method, headers, body, query, createdS }: ObjectRequest,
-  ): Reply => {
-    const path = `${String(value.id)}/${part}`
-    const prefix = PART_PREFIX[part]
-    if (partId !== undefined && action === undefined && method !== 'POST') {
-      const found = kept.get(partId)
-      if (found === undefined) return missing('Part', partId)
-      if (method === 'DELETE') kept.delete(partId)
-      return json(method === 'DELETE' ? { id: partId, deleted: true } : found.value)
-    }
-    if (method === 'GET') return json(listPage(under(path), query))
-    if (prefix === undefined) {
-      // cancel, complete, pause, resume, search: what is asked is taken for done.
-      return json(
-        keep(String(value.id), { ...value, status: part === 'cancel' ? 'cancelled' : 'completed' }, undefined),
-      )
-    }
-    const read = readBody(headers, body)
-    if (read === undefined) return refused(unparsableJson())
-    const named = read.fields.file_id
-    const id = typeof named === 'string' ? named : newId(prefix)
-    return json(keep(`${id}`, { ...read.fields, id, object: part, created_at: createdS, in: path }, read.file))
+/** Makes an object of a kind. */
+function create(
+  { kept, keep, newId }: Shelf,
+  kind: (typeof KINDS)[number],
+  { headers, body, createdS }: ObjectRequest,
+): Reply {
+  const read = readBody(headers, body)
+  if (read === undefined) return refused(unparsableJson())
+  const { fields, file, filename } = read
+  const input = fields.input_file_id ?? fields.training_file
+  if (typeof input === 'string' && !kept.has(input)) return missing('File', input)
+  if (kind.path === 'files' && file === undefined) {
+    return refused(modelError(400, "Missing required parameter: 'file'.", { param: 'file' }))
   }
+  const prefix = kind.path === 'files' && fields.purpose === 'assistants' ? 'assistant-' : kind.prefix
+  const id = newId(prefix)
+  const more = file === undefined ? {} : { bytes: file.length, filename }
+  const status = kind.path === 'batches' ? 'validating' : 'processed'
+  const value = { status, ...fields, ...more, id, object: kind.object, created_at: createdS, in: kind.path }
+  return json(keep(id, value, file), kind.path === 'batches' ? 201 : 200)
+}
+
+/** Serves a sub-collection of an object, or an action on it. */
+function servePart(
+  { kept, keep, under, newId }: Shelf,
+  { value }: Kept,
+  [part = '', partId, action]: readonly string[],
+  { method, headers, body, query, createdS }: ObjectRequest,
+): Reply {
+  const path = `${String(value.id)}/${part}`
+  const prefix = PART_PREFIX[part]
+  if (partId !== undefined && action === undefined && method !== 'POST') {
+    const found = kept.get(partId)
+    if (found === undefined) return missing('Part', partId)
+    if (method === 'DELETE') kept.delete(partId)
+    return json(method === 'DELETE' ? { id: partId, deleted: true } : found.value)
+  }
+  if (method === 'GET') return json(listPage(under(path), query))
+  if (prefix === undefined) {
+    // cancel, complete, pause, resume, search: what is asked is taken for done.
+    return json(keep(String(value.id), { ...value, status: part === 'cancel' ? 'cancelled' : 'completed' }, undefined))
+  }
+  const read = readBody(headers, body)
+  if (read === undefined) return refused(unparsableJson())
+  const named = read.fields.file_id
+  const id = typeof named === 'string' ? named : newId(prefix)
+  return json(keep(`${id}`, { ...read.fields, id, object: part, created_at: createdS, in: path }, read.file))
+}
+
+/** @param secret tells this resource's ids from those of others */
+export function createObjectStore(secret: string): ObjectStore {
+  const shelf = createShelf(secret)
+  const { kept, keep, under } = shelf
 
   return {
     size: () => kept.size,
@@ -165,7 +189,7 @@ export function createObjectStore(secret: string): ObjectStore {
         return refused(frontError(400, 'BadRequest', 'The header aoai-evals: preview is required.'))
       }
       const rest = operation.slice(kind.path.length + 1)
-      if (rest === '') return method === 'POST' ? create(kind, request) : json(listPage(under(kind.path), query))
+      if (rest === '') return method === 'POST' ? create(shelf, kind, request) : json(listPage(under(kind.path), query))
       const [id = '', ...parts] = rest.split('/')
       const found = kept.get(id)
       if (found === undefined) return missing(kind.called, id)
@@ -173,7 +197,7 @@ export function createObjectStore(secret: string): ObjectStore {
         const headersOut = { 'Content-Type': 'application/octet-stream' }
         return refused({ status: 200, headers: headersOut, body: found.content ?? Buffer.alloc(0) })
       }
-      if (parts.length > 0) return servePart(found, parts, request)
+      if (parts.length > 0) return servePart(shelf, found, parts, request)
       if (method === 'DELETE') {
         kept.delete(id)
         return json({ id, object: `${kind.object}.deleted`, deleted: true })
