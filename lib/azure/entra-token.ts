@@ -87,130 +87,176 @@ function failed(reason: string): TokenAnswer {
   return { kind: 'failed', reason, waitMs: undefined }
 }
 
-/** Keeps one identity's token. Nothing is fetched before the first request asks. */
-export function createTokenKeeper({ clock, random, fetch, onChange, closing }: TokenKeeperOptions): TokenKeeper {
-  let held: Held | undefined
-  let failure: Failure | undefined
-  let underWay: Fetch | undefined
-  let timer: Timer | undefined
-  let askedSinceFetch = false
-  /** The held token was refused by a backend. */
-  let isRefused = false
-  let refusals = 0
-  let refusedAtMs = Number.NEGATIVE_INFINITY
+/** A token that was asked for at `beganMs`, by the wall clock at `beganEpochMs`: its life counts from there. */
+function heldFrom(token: string, livesMs: number, beganMs: number, beganEpochMs: number, random: Random): Held {
+  return {
+    authorization: Object.freeze({ kind: 'header', name: 'authorization', value: `Bearer ${token}` }),
+    refreshAtMs: beganMs + refreshAfterMs(livesMs, random),
+    endsAtMs: beganMs + livesMs,
+    endsAtEpochMs: beganEpochMs + livesMs,
+  }
+}
+
+/** How long the held token still serves, by the clock that leaves it less. */
+function leftMsOf(held: Held | undefined, clock: Clock): number {
+  return held === undefined ? 0 : Math.min(held.endsAtMs - clock.nowMs(), held.endsAtEpochMs - clock.epochMs())
+}
+
+/** What a request gets that finds no token, and none on its way. */
+function unavailable(failure: Failure | undefined, nowMs: number): Authorization {
+  if (failure === undefined) return STOPPING
+  const { reason, permanent, retryAtMs } = failure
+  return { kind: 'unavailable', reason, permanent, waitMs: Math.max(Math.ceil(retryAtMs - nowMs), 1) }
+}
+
+/** Makes one fetch, which fails when it takes too long, when it rejects, or when the proxy stops. */
+async function fetchInTime({ clock, fetch, closing }: TokenKeeperOptions): Promise<TokenAnswer> {
+  const ending = new AbortController()
+  const late = new Promise<TokenAnswer>(resolve => {
+    ending.signal.addEventListener('abort', () =>
+      resolve(failed(`fetching it took longer than ${FETCH_TIMEOUT_MS / 1000} s`)),
+    )
+  })
+  const end = (): void => ending.abort()
+  const timeout = clock.after(FETCH_TIMEOUT_MS, end)
+  closing.addEventListener('abort', end)
+  const answer = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
+  timeout.cancel()
+  closing.removeEventListener('abort', end)
+  return answer
+}
+
+/** Refusals of held tokens by backends, and when a refused token may be replaced by another. */
+interface Refusals {
+  mayReplace(nowMs: number): boolean
+  /** The refused token is replaced now: the more refusals in a row, the later the next one may be. */
+  replaced(nowMs: number): void
+}
+
+function createRefusals(random: Random): Refusals {
+  let count = 0
+  let lastMs = Number.NEGATIVE_INFINITY
   let mayReplaceAtMs = Number.NEGATIVE_INFINITY
+  return {
+    mayReplace: nowMs => nowMs >= mayReplaceAtMs,
+    replaced(nowMs) {
+      count = nowMs - lastMs < REFUSALS_FORGOTTEN_MS ? count + 1 : 1
+      lastMs = nowMs
+      mayReplaceAtMs = nowMs + backOffMs(count, undefined, random)
+    },
+  }
+}
 
-  const unavailable = (): Authorization => {
-    if (failure === undefined) return STOPPING
-    const { reason, permanent, retryAtMs } = failure
-    return { kind: 'unavailable', reason, permanent, waitMs: Math.max(Math.ceil(retryAtMs - clock.nowMs()), 1) }
+/** The state of one identity: its token, the fetch under way, the failures since the last token. */
+class Keeper {
+  private readonly options: TokenKeeperOptions
+  private readonly refusals: Refusals
+  private held: Held | undefined
+  private failure: Failure | undefined
+  private underWay: Fetch | undefined
+  private timer: Timer | undefined
+  private askedSinceFetch = false
+  /** The held token was refused by a backend. */
+  private isRefused = false
+
+  constructor(options: TokenKeeperOptions) {
+    this.options = options
+    this.refusals = createRefusals(options.random)
   }
 
-  const leftMs = (): number =>
-    held === undefined ? 0 : Math.min(held.endsAtMs - clock.nowMs(), held.endsAtEpochMs - clock.epochMs())
-
-  const schedule = (atMs: number): void => {
-    timer?.cancel()
-    timer = undefined
-    if (closing.aborted) return
-    timer = clock.after(Math.max(atMs - clock.nowMs(), 0), () => {
-      timer = undefined
-      // Nobody asked for it since: the next who does sets a fetch off.
-      if (askedSinceFetch && underWay === undefined && !closing.aborted) begin(true)
-    })
+  refused(authorization: Authorization): void {
+    if (authorization === this.held?.authorization) this.isRefused = true
   }
 
-  const take = (token: string, livesMs: number, beganMs: number, beganEpochMs: number): Authorization => {
-    held = {
-      authorization: Object.freeze({ kind: 'header', name: 'authorization', value: `Bearer ${token}` }),
-      refreshAtMs: beganMs + refreshAfterMs(livesMs, random),
-      endsAtMs: beganMs + livesMs,
-      endsAtEpochMs: beganEpochMs + livesMs,
+  authorize(): Authorization | Promise<Authorization> {
+    const { held, failure, underWay, refusals } = this
+    const { clock, closing } = this.options
+    this.askedSinceFetch = true
+    const nowMs = clock.nowMs()
+    const mayBegin = underWay === undefined && !closing.aborted && nowMs >= (failure?.retryAtMs ?? 0)
+    if (held !== undefined && leftMsOf(held, clock) > LAST_MOMENT_MS) {
+      if (this.isRefused && refusals.mayReplace(nowMs)) {
+        if (mayBegin) {
+          // The refused token still serves if no other can be had.
+          refusals.replaced(nowMs)
+          return this.begin(false)
+        }
+        if (underWay !== undefined && !underWay.background) return underWay.settled
+      }
+      // Not left to the timer alone: it may have been set before the machine slept, or not at all.
+      if (mayBegin && nowMs >= held.refreshAtMs) this.begin(false)
+      return held.authorization
     }
-    isRefused = false
-    const recovered = failure !== undefined
-    failure = undefined
-    schedule(held.refreshAtMs)
-    if (recovered) onChange({ kind: 'working' })
-    return held.authorization
+    if (mayBegin) return this.begin(false)
+    if (underWay !== undefined && !underWay.background) return underWay.settled
+    return unavailable(failure, clock.nowMs())
   }
 
-  const fail = (reason: string, waitMs: number | undefined, permanent: boolean): Authorization => {
-    const count = (failure?.count ?? 0) + 1
-    const before = failure
-    failure = {
-      reason,
-      permanent,
-      count,
-      retryAtMs: clock.nowMs() + backOffMs(count, waitMs, random),
-    }
-    schedule(failure.retryAtMs)
-    if (before === undefined) onChange({ kind: 'failing', reason, leftMs: Math.max(leftMs() - LAST_MOMENT_MS, 0) })
-    return leftMs() > LAST_MOMENT_MS && held !== undefined ? held.authorization : unavailable()
+  rest(): void {
+    this.timer?.cancel()
+    this.timer = undefined
   }
 
-  const fetchOnce = async (): Promise<Authorization> => {
-    const beganMs = clock.nowMs()
-    const beganEpochMs = clock.epochMs()
-    const ending = new AbortController()
-    const late = new Promise<TokenAnswer>(resolve => {
-      ending.signal.addEventListener('abort', () =>
-        resolve(failed(`fetching it took longer than ${FETCH_TIMEOUT_MS / 1000} s`)),
-      )
+  private begin(background: boolean): Promise<Authorization> {
+    this.askedSinceFetch = false
+    const settled = this.fetchOnce().finally(() => {
+      this.underWay = undefined
     })
-    const end = (): void => ending.abort()
-    const timeout = clock.after(FETCH_TIMEOUT_MS, end)
-    closing.addEventListener('abort', end)
-    const answer = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
-    timeout.cancel()
-    closing.removeEventListener('abort', end)
-    if (closing.aborted) return STOPPING
-    return answer.kind === 'token'
-      ? take(answer.token, answer.livesMs, beganMs, beganEpochMs)
-      : fail(answer.reason, answer.waitMs, answer.permanent === true)
-  }
-
-  const begin = (background: boolean): Promise<Authorization> => {
-    askedSinceFetch = false
-    const settled = fetchOnce().finally(() => {
-      underWay = undefined
-    })
-    underWay = { settled, background: background && failure !== undefined }
+    this.underWay = { settled, background: background && this.failure !== undefined }
     return settled
   }
 
-  /** Fetches another token in place of the refused one, which still serves if none can be had. */
-  const replace = (nowMs: number): Promise<Authorization> => {
-    refusals = nowMs - refusedAtMs < REFUSALS_FORGOTTEN_MS ? refusals + 1 : 1
-    refusedAtMs = nowMs
-    mayReplaceAtMs = nowMs + backOffMs(refusals, undefined, random)
-    return begin(false)
+  private async fetchOnce(): Promise<Authorization> {
+    const { clock, random, closing } = this.options
+    const beganMs = clock.nowMs()
+    const beganEpochMs = clock.epochMs()
+    const answer = await fetchInTime(this.options)
+    if (closing.aborted) return STOPPING
+    return answer.kind === 'token'
+      ? this.take(heldFrom(answer.token, answer.livesMs, beganMs, beganEpochMs, random))
+      : this.fail(answer.reason, answer.waitMs, answer.permanent === true)
   }
 
+  private take(held: Held): Authorization {
+    this.held = held
+    this.isRefused = false
+    const recovered = this.failure !== undefined
+    this.failure = undefined
+    this.schedule(held.refreshAtMs)
+    if (recovered) this.options.onChange({ kind: 'working' })
+    return held.authorization
+  }
+
+  private fail(reason: string, waitMs: number | undefined, permanent: boolean): Authorization {
+    const { held, failure: before } = this
+    const { clock, random, onChange } = this.options
+    const count = (before?.count ?? 0) + 1
+    const failure = { reason, permanent, count, retryAtMs: clock.nowMs() + backOffMs(count, waitMs, random) }
+    this.failure = failure
+    this.schedule(failure.retryAtMs)
+    const leftMs = (): number => leftMsOf(held, clock)
+    if (before === undefined) onChange({ kind: 'failing', reason, leftMs: Math.max(leftMs() - LAST_MOMENT_MS, 0) })
+    return leftMs() > LAST_MOMENT_MS && held !== undefined ? held.authorization : unavailable(failure, clock.nowMs())
+  }
+
+  private schedule(atMs: number): void {
+    const { clock, closing } = this.options
+    this.rest()
+    if (closing.aborted) return
+    this.timer = clock.after(Math.max(atMs - clock.nowMs(), 0), () => {
+      this.timer = undefined
+      // Nobody asked for it since: the next who does sets a fetch off.
+      if (this.askedSinceFetch && this.underWay === undefined && !closing.aborted) this.begin(true)
+    })
+  }
+}
+
+/** Keeps one identity's token. Nothing is fetched before the first request asks. */
+export function createTokenKeeper(options: TokenKeeperOptions): TokenKeeper {
+  const keeper = new Keeper(options)
   return {
-    refused(authorization) {
-      if (authorization === held?.authorization) isRefused = true
-    },
-    authorize() {
-      askedSinceFetch = true
-      const nowMs = clock.nowMs()
-      const mayBegin = underWay === undefined && !closing.aborted && nowMs >= (failure?.retryAtMs ?? 0)
-      if (held !== undefined && leftMs() > LAST_MOMENT_MS) {
-        if (isRefused && nowMs >= mayReplaceAtMs) {
-          if (mayBegin) return replace(nowMs)
-          if (underWay !== undefined && !underWay.background) return underWay.settled
-        }
-        // Not left to the timer alone: it may have been set before the machine slept, or not at all.
-        if (mayBegin && nowMs >= held.refreshAtMs) begin(false)
-        return held.authorization
-      }
-      if (mayBegin) return begin(false)
-      if (underWay !== undefined && !underWay.background) return underWay.settled
-      return unavailable()
-    },
-    rest() {
-      timer?.cancel()
-      timer = undefined
-    },
+    authorize: () => keeper.authorize(),
+    refused: authorization => keeper.refused(authorization),
+    rest: () => keeper.rest(),
   }
 }
