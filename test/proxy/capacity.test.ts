@@ -5,6 +5,7 @@ import { delay, silence, throttleBy } from '../../lib/simulator/faults.ts'
 import type { ReceivedRequest, SimulatedResource } from '../../lib/simulator/resource.ts'
 import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
+import { jsonAnswer, startRawBackend } from '../fixtures/raw-backend.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { requestLines, servedBy, until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
@@ -360,6 +361,42 @@ t.test(
     t.match(await own.json(), { error: { message: 'Unrecognized request argument supplied: stream_options' } })
   },
 )
+
+const REFUSED_BODY =
+  '{"error":{"message":"Unknown parameter","type":"invalid_request_error","param":"stream_options.x"}}'
+const OPTION_REFUSED = jsonAnswer(REFUSED_BODY).replace('200 OK', '400 Bad Request')
+const ACCEPTED = jsonAnswer('{"object":"chat.completion","choices":[]}')
+const OWN = { stream_options: { x: 1 } }
+for (const { what, more, answers, status } of [
+  { what: 'of a client, wrong in themselves,', more: OWN, answers: [OPTION_REFUSED, OPTION_REFUSED], status: 400 },
+  { what: 'of a client, refused only with ours in them,', more: OWN, answers: [OPTION_REFUSED, ACCEPTED], status: 200 },
+  { what: 'that are not the cause of a 400', more: {}, answers: [OPTION_REFUSED, OPTION_REFUSED], status: 400 },
+]) {
+  t.test(`stream_options ${what} do not switch usage counting off for the deployment`, async t => {
+    const backend = await startRawBackend(t)
+    const text = configFor([{ url: backend.url }], { rest: NO_PROBES, model: 'stream_usage: true' })
+    const running = await runProxy(t, text)
+    const ask = (own: Readonly<Record<string, unknown>>): Promise<Response> =>
+      running.post('/v1/chat/completions', { model: 'gpt-4o', stream: true, messages: [], ...own })
+    const sent: unknown[] = []
+    const reply = async (bytes: string): Promise<void> => {
+      const request = await backend.next()
+      sent.push(JSON.parse(request.body.toString()).stream_options)
+      request.send(bytes)
+    }
+    const asked = ask(more)
+    for (const bytes of answers) await reply(bytes)
+    const first = await asked
+    await first.text()
+    t.equal(first.status, status)
+
+    const next = ask({})
+    await reply(ACCEPTED)
+    await (await next).text()
+    const own = Reflect.get(more, 'stream_options')
+    t.same(sent, [{ ...own, include_usage: true }, own, { include_usage: true }])
+  })
+}
 
 /** Azure in front and an OpenAI-compatible server behind it, which has a path prefix and takes a Bearer token. */
 async function withOpenAi(t: Test): Promise<{ azure: StartedResource; other: StartedResource; running: RunningProxy }> {

@@ -21,7 +21,9 @@ import {
   trickle,
   wrongLength,
 } from '../../lib/simulator/faults.ts'
-import { type TwoBackends, twoBackends } from '../fixtures/backends-and-proxy.ts'
+import { NO_PROBES, type TwoBackends, twoBackends } from '../fixtures/backends-and-proxy.ts'
+import { createFakeClock } from '../fixtures/fake-clock.ts'
+import { jsonAnswer, startRawBackend } from '../fixtures/raw-backend.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
@@ -116,6 +118,95 @@ t.test('a kept-alive socket found dead is tried once more on a fresh one, and no
   t.equal(answer.headers.get('x-proxy-attempts'), '1')
   t.equal(ejected(both), undefined)
 })
+
+for (const { afterMs, isStale } of [
+  { afterMs: 1_000, isStale: true },
+  { afterMs: 1_001, isStale: false },
+]) {
+  const meaning = isStale ? 'was closed before: asked again' : 'has lost a request: the next backend'
+  t.test(`a used connection that dies ${afterMs} ms after sending ${meaning}`, async t => {
+    const clock = createFakeClock()
+    const backend = await startRawBackend(t)
+    const second = await startResource(t, { name: 'second', clock })
+    const text = configFor([{ url: backend.url }, { url: second.url, more: 'priority: 2' }], { rest: NO_PROBES })
+    const running = await runProxy(t, text, { clock })
+    const sound = jsonAnswer('{"object":"chat.completion","choices":[]}')
+    const before = running.chat()
+    ;(await backend.next()).send(sound)
+    await (await before).text()
+
+    const asked = running.chat()
+    const request = await backend.next()
+    t.equal(request.connection, 0, 'the connection was used before')
+    clock.advance(afterMs)
+    request.socket.resetAndDestroy()
+    if (isStale) (await backend.next()).send(sound)
+    const answer = await asked
+    await answer.text()
+    t.equal(answer.status, 200)
+    t.equal(answer.headers.get('x-proxy-backend'), isStale ? 'b1' : 'b2')
+    t.equal(answer.headers.get('x-proxy-attempts'), isStale ? '1' : '2')
+    t.equal(backend.requests.length, isStale ? 3 : 2)
+    const out = running.lines.find(({ msg }) => String(msg).startsWith('backend ejected'))
+    t.equal(out?.reason, isStale ? undefined : 'connection_lost')
+  })
+}
+
+const MISDIRECTED = fail(421, 'empty')
+for (const { what, used, faults, maxAttempts = 4, reused, backend, attempts } of [
+  {
+    what: 'on a used connection is asked once more on a fresh one',
+    used: true,
+    faults: [MISDIRECTED],
+    reused: [true, false],
+    backend: 'b1',
+    attempts: '2',
+  },
+  {
+    what: 'on a fresh connection moves on',
+    used: false,
+    faults: [MISDIRECTED],
+    reused: [false],
+    backend: 'b2',
+    attempts: '2',
+  },
+  {
+    what: 'on a used and then on a fresh connection moves on',
+    used: true,
+    faults: [MISDIRECTED, MISDIRECTED],
+    reused: [true, false],
+    backend: 'b2',
+    attempts: '3',
+  },
+  {
+    what: 'on a used connection counts: with two attempts in all the next backend is not asked',
+    used: true,
+    faults: [MISDIRECTED, MISDIRECTED],
+    maxAttempts: 2,
+    reused: [true, false],
+    backend: null,
+    attempts: '2',
+  },
+]) {
+  t.test(`a 421 ${what}, and nobody is blamed`, async t => {
+    const both = await twoBackends(t, { rest: `retry: {max_attempts: ${maxAttempts}}\n${NO_PROBES}` })
+    if (used) await (await both.running.chat()).text()
+    const { requests } = both.first.resource
+    const before = requests.length
+    both.first.resource.next(...faults)
+    const answer = await both.running.chat()
+    await answer.text()
+    t.equal(answer.status === 200, backend !== null)
+    if (backend !== null) t.equal(answer.headers.get('x-proxy-backend'), backend)
+    t.equal(answer.headers.get('x-proxy-attempts'), attempts)
+    t.same(
+      requests.slice(before).map(request => request.reused),
+      reused,
+    )
+    t.equal(both.second.resource.requests.length, backend === 'b2' ? 1 : 0)
+    t.equal(ejected(both), undefined)
+  })
+}
 
 const SERVED: readonly (readonly [string, Fault, number])[] = [
   ['a content filter', refuseWith('content_filter'), 400],
