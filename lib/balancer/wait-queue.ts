@@ -42,7 +42,9 @@ interface Waiter {
   readonly leave: (result: WaitResult) => void
 }
 
+/** The requests of one model that wait, in the order of arrival. */
 interface Line {
+  readonly model: string
   readonly waiters: Waiter[]
   timer: Timer | undefined
   timerMs: number
@@ -54,53 +56,54 @@ export function isWorthWaiting(pick: PickResult, leftMs: number): boolean {
   return pick.isFull ? leftMs > 0 : pick.waitMs <= leftMs
 }
 
-/**
- * @param health tells of a slot, a hold that ended, an answer after a throttle; listened to while somebody waits
- */
-export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
-  const lines = new Map<string, Line>()
-  let nextPlace = 1
-  let stopListening: (() => void) | undefined
+/** Whether asking for this waiter can bring something: its time has come, a backend has room, or none is busy. */
+function isDue({ given: { pool }, lookAtMs }: Waiter, nowMs: number): boolean {
+  return lookAtMs <= nowMs || pool.hasRoom() || !pool.hasBusy()
+}
+
+/** Asks for one waiter; what it gets, or that it had better not wait on, ends its wait. */
+function look(waiter: Waiter, nowMs: number): void {
+  const { given, leave } = waiter
+  given.picker.retryThrottled()
+  const pick = given.picker.pick()
+  if (!isWorthWaiting(pick, given.untilMs - nowMs)) leave(pick)
+  else if (pick.kind === 'throttled') waiter.lookAtMs = Math.min(nowMs + pick.waitMs, given.untilMs)
+}
+
+/** Puts a waiter at its place: one that met another 429 stands in front of those that came later. */
+function insert({ waiters }: Line, waiter: Waiter): void {
+  const { place } = waiter.given.ticket
+  const at = waiters.findIndex(other => other.given.ticket.place > place)
+  waiters.splice(at === -1 ? waiters.length : at, 0, waiter)
+}
+
+/** Sets the line's timer to the soonest moment at which one of its waiters wants to be looked at. */
+function schedule(line: Line, clock: Clock, serve: (line: Line) => void): void {
+  let atMs = Number.POSITIVE_INFINITY
+  for (const { lookAtMs } of line.waiters) atMs = Math.min(atMs, lookAtMs)
+  if (line.timer !== undefined && line.timerMs === atMs) return
+  line.timer?.cancel()
+  line.timer = undefined
+  line.timerMs = atMs
+  if (line.waiters.length > 0) {
+    line.timer = clock.after(Math.ceil(atMs - clock.nowMs()), () => {
+      line.timer = undefined
+      serve(line)
+    })
+  }
+}
+
+interface LineServer {
+  isServing(): boolean
+  /** Looks at all waiters of a line for which asking can bring something. */
+  serve(line: Line): void
+}
+
+/** Serves one line at a time: a lease that is taken meanwhile is news too, and looked at once the round is over. */
+function createLineServer(clock: Clock): LineServer {
   let serving = false
   let again = false
-
-  const remove = (model: string, line: Line, waiter: Waiter): void => {
-    const at = line.waiters.indexOf(waiter)
-    if (at !== -1) line.waiters.splice(at, 1)
-    if (line.waiters.length > 0) return
-    line.timer?.cancel()
-    if (lines.get(model) === line) lines.delete(model)
-    if (lines.size > 0) return
-    stopListening?.()
-    stopListening = undefined
-  }
-
-  /** Asks for one waiter; what it gets, or that it had better not wait on, ends its wait. */
-  const look = (waiter: Waiter, nowMs: number): void => {
-    const { given, leave } = waiter
-    given.picker.retryThrottled()
-    const pick = given.picker.pick()
-    if (!isWorthWaiting(pick, given.untilMs - nowMs)) leave(pick)
-    else if (pick.kind === 'throttled') waiter.lookAtMs = Math.min(nowMs + pick.waitMs, given.untilMs)
-  }
-
-  const schedule = (model: string, line: Line): void => {
-    let atMs = Number.POSITIVE_INFINITY
-    for (const { lookAtMs } of line.waiters) atMs = Math.min(atMs, lookAtMs)
-    if (line.timer !== undefined && line.timerMs === atMs) return
-    line.timer?.cancel()
-    line.timer = undefined
-    line.timerMs = atMs
-    if (line.waiters.length > 0) {
-      line.timer = clock.after(Math.ceil(atMs - clock.nowMs()), () => {
-        line.timer = undefined
-        serveLine(model, line)
-      })
-    }
-  }
-
-  const serveLine = (model: string, line: Line): void => {
-    // A lease that is taken here is news too: looked at once this round is over.
+  const serve = (line: Line): void => {
     if (serving) {
       again = true
       return
@@ -110,35 +113,63 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
       again = false
       const nowMs = clock.nowMs()
       for (const waiter of [...line.waiters]) {
-        const { pool } = waiter.given
-        if (waiter.lookAtMs <= nowMs || pool.hasRoom() || !pool.hasBusy()) look(waiter, nowMs)
+        if (isDue(waiter, nowMs)) look(waiter, nowMs)
       }
     } while (again && line.waiters.some(({ given }) => given.pool.hasRoom()))
     serving = false
-    schedule(model, line)
+    schedule(line, clock, serve)
   }
+  return { isServing: () => serving, serve }
+}
+
+/**
+ * @param health tells of a slot, a hold that ended, an answer after a throttle; listened to while somebody waits
+ */
+export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
+  const lines = new Map<string, Line>()
+  const { isServing, serve } = createLineServer(clock)
+  let nextPlace = 1
+  let stopListening: (() => void) | undefined
 
   const onCapacity = (): void => {
-    for (const [model, line] of lines) {
+    for (const line of lines.values()) {
       const [first] = line.waiters
       // Most news is of an answer that changes nothing for those who wait.
-      if (first !== undefined && (serving || first.given.pool.hasRoom() || !first.given.pool.hasBusy())) {
-        serveLine(model, line)
-      }
+      if (first !== undefined && (isServing() || first.given.pool.hasRoom() || !first.given.pool.hasBusy())) serve(line)
     }
+  }
+
+  const add = (line: Line, waiter: Waiter): void => {
+    const { ticket } = waiter.given
+    if (ticket.place === 0) ticket.place = nextPlace++
+    insert(line, waiter)
+    lines.set(line.model, line)
+    stopListening ??= health.onCapacity(onCapacity)
+    schedule(line, clock, serve)
+  }
+
+  const remove = (line: Line, waiter: Waiter): void => {
+    const at = line.waiters.indexOf(waiter)
+    if (at !== -1) line.waiters.splice(at, 1)
+    if (line.waiters.length > 0) return
+    line.timer?.cancel()
+    if (lines.get(line.model) === line) lines.delete(line.model)
+    if (lines.size > 0) return
+    stopListening?.()
+    stopListening = undefined
   }
 
   return {
     wait(given, waitMs) {
       const model = given.pool.model.name
-      const line = lines.get(model) ?? { waiters: [], timer: undefined, timerMs: 0 }
+      const line = lines.get(model) ?? { model, waiters: [], timer: undefined, timerMs: 0 }
       if (line.waiters.length >= MAX_WAITING) return Promise.resolve({ kind: 'queue_full' })
       return new Promise(resolve => {
         let left = false
         const leave = (result: WaitResult): void => {
           if (left) return
           left = true
-          remove(model, line, waiter)
+          remove(line, waiter)
           stopWatching()
           resolve(result)
         }
@@ -146,19 +177,12 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
         let stopWatching: () => void = () => undefined
         stopWatching = given.leaving.onCancel(() => leave({ kind: 'left' }))
         // A request that was cancelled before takes no place: nobody would take it back again.
-        if (left) return
-        if (given.ticket.place === 0) given.ticket.place = nextPlace++
-        // One that met another 429 keeps its place in front of those who came later.
-        const at = line.waiters.findIndex(other => other.given.ticket.place > given.ticket.place)
-        line.waiters.splice(at === -1 ? line.waiters.length : at, 0, waiter)
-        lines.set(model, line)
-        stopListening ??= health.onCapacity(onCapacity)
-        schedule(model, line)
+        if (!left) add(line, waiter)
       })
     },
     serve({ model }) {
       const line = lines.get(model.name)
-      if (line !== undefined) serveLine(model.name, line)
+      if (line !== undefined) serve(line)
     },
     waiting: ({ model }) => lines.get(model.name)?.waiters.length ?? 0,
   }
