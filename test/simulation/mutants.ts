@@ -176,8 +176,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'whoever waits is never woken',
     file: 'lib/balancer/wait-queue.ts',
-    text: '        serveLine(model, line)\n      })',
-    replacement: '      })',
+    text: '      serve(line)\n    })',
+    replacement: '    })',
   },
   {
     name: 'whoever waits is served last come, first served',
