@@ -118,7 +118,7 @@ export interface PickerShared {
   furtherTriesInFlight: number
 }
 
-/** One for every request: a class, whose methods are made once. */
+/** Step 6 of a request (lib/README.md). One for every request: a class, whose methods are made once. */
 export class RequestPicker implements Picker {
   private readonly shared: PickerShared
   private readonly resources: ReadonlySet<string> | undefined

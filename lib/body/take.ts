@@ -167,7 +167,7 @@ function createHolder({ maxBytes, budget, scanner }: TakeOptions, coding: Coding
 }
 
 /**
- * Reads the body to its end, and makes it plain where it came packed. Refuses with 413, 415, 408, 400 or 503
+ * Step 4 of a request (lib/README.md). Reads the body to its end, and makes it plain where it came packed. Refuses with 413, 415, 408, 400 or 503
  * `overloaded`; a declared length over the limit is refused before a byte is read. What was reserved is given back on
  * every way but success.
  */

@@ -113,7 +113,7 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => giveUp({ kind: 'cancelled', reason })))
 }
 
-/** A used connection that turns out dead before any byte of an answer is nobody's fault: once more, on a fresh one. */
+/** Step 8 of a request (lib/README.md). A used connection that turns out dead before any byte of an answer is nobody's fault: once more, on a fresh one. */
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {
   return new Promise(resolve => {
     const settle = (tried: Tried): void => {

@@ -105,7 +105,7 @@ function detailOf(prefix: string, { code }: UpstreamError): string {
 }
 
 /**
- * What an answer's head and, for 4xx and 5xx, its error body mean.
+ * Step 10 of a request (lib/README.md): the meaning of an answer's head and, for 4xx and 5xx, of its error body.
  * @param creates false for reads of stored objects, whose 404 is the client's
  * @param epochMs the wall clock, for waits that are dates
  */

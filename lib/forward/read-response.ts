@@ -41,7 +41,7 @@ function isPage(status: number, { values }: ResponseHeaders, { isCreate }: Attem
   return isCreate && /^text\/html/i.test(values['content-type'] ?? '')
 }
 
-/** Reads on as far as it takes, and calls `done` once; it never throws for what comes. */
+/** Step 9 of a request (lib/README.md). Reads on as far as it takes, and calls `done` once; it never throws for what comes. */
 export function readResponse(
   plan: AttemptPlan,
   deps: ReadDeps,

@@ -124,7 +124,7 @@ async function relayFlowing(
 }
 
 /**
- * Sends an answer's head and body.
+ * Step 11 of a request (lib/README.md). Sends an answer's head and body.
  * @returns how it ended, once the last byte is handed over or the answer has been cut
  */
 export function relay(

@@ -152,7 +152,7 @@ function sendAs(
   return request.upgrade === undefined ? attempt(plan, deps) : attemptUpgrade(plan, deps)
 }
 
-/** Asks one backend once. */
+/** Step 7 of a request (lib/README.md). Asks one backend once. */
 export function sendToBackend(
   exchange: Exchange,
   request: ForwardRequest,

@@ -52,7 +52,7 @@ function bodyFor(
   )
 }
 
-/** Serves one such request, from its first body byte to its last answer byte. */
+/** Step 5 of a request (lib/README.md). Serves one such request, from its first body byte to its last answer byte. */
 export async function handleInference(exchange: Exchange, route: InferenceRoute, runtime: Runtime): Promise<void> {
   const { record } = exchange
   const { operation } = route

@@ -105,7 +105,7 @@ function mustBeAnswered(exchange: Exchange, log: Log): void {
   fail(exchange, log, new Error('a handler returned without an answer'))
 }
 
-/** Calls `done` when the handler has done its part: at once, or when its promise is settled. */
+/** Step 2 and on (lib/README.md). Calls `done` when the handler has done its part: at once, or when its promise settles. */
 function serve(
   exchange: Exchange,
   client: ClientSocket | undefined,
@@ -139,6 +139,7 @@ function serve(
   done()
 }
 
+/** Step 1 of a request (lib/README.md): its id, its one cancellation, its record. */
 function beginExchange(
   request: IncomingMessage,
   response: ServerResponse,

@@ -131,7 +131,7 @@ function ofVerdict(verdict: TokenVerdict): AuthResult {
 }
 
 /**
- * Authenticates for one config. Of several credentials the first that is valid counts; when none is, the answer speaks of the
+ * Step 3 of a request (lib/README.md). Authenticates for one config. Of several credentials the first that is valid counts; when none is, the answer speaks of the
  * one that came closest.
  */
 export function createAuthenticator(

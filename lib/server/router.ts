@@ -238,7 +238,7 @@ function withHint(found: Route, path: string): Route {
 }
 
 /**
- * What a request asks for.
+ * Step 2 of a request (lib/README.md): the route that its line asks for.
  * @param target the request line's target: a path with a query, or an absolute URL, which counts by its path
  * @param extra operations that the config adds
  */
