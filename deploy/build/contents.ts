@@ -16,6 +16,7 @@ export const DEPLOY_FILES = [
   'docker-compose.yml',
   'deploy/README.md',
   'deploy/operate.md',
+  'deploy/reference.md',
   'deploy/migrate.md',
   'deploy/clients.md',
   'deploy/network.md',

@@ -31,9 +31,15 @@ const FILES = [
   ['deploy/logrotate', 'etc/logrotate.d/azure-openai-proxy', 0o644],
   ['README.md', 'usr/share/doc/azure-openai-proxy/README.md', 0o644],
   ['deploy/README.md', 'usr/share/doc/azure-openai-proxy/deploy/README.md', 0o644],
-  ...['clients.md', 'network.md', 'operate.md', 'migrate.md', 'grafana-dashboard.json', 'prometheus-rules.yaml'].map(
-    name => [`deploy/${name}`, `usr/share/doc/azure-openai-proxy/deploy/${name}`, 0o644],
-  ),
+  ...[
+    'clients.md',
+    'network.md',
+    'operate.md',
+    'reference.md',
+    'migrate.md',
+    'grafana-dashboard.json',
+    'prometheus-rules.yaml',
+  ].map(name => [`deploy/${name}`, `usr/share/doc/azure-openai-proxy/deploy/${name}`, 0o644]),
   ['config.template.yaml', 'usr/share/doc/azure-openai-proxy/config.template.yaml', 0o644],
 ]
 const CONFFILES = ['/etc/azure-openai-proxy/config.yaml', '/etc/logrotate.d/azure-openai-proxy']

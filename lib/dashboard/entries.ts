@@ -1,7 +1,7 @@
 // What the live status page is told of: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
 // address of a client and no secret. Fields are named as in the log line.
 
-/** A finished request; fields as in the log line (README, "The log line"). */
+/** A finished request; fields as in the log line (deploy/reference.md, "The log line"). */
 export interface RequestEntry {
   /** Epoch milliseconds of its end. */
   readonly time_ms: number

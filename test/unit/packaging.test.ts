@@ -286,6 +286,7 @@ t.test(
       'top/deploy/network.md',
       'top/deploy/operate.md',
       'top/deploy/prometheus-rules.yaml',
+      'top/deploy/reference.md',
       'top/dist/proxy.cjs',
       'top/dist/proxy.cjs.map',
       'top/docker-compose.yml',
