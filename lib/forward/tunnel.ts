@@ -2,8 +2,8 @@
 // back-pressure. It adds at most one frame at the very end, which says why.
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
-import type { Cancellation } from '../request-context.ts'
-import { createPacedWrites } from './paced-writes.ts'
+import type { Cancellation, CancelReason } from '../request-context.ts'
+import { createPacedWrites, type PacedWrites } from './paced-writes.ts'
 import type { RelayResult } from './upstream.ts'
 
 // Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a
@@ -98,8 +98,8 @@ export interface TunnelOptions {
   onBytes(direction: 'in' | 'out', bytes: number): void
 }
 
-/** How long a side has to hang up by itself once the end has been announced to it. */
-const CLOSE_GRACE_MS = 400
+/** How long a side has to hang up by itself once the end has been announced to it, in milliseconds. */
+export const CLOSE_GRACE_MS = 400
 
 const GOING_AWAY = closeFrame(1001, 'The proxy is shutting down.')
 const BROKE_OFF = closeFrame(1011, 'The backend broke off.')
@@ -107,104 +107,137 @@ const FELL_SILENT = closeFrame(1011, 'The backend takes nothing more.')
 
 /** Resolves when the session has ended, however it did; both sockets are then closed or about to be. Never rejects. */
 export function tunnel(options: TunnelOptions): Promise<RelayResult> {
-  const { client, backend, cancellation, clock, idleMs, onBytes } = options
-  const fromBackend = trackFrames()
-  const fromClient = trackFrames()
+  return new Promise(resolve => new Tunnel(options, resolve).start())
+}
 
-  return new Promise(resolve => {
-    let over = false
-    let stopWatching: () => void = () => undefined
-    let farewell: { readonly frame: Buffer; readonly end: RelayResult } | undefined
+/** Two sockets joined: the bytes of each go to the other until one of them, or the proxy, ends the session. */
+class Tunnel {
+  readonly #options: TunnelOptions
+  readonly #resolve: (end: RelayResult) => void
+  readonly #fromBackend = trackFrames()
+  readonly #fromClient = trackFrames()
+  // pipeline would destroy the client together with a backend that broke off, and its farewell with it.
+  readonly #toBackend: PacedWrites
+  readonly #toClient: PacedWrites
+  #over = false
+  #stopWatching: () => void = () => undefined
+  #farewell: { readonly frame: Buffer; readonly end: RelayResult } | undefined
 
-    const finish = (end: RelayResult): void => {
-      if (over) return
-      over = true
-      stopWatching()
-      toBackend.stop()
-      toClient.stop()
-      client.end()
-      backend.end()
-      clock.after(CLOSE_GRACE_MS, () => {
-        client.destroy()
-        backend.destroy()
-      })
-      resolve(end)
-    }
-    const sayFarewell = (frame: Buffer, end: RelayResult): void => {
-      if (client.writable && !fromBackend.closed()) client.write(frame)
-      finish(end)
-    }
-    const clientBytes = (chunk: Buffer): void => {
-      if (over) return
-      fromClient.push(chunk)
-      onBytes('in', chunk.length)
-      toBackend.write(chunk)
-    }
-    const backendBytes = (chunk: Buffer): void => {
-      if (over) return
-      const whole = fromBackend.push(chunk)
-      onBytes('out', chunk.length)
-      if (farewell === undefined || whole === 0) {
-        toClient.write(chunk)
-        return
-      }
-      // The frame that was under way has ended: now a last one of our own may follow.
-      client.write(chunk.subarray(0, whole))
-      sayFarewell(farewell.frame, farewell.end)
-    }
-    /** Nothing more comes from the backend: the client hears why, unless a frame is under way. */
-    const breakOff = (frame: Buffer, end: RelayResult): void => {
-      if (!fromBackend.atBoundary()) client.destroy()
-      sayFarewell(frame, end)
-    }
-    const backendGone = (): void => {
-      if (over) return
-      if (fromBackend.closed() || fromClient.closed()) finish({ kind: 'complete' })
-      else breakOff(BROKE_OFF, { kind: 'cut', detail: 'connection_lost' })
-    }
-    // pipeline would destroy the client together with a backend that broke off, and its farewell with it.
-    const toBackend = createPacedWrites({
+  constructor(options: TunnelOptions, resolve: (end: RelayResult) => void) {
+    const { client, backend, clock, idleMs } = options
+    this.#options = options
+    this.#resolve = resolve
+    this.#toBackend = createPacedWrites({
       from: client,
       to: backend,
       clock,
       idleMs,
-      onStalled: () => breakOff(FELL_SILENT, { kind: 'cut', detail: 'idle_timeout' }),
+      onStalled: () => this.#breakOff(FELL_SILENT, { kind: 'cut', detail: 'idle_timeout' }),
     })
-    const toClient = createPacedWrites({
+    this.#toClient = createPacedWrites({
       from: backend,
       to: client,
       clock,
       idleMs,
-      onStalled() {
+      onStalled: () => {
         client.destroy()
-        finish({ kind: 'cancelled', reason: 'client_stalled' })
+        this.#finish({ kind: 'cancelled', reason: 'client_stalled' })
       },
     })
-    const clientGone = (): void => {
-      const said = fromBackend.closed() || fromClient.closed()
-      finish(said ? { kind: 'complete' } : { kind: 'cancelled', reason: 'client_closed' })
-    }
+  }
 
+  /** Listens to both sockets, and passes on what came behind the handshakes. */
+  start(): void {
+    const { client, backend, cancellation, backendHead, clientHead } = this.#options
+    const clientGone = (): void => this.#clientGone()
+    const backendGone = (): void => this.#backendGone()
+    const clientBytes = (chunk: Buffer): void => this.#clientBytes(chunk)
+    const backendBytes = (chunk: Buffer): void => this.#backendBytes(chunk)
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     client.on('error', clientGone).on('close', clientGone).on('end', clientGone).on('data', clientBytes)
     backend.on('error', backendGone).on('close', backendGone).on('end', backendGone).on('data', backendBytes)
-    stopWatching = cancellation.onCancel(reason => {
-      const end: RelayResult = { kind: 'cancelled', reason }
-      if (reason !== 'shutdown') finish(end)
-      else if (fromBackend.atBoundary()) sayFarewell(GOING_AWAY, end)
-      else {
-        farewell = { frame: GOING_AWAY, end }
-        clock.after(CLOSE_GRACE_MS, () => {
-          if (over) return
-          client.destroy()
-          finish(end)
-        })
-      }
-    })
-    if (over) return
+    this.#stopWatching = cancellation.onCancel(reason => this.#cancel({ kind: 'cancelled', reason }, reason))
+    if (this.#over) return
     // It was paused when it was handed over, so that no frame was lost.
     backend.resume()
-    if (options.backendHead.length > 0) backendBytes(options.backendHead)
-    if (options.clientHead.length > 0) clientBytes(options.clientHead)
-  })
+    if (backendHead.length > 0) this.#backendBytes(backendHead)
+    if (clientHead.length > 0) this.#clientBytes(clientHead)
+  }
+
+  #finish(end: RelayResult): void {
+    if (this.#over) return
+    this.#over = true
+    const { client, backend, clock } = this.#options
+    this.#stopWatching()
+    this.#toBackend.stop()
+    this.#toClient.stop()
+    client.end()
+    backend.end()
+    clock.after(CLOSE_GRACE_MS, () => {
+      client.destroy()
+      backend.destroy()
+    })
+    this.#resolve(end)
+  }
+
+  #sayFarewell(frame: Buffer, end: RelayResult): void {
+    const { client } = this.#options
+    if (client.writable && !this.#fromBackend.closed()) client.write(frame)
+    this.#finish(end)
+  }
+
+  /** Nothing more comes from the backend: the client hears why, unless a frame is under way. */
+  #breakOff(frame: Buffer, end: RelayResult): void {
+    if (!this.#fromBackend.atBoundary()) this.#options.client.destroy()
+    this.#sayFarewell(frame, end)
+  }
+
+  #clientBytes(chunk: Buffer): void {
+    if (this.#over) return
+    this.#fromClient.push(chunk)
+    this.#options.onBytes('in', chunk.length)
+    this.#toBackend.write(chunk)
+  }
+
+  #backendBytes(chunk: Buffer): void {
+    if (this.#over) return
+    const whole = this.#fromBackend.push(chunk)
+    this.#options.onBytes('out', chunk.length)
+    if (this.#farewell === undefined || whole === 0) {
+      this.#toClient.write(chunk)
+      return
+    }
+    // The frame that was under way has ended: now a last one of our own may follow.
+    this.#options.client.write(chunk.subarray(0, whole))
+    this.#sayFarewell(this.#farewell.frame, this.#farewell.end)
+  }
+
+  /** A close frame has passed, of either side. */
+  #isClosing(): boolean {
+    return this.#fromBackend.closed() || this.#fromClient.closed()
+  }
+
+  #backendGone(): void {
+    if (this.#over) return
+    if (this.#isClosing()) this.#finish({ kind: 'complete' })
+    else this.#breakOff(BROKE_OFF, { kind: 'cut', detail: 'connection_lost' })
+  }
+
+  #clientGone(): void {
+    this.#finish(this.#isClosing() ? { kind: 'complete' } : { kind: 'cancelled', reason: 'client_closed' })
+  }
+
+  /** The proxy ends the session: when it shuts down, with a farewell between two frames if one comes in time. */
+  #cancel(end: RelayResult, reason: CancelReason): void {
+    if (reason !== 'shutdown') this.#finish(end)
+    else if (this.#fromBackend.atBoundary()) this.#sayFarewell(GOING_AWAY, end)
+    else {
+      this.#farewell = { frame: GOING_AWAY, end }
+      this.#options.clock.after(CLOSE_GRACE_MS, () => {
+        if (this.#over) return
+        this.#options.client.destroy()
+        this.#finish(end)
+      })
+    }
+  }
 }

@@ -3,8 +3,9 @@
 // turns.
 import type { Deadline } from '../clock.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
+import { type BackendLink, type BackendMessage, createBackendLink } from '../forward/backend-link.ts'
+import type { ClientLink } from '../forward/client-link.ts'
 import { blameOf, labelOf, type Outcome, transportFailure } from '../forward/outcome.ts'
-import { type BackendLink, type BackendMessage, type ClientLink, createBackendLink } from '../forward/socket-links.ts'
 import type { Upgraded } from '../forward/upstream.ts'
 import { readUsage } from '../forward/usage.ts'
 import type { Exchange } from '../request-context.ts'
@@ -12,7 +13,7 @@ import type { Runtime } from '../runtime.ts'
 import type { ClientSocket } from './realtime.ts'
 import { readSocketEvent, type SocketEvent } from './socket-events.ts'
 import { type Choice, createOpening, holdsEnough } from './socket-opening.ts'
-import { type Connected, errorFrame, type Turn, type Wanted } from './socket-turn.ts'
+import { type Connected, errorFrame, type Turn, turnOf, type Wanted } from './socket-turn.ts'
 
 export interface SessionBackendOptions {
   readonly exchange: Exchange
@@ -177,12 +178,6 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
     return true
   }
 
-  /** The turn that a message belongs to: the oldest of its lane. */
-  const turnOf = (payload: Buffer): Turn | undefined => {
-    if (turns.length < 2) return turns[0]
-    const lane = /"stream_id"\s*:\s*"([^"\\]{1,256})"/.exec(payload.toString('latin1'))?.[1]
-    return turns.find(turn => turn.lane === lane) ?? turns[0]
-  }
   const passError = ({ mended }: SocketEvent & { kind: 'error' }, raw: Buffer): void => {
     if (mended === undefined) passOn(raw, false)
     else options.link().say(JSON.parse(mended.toString('utf8')))
@@ -199,7 +194,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
   }
   const fromBackend = ({ payload, isWhole, tail, raw }: BackendMessage): void => {
     const event = readSocketEvent(payload, isWhole, clock.epochMs())
-    const turn = turnOf(payload)
+    const turn = turnOf(payload, turns)
     if (turn === undefined) {
       if (event.kind === 'error') passError(event, raw)
       else passOn(raw, false)

@@ -4,7 +4,7 @@ import type { Member, Pool } from '../balancer/pool.ts'
 import type { ReadBody } from '../body/read.ts'
 import type { Refusal } from '../errors.ts'
 import { waitHeaders } from '../errors.ts'
-import type { BackendLink } from '../forward/socket-links.ts'
+import type { BackendLink } from '../forward/backend-link.ts'
 import { createCancellation, createRecord, type Exchange } from '../request-context.ts'
 import type { Binding } from './affinity.ts'
 
@@ -105,4 +105,11 @@ export function refusalFrame({ status, code, message, param, retryAfterMs, heade
     param: param ?? null,
     ...(list.length === 0 ? {} : { headers: named }),
   })
+}
+
+/** The turn in progress that a backend's message belongs to: the oldest of its lane. */
+export function turnOf(payload: Buffer, turns: readonly Turn[]): Turn | undefined {
+  if (turns.length < 2) return turns[0]
+  const lane = /"stream_id"\s*:\s*"([^"\\]{1,256})"/.exec(payload.toString('latin1'))?.[1]
+  return turns.find(turn => turn.lane === lane) ?? turns[0]
 }
