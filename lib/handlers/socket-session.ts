@@ -7,15 +7,16 @@ import type { Pool } from '../balancer/pool.ts'
 import { lastMember } from '../body/edit.ts'
 import { scanJson } from '../body/json-scan.ts'
 import { type ReadBody, readerFor } from '../body/read.ts'
+import type { Deadline } from '../clock.ts'
 import type { Refusal } from '../errors.ts'
-import { createClientLink } from '../forward/client-link.ts'
+import { type ClientLink, createClientLink } from '../forward/client-link.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { askAdmission } from './admit.ts'
 import { type Binding, bindToState } from './affinity.ts'
 import type { ClientSocket } from './realtime.ts'
 import { isRefusal, missingModel, resolvePool } from './resolve-model.ts'
-import { createSessionBackend } from './socket-backend.ts'
+import { createSessionBackend, type SessionBackend } from './socket-backend.ts'
 import { errorFrame, refusalFrame, type Turn, turnExchange } from './socket-turn.ts'
 
 export interface SessionOptions {
@@ -42,140 +43,178 @@ interface Message {
 
 /** Runs a session to its end. Never rejects for what a client or a backend does. */
 export function runSocketSession(options: SessionOptions): Promise<void> {
-  const { exchange: session, client: socket, runtime, operation } = options
-  const { clock, deadlines } = runtime.shared
-  let count = 0
-  let over = false
-  let draining = false
-  let working = false
-  const waiting: Message[] = []
-  let finish: () => void = () => undefined
-  const finished = new Promise<void>(resolve => {
-    finish = resolve
-  })
+  return new Promise(resolve => new SocketSession(options, resolve).start())
+}
 
-  const tearDown = (error: string | undefined): void => {
-    if (over) return
-    over = true
-    session.record.error = error
-    for (const message of waiting.splice(0)) message.release()
-    backend.leave(error)
-    deadlines.remove(watch)
-    stopCancel()
-    stopDrain()
-    finish()
-  }
-  const end = (code: number, reason: string, error: string | undefined): void => {
-    if (over) return
-    link.end(code, reason)
-    tearDown(error)
-  }
-  const leaveIfIdle = (): void => {
-    const isIdle = backend.turns().length === 0 && waiting.length === 0 && !working && backend.settled() === undefined
-    if (draining && isIdle) end(1001, 'The proxy is shutting down.', undefined)
+/** A session: the client's messages in their order, the turns they begin, and the reasons to end it. */
+class SocketSession {
+  readonly #options: SessionOptions
+  readonly #session: Exchange
+  readonly #socket: ClientSocket
+  readonly #runtime: Runtime
+  readonly #finish: () => void
+  readonly #backend: SessionBackend
+  readonly #link: ClientLink
+  readonly #watch: Deadline
+  readonly #waiting: Message[] = []
+  #count = 0
+  #over = false
+  #draining = false
+  #working = false
+  #stopCancel: () => void = () => undefined
+  #stopDrain: () => void = () => undefined
+
+  constructor(options: SessionOptions, finish: () => void) {
+    this.#options = options
+    this.#session = options.exchange
+    this.#socket = options.client
+    this.#runtime = options.runtime
+    this.#finish = finish
+    this.#backend = createSessionBackend({
+      ...this.#options,
+      link: () => this.#link,
+      refuseTurn: (exchange, frame, refusal) => this.#refuseTurn(exchange, frame, refusal),
+      end: (code, reason, error) => this.#end(code, reason, error),
+      onProgress: () => {
+        this.#watchAgain()
+        this.#leaveIfIdle()
+      },
+    })
+    this.#link = createClientLink({
+      socket: this.#socket.socket,
+      head: this.#socket.head,
+      maxMessageBytes: this.#runtime.config.server.maxBodyBytes,
+      budget: this.#runtime.shared.bodyBudget,
+      after: (ms, run) => void this.#runtime.shared.clock.after(ms, run),
+      onMessage: (bytes, release) => {
+        this.#waiting.push({ bytes, release })
+        if (this.#waiting.length >= MAX_WAITING) this.#link.pause()
+        void this.#work()
+      },
+      onControl: (opcode, payload) => {
+        this.#backend.control(opcode, payload)
+        return this.#backend.connected() !== undefined
+      },
+      onGone: () => this.#tearDown('client_closed'),
+      onBytes: bytes => {
+        this.#session.record.bytesIn += bytes
+      },
+    })
+    this.#watch = this.#runtime.shared.deadlines.add(this.#runtime.shared.clock.nowMs() + UNUSED_MS, () => {
+      if (this.#link.isFull()) {
+        this.#tearDown('client_stalled')
+        this.#link.drop()
+      } else if (this.#backend.turns().length > 0) this.#backend.timeOut()
+      else if (this.#working || this.#backend.settled() !== undefined) this.#watchAgain()
+      else this.#end(1000, 'Nothing was asked.', undefined)
+    })
   }
 
-  const refuseTurn = (
-    exchange: Exchange,
-    frame: object,
-    { status, code }: Pick<Refusal, 'status'> & { code: string },
-  ): void => {
+  /** Begins to read, and listens for the reasons to end. */
+  start(): void {
+    this.#stopCancel = this.#session.cancellation.onCancel(reason => {
+      if (reason === 'shutdown') this.#end(1001, 'The proxy is shutting down.', 'shutdown')
+      else this.#tearDown(reason)
+    })
+    this.#stopDrain = this.#socket.onDrain(() => {
+      this.#draining = true
+      this.#leaveIfIdle()
+    })
+    this.#link.resume()
+  }
+
+  #tearDown(error: string | undefined): void {
+    if (this.#over) return
+    this.#over = true
+    this.#session.record.error = error
+    for (const message of this.#waiting.splice(0)) message.release()
+    this.#backend.leave(error)
+    this.#runtime.shared.deadlines.remove(this.#watch)
+    this.#stopCancel()
+    this.#stopDrain()
+    this.#finish()
+  }
+
+  #end(code: number, reason: string, error: string | undefined): void {
+    if (this.#over) return
+    this.#link.end(code, reason)
+    this.#tearDown(error)
+  }
+
+  #leaveIfIdle(): void {
+    const isIdle =
+      this.#backend.turns().length === 0 &&
+      this.#waiting.length === 0 &&
+      !this.#working &&
+      this.#backend.settled() === undefined
+    if (this.#draining && isIdle) this.#end(1001, 'The proxy is shutting down.', undefined)
+  }
+
+  #refuseTurn(exchange: Exchange, frame: object, { status, code }: Pick<Refusal, 'status'> & { code: string }): void {
     exchange.record.status = status
     exchange.record.error = code
-    link.say(frame)
-    socket.turnEnded(exchange)
+    this.#link.say(frame)
+    this.#socket.turnEnded(exchange)
   }
 
-  const backend = createSessionBackend({
-    ...options,
-    link: () => link,
-    refuseTurn,
-    end,
-    onProgress() {
-      watchAgain()
-      leaveIfIdle()
-    },
-  })
-
-  const link = createClientLink({
-    socket: socket.socket,
-    head: socket.head,
-    maxMessageBytes: runtime.config.server.maxBodyBytes,
-    budget: runtime.shared.bodyBudget,
-    after: (ms, run) => void clock.after(ms, run),
-    onMessage(bytes, release) {
-      waiting.push({ bytes, release })
-      if (waiting.length >= MAX_WAITING) link.pause()
-      void work()
-    },
-    onControl(opcode, payload) {
-      backend.control(opcode, payload)
-      return backend.connected() !== undefined
-    },
-    onGone: () => tearDown('client_closed'),
-    onBytes(bytes) {
-      session.record.bytesIn += bytes
-    },
-  })
-
-  const work = async (): Promise<void> => {
-    if (working) return
-    working = true
-    for (let message = waiting.shift(); message !== undefined; message = waiting.shift()) {
+  async #work(): Promise<void> {
+    if (this.#working) return
+    this.#working = true
+    for (let message = this.#waiting.shift(); message !== undefined; message = this.#waiting.shift()) {
       try {
-        await take(message.bytes)
+        await this.#take(message.bytes)
       } catch {
-        end(1011, 'The proxy failed to handle this message.', 'internal_error')
+        this.#end(1011, 'The proxy failed to handle this message.', 'internal_error')
       } finally {
         message.release()
       }
-      if (!over && waiting.length < MAX_WAITING) link.resume()
+      if (!this.#over && this.#waiting.length < MAX_WAITING) this.#link.resume()
     }
-    working = false
-    leaveIfIdle()
+    this.#working = false
+    this.#leaveIfIdle()
   }
 
-  const take = async (bytes: Buffer): Promise<void> => {
-    await backend.settled()
-    if (over) return
+  async #take(bytes: Buffer): Promise<void> {
+    await this.#backend.settled()
+    if (this.#over) return
     const scan = scanJson([bytes], FRAME_MEMBERS)
     if (scan.kind === 'invalid') {
       const message = `The message is no JSON object: ${scan.reason} (at byte ${scan.offset}).`
-      link.say(errorFrame({ status: 400, code: 'invalid_json', message }))
+      this.#link.say(errorFrame({ status: 400, code: 'invalid_json', message }))
       return
     }
     const type = lastMember(scan.members, 'type')?.text
-    if (type === 'response.create') return create(bytes, lastMember(scan.members, 'stream_id')?.text)
+    if (type === 'response.create') return this.#create(bytes, lastMember(scan.members, 'stream_id')?.text)
     const message = 'A session begins with "response.create".'
-    if (backend.connected() !== undefined) backend.send(bytes)
+    if (this.#backend.connected() !== undefined) this.#backend.send(bytes)
     // Some Codex versions acknowledge what no backend answers.
     else if (type !== 'response.processed') {
-      link.say(errorFrame({ status: 400, code: 'invalid_request', message, param: 'type' }))
+      this.#link.say(errorFrame({ status: 400, code: 'invalid_request', message, param: 'type' }))
     }
   }
 
-  const create = async (bytes: Buffer, lane: string | undefined): Promise<void> => {
-    const exchange = turnExchange(session, ++count, clock.nowMs())
+  async #create(bytes: Buffer, lane: string | undefined): Promise<void> {
+    const exchange = turnExchange(this.#session, ++this.#count, this.#runtime.shared.clock.nowMs())
     exchange.record.bytesIn = bytes.length
-    const refuse = (refusal: Refusal): void => refuseTurn(exchange, refusalFrame(refusal), refusal)
-    const reader = readerFor(operation, 'application/json')
+    const refuse = (refusal: Refusal): void => this.#refuseTurn(exchange, refusalFrame(refusal), refusal)
+    const reader = readerFor(this.#options.operation, 'application/json')
     reader.scanner.push(bytes)
     const verdict = reader.finish([bytes])
     if (verdict.kind === 'refused') return refuse(verdict.refusal)
     const { body: read } = verdict
-    const pool = poolFor(exchange, read)
+    const pool = this.#poolFor(exchange, read)
     if (isRefusal(pool)) return refuse(pool)
     exchange.record.model = pool.model.name
     const tokens = estimateTokens(bytes.length, read.maxOutputTokens)
-    const admitted = await askAdmission(exchange, tokens, runtime.shared, pool.model.price)
-    if (admitted.kind === 'refused') return over ? undefined : refuse(admitted.refusal)
+    const admitted = await askAdmission(exchange, tokens, this.#runtime.shared, pool.model.price)
+    if (admitted.kind === 'refused') return this.#over ? undefined : refuse(admitted.refusal)
     const { settle } = admitted
-    const binding = await bindToState([bytes], read.scan, operation, pool, exchange, runtime)
-    const refusal = binding.kind === 'refused' ? binding.refusal : whyElsewhere(binding)
-    if (over || refusal !== undefined || binding.kind === 'refused') {
+    const binding = await bindToState([bytes], read.scan, this.#options.operation, pool, exchange, this.#runtime)
+    const refusal = binding.kind === 'refused' ? binding.refusal : this.#whyElsewhere(binding)
+    if (this.#over || refusal !== undefined || binding.kind === 'refused') {
       exchange.record.status = refusal?.status ?? 499
       settle()
-      if (refusal !== undefined && !over) refuse(refusal)
+      if (refusal !== undefined && !this.#over) refuse(refusal)
       return
     }
     const { onEvents } = binding
@@ -187,27 +226,27 @@ export function runSocketSession(options: SessionOptions): Promise<void> {
       onEvents,
       member: undefined,
       lease: undefined,
-      askedMs: clock.nowMs(),
+      askedMs: this.#runtime.shared.clock.nowMs(),
       hasOutput: false,
       hasEvent: false,
     }
-    await backend.ask({ turn, pool, read, binding, bytes })
+    await this.#backend.ask({ turn, pool, read, binding, bytes })
   }
 
   /** The pool of the model that a turn names: every turn of a session asks for the same one. */
-  const poolFor = (exchange: Exchange, read: ReadBody): Pool | Refusal => {
-    const connected = backend.connected()
-    if (draining) {
+  #poolFor(exchange: Exchange, read: ReadBody): Pool | Refusal {
+    const connected = this.#backend.connected()
+    if (this.#draining) {
       const message = 'This proxy is shutting down. Open a new session: another one answers.'
       return { status: 503, code: 'draining', message, retryAfterMs: 1000 }
     }
-    if (backend.turns().length >= MAX_TURNS) {
+    if (this.#backend.turns().length >= MAX_TURNS) {
       const message = 'Too many turns of this session are in progress.'
       return { status: 429, code: 'rate_limit_exceeded', message, retryAfterMs: 1000 }
     }
-    const name = options.model ?? read.model ?? connected?.pool.model.name
+    const name = this.#options.model ?? read.model ?? connected?.pool.model.name
     if (name === undefined) return missingModel()
-    const pool = resolvePool(exchange, name, runtime)
+    const pool = resolvePool(exchange, name, this.#runtime)
     if (isRefusal(pool) || connected === undefined || connected.pool === pool) return pool
     const [serves, asked] = [connected.pool.model.name, pool.model.name]
     return {
@@ -219,8 +258,8 @@ export function runSocketSession(options: SessionOptions): Promise<void> {
   }
 
   /** State that another resource holds cannot be had on this session. The code makes clients open a new one. */
-  const whyElsewhere = (binding: Binding): Refusal | undefined => {
-    const connected = backend.connected()
+  #whyElsewhere(binding: Binding): Refusal | undefined {
+    const connected = this.#backend.connected()
     if (connected === undefined || binding.kind !== 'bound') return undefined
     if (binding.resources.has(connected.member.resourceId)) return undefined
     return {
@@ -232,30 +271,12 @@ export function runSocketSession(options: SessionOptions): Promise<void> {
   }
 
   /** Silence that is too long for what is awaited; without a turn nothing is, once there is a backend. */
-  const watchAgain = (): void => {
-    const nowMs = clock.nowMs()
-    const [turn] = backend.turns()
-    const connected = backend.connected()
+  #watchAgain(): void {
+    const nowMs = this.#runtime.shared.clock.nowMs()
+    const [turn] = this.#backend.turns()
+    const connected = this.#backend.connected()
     if (turn !== undefined) {
-      watch.dueMs = nowMs + (turn.hasEvent ? runtime.forwardDeps.limits.idleMs : turn.pool.model.timeoutMs)
-    } else watch.dueMs = connected === undefined ? nowMs + UNUSED_MS : Number.POSITIVE_INFINITY
+      this.#watch.dueMs = nowMs + (turn.hasEvent ? this.#runtime.forwardDeps.limits.idleMs : turn.pool.model.timeoutMs)
+    } else this.#watch.dueMs = connected === undefined ? nowMs + UNUSED_MS : Number.POSITIVE_INFINITY
   }
-  const watch = deadlines.add(clock.nowMs() + UNUSED_MS, () => {
-    if (link.isFull()) {
-      tearDown('client_stalled')
-      link.drop()
-    } else if (backend.turns().length > 0) backend.timeOut()
-    else if (working || backend.settled() !== undefined) watchAgain()
-    else end(1000, 'Nothing was asked.', undefined)
-  })
-  const stopCancel = session.cancellation.onCancel(reason => {
-    if (reason === 'shutdown') end(1001, 'The proxy is shutting down.', 'shutdown')
-    else tearDown(reason)
-  })
-  const stopDrain = socket.onDrain(() => {
-    draining = true
-    leaveIfIdle()
-  })
-  link.resume()
-  return finished
 }
