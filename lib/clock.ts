@@ -42,7 +42,8 @@ export function systemClock(): Clock {
 }
 
 // One coarse sweep over everything that waits, instead of timers of its own for every request: moving a deadline is one
-// assignment, which a stream does for each piece that passes. It owns the one interval, which runs only while something waits.
+// assignment, which a stream does for each piece that passes. It owns the one interval, which runs only while something
+// waits.
 
 /** Something that must not wait past a time. `dueMs` may be moved at will; Infinity rests it. */
 export interface Deadline extends Slotted {
@@ -59,12 +60,15 @@ export interface Deadlines {
   size(): number
 }
 
-/** The sweep's period in milliseconds: how late a deadline may be noticed. A fiftieth of a second is far below any limit. */
+/**
+ * The sweep's period in milliseconds: how late a deadline may be noticed. A fiftieth of a second is far below any
+ * limit.
+ */
 const SWEEP_MS = 20
 
 /**
- * A sweep that comes this much late finds that the whole process stood still: a frozen virtual machine, a CPU limit, a debugger. What
- * came in time lies unread in the sockets, since timers run before them.
+ * A sweep that comes this much late finds that the whole process stood still: a frozen virtual machine, a CPU limit, a
+ * debugger. What came in time lies unread in the sockets, since timers run before them.
  */
 const PAUSE_MS = 200
 

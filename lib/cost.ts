@@ -1,4 +1,4 @@
-// What a request cost: its tokens as the upstream counted them, at its model's price.
+// The cost of a request: its tokens as the upstream counted them, at its model's price.
 import type { Price } from './config/types.ts'
 
 /** Decimals that a cost is rounded to: a single token of a cheap model is 0.00000005. */

@@ -77,7 +77,10 @@ function statusText(status: number, paint: Paint): string {
   return paint(colour, String(status).padStart(3))
 }
 
-/** What people look for first: status, milliseconds, where it went, how often it was tried, whose it was; its id comes last. */
+/**
+ * What people look for first: status, milliseconds, where it went, how often it was tried, whose it was; its id comes
+ * last.
+ */
 function requestText(fields: LogFields, paint: Paint): string {
   const { status, duration_ms: ms, model, backend, attempts, key, method, path, error } = fields
   const parts = [

@@ -36,7 +36,9 @@ Usage: azure-openai-proxy [--config FILE] [--port N]
 Exit codes: 0 done; 1 could not run; 2 the command line or the config is wrong.
 `
 
-/** Threads of libuv: half of them may wait for the resolver at once, and the log file and random numbers need some too. */
+/**
+ * Threads of libuv: half of them may wait for the resolver at once, and the log file and random numbers need some too.
+ */
 const THREADS = '16'
 
 /**

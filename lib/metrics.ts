@@ -1,5 +1,5 @@
-// What is counted, and the text Prometheus reads (exposition format 0.0.4). Several processes' states are merged before they are
-// shown. Label values come from the config only: nothing a client sends can make a new series.
+// The metrics, and the text Prometheus reads (exposition format 0.0.4). Several processes' states are merged before
+// they are shown. Label values come from the config only: nothing a client sends can make a new series.
 import {
   type Counter,
   createFigure,
@@ -115,8 +115,9 @@ const FAMILIES = {
 export type MetricName = keyof typeof FAMILIES
 
 /**
- * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number, or for histograms the
- * count per bucket, the count above the last one, and the sum; where the latest counts, the number and its time (epoch ms).
+ * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number, or for
+ * histograms the count per bucket, the count above the last one, and the sum; where the latest counts, the number and
+ * its time (epoch ms).
  */
 export type MetricsState = Readonly<Partial<Record<MetricName, Readonly<Record<string, number | readonly number[]>>>>>
 

@@ -144,7 +144,9 @@ export interface Exchange {
    * client can read the answer before the connection closes (RFC 9112 section 9.6, "lingering close").
    */
   lingerAndClose(): void
-  /** The client's address in plain form, past the trusted proxies; kept, because the socket forgets it when it closes. */
+  /**
+   * The client's address in plain form, past the trusted proxies; kept, because the socket forgets it when it closes.
+   */
   readonly client: string | undefined
   /** The client's key, or its tokens' issuer; undefined while not authenticated, and where authentication is off. */
   clientKey: ClientKey | TokenIssuer | undefined

@@ -91,7 +91,8 @@ export function principalOf({ auth }: Config, id: string, epochMs: number): Clie
 }
 
 /**
- * What prompts are hashed with: where and which, not as whom, so that a rotated key leaves every prompt at its warm cache.
+ * What prompts are hashed with: where and which, not as whom, so that a rotated key leaves every prompt at its warm
+ * cache.
  * @param seen how often each was asked for: one deployment may stand twice in a model, with two keys
  */
 function hashSeedOf({ endpoint, type, deployment }: BackendConfig, seen: Map<string, number>): number {
@@ -101,7 +102,9 @@ function hashSeedOf({ endpoint, type, deployment }: BackendConfig, seen: Map<str
   return hashText(before === 0 ? text : `${text} #${before + 1}`)
 }
 
-/** The pools of the config's models; the health of a deployment is the same in every pool, before and after a reload. */
+/**
+ * The pools of the config's models; the health of a deployment is the same in every pool, before and after a reload.
+ */
 function createPools(
   config: Config,
   { clock, random, health: healthRegistry, waitQueue }: SharedState,

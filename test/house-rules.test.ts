@@ -153,6 +153,81 @@ t.test(`a file of lib has at most ${MAX_LINES} lines, or stands here`, t => {
   t.end()
 })
 
+/** What fits on a screen. */
+const MAX_FUNCTION_LINES = 80
+
+t.test(`a function of lib has at most ${MAX_FUNCTION_LINES} lines, or stands here with its reason`, t => {
+  const long = new Set<string>()
+  for (const source of lib) {
+    const lineOf = (at: number): number => source.tree.getLineAndCharacterOfPosition(at).line
+    walk(source.tree, node => {
+      if (!ts.isFunctionLike(node) || !('body' in node) || node.body === undefined) return
+      const lines = lineOf(node.end) - lineOf(node.getStart(source.tree)) + 1
+      if (lines > MAX_FUNCTION_LINES)
+        long.add(`${source.file} ${node.name?.getText(source.tree) ?? '(without a name)'}`)
+    })
+  }
+  onlyExcepted(t, [...long].sort(), [
+    // The scan's state machine: at every byte its fields live in locals.
+    'lib/body/json-scan.ts advance',
+    // The backend's side of a session: one state machine whose parts share what was shown and what is held.
+    'lib/handlers/socket-backend.ts createSessionBackend',
+    // The wiring of one proxy, in one place on purpose.
+    'lib/server/proxy.ts wire',
+  ])
+  t.end()
+})
+
+/** As wide as the code. */
+const MAX_COMMENT_COLUMNS = 120
+
+t.test(`a comment is at most ${MAX_COMMENT_COLUMNS} columns wide, and a file's first one names the thing`, t => {
+  const wide: string[] = []
+  for (const { file, text } of all) {
+    for (const [index, line] of text.split('\n').entries()) {
+      // Examples of code, indented, stay as they are.
+      if (/^ *(\/\/ (?! )|\/?\*)/.test(line) && line.length > MAX_COMMENT_COLUMNS) wide.push(`${file}:${index + 1}`)
+    }
+  }
+  onlyExcepted(t, wide, [])
+  const hidden = all.filter(({ text }) => /^\/\/ (What|Which|How|Who|Where|When|Whether)\b/.test(text))
+  t.same(
+    hidden.map(({ file }) => file),
+    [],
+  )
+  t.end()
+})
+
+t.test("no two exports of a folder share a name, and none hides one of TypeScript's own types", t => {
+  const own = /^(Pick|Record|Extract|Exclude|Omit|Partial|Required|Readonly|ReturnType|Parameters|Awaited|NonNullable)$/
+  const places = new Map<string, Set<string>>()
+  const hiding: string[] = []
+  for (const { file, tree } of lib) {
+    for (const statement of tree.statements) {
+      const names = ts.isVariableStatement(statement)
+        ? statement.declarationList.declarations.map(({ name }) => name.getText(tree))
+        : ts.isFunctionDeclaration(statement) ||
+            ts.isClassDeclaration(statement) ||
+            ts.isInterfaceDeclaration(statement) ||
+            ts.isTypeAliasDeclaration(statement)
+          ? [statement.name?.getText(tree) ?? '']
+          : []
+      for (const name of names) {
+        if (own.test(name)) hiding.push(`${file} ${name}`)
+        if (!isExported(statement)) continue
+        const key = `${path.posix.dirname(file)} ${name}`
+        places.set(key, (places.get(key) ?? new Set()).add(file))
+      }
+    }
+  }
+  t.same(hiding, [])
+  t.same(
+    [...places].filter(([, files]) => files.size > 1).map(([key]) => key),
+    [],
+  )
+  t.end()
+})
+
 function isExported(node: ts.Node): boolean {
   return (
     ts.canHaveModifiers(node) &&

@@ -1,4 +1,5 @@
-// The live status page as one document: lib/dashboard/page/ pasted and inlined into the module dist/lib/dashboard/page.js.
+// The live status page as one document: lib/dashboard/page/ pasted and inlined into the module
+// dist/lib/dashboard/page.js.
 import { createHash } from 'node:crypto'
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -29,7 +30,8 @@ function classOf(tag: string): string {
 }
 
 /**
- * What the compiler cannot see: ids and tags of page.html against page-types.d.ts, words against each other and against their uses.
+ * What the compiler cannot see: ids and tags of page.html against page-types.d.ts, words against each other and against
+ * their uses.
  * @param read gives a file of the page by its name
  * @returns one sentence a problem
  */
@@ -67,7 +69,9 @@ export function pageProblems(read: (name: string) => string): readonly string[] 
   ]
 }
 
-/** A CSP source that allows exactly this inline text (CSP level 3, section 2.3.1: base64 of the SHA-256 of its bytes). */
+/**
+ * A CSP source that allows exactly this inline text (CSP level 3, section 2.3.1: base64 of the SHA-256 of its bytes).
+ */
 function hashSource(text: string): string {
   return `'sha256-${createHash('sha256').update(text).digest('base64')}'`
 }

@@ -1,6 +1,6 @@
-// What bin/proxy.js starts: `node dist/deploy/build/program.js`, the second half of `make build`. Puts the program into
-// dist as one file, with its source map. Start to first answer, beside a bare node:http server: 3.0 times as long from
-// the modules of dist/lib, 1.7 as one file, 1.3 with Node's compile cache (Node 22 and newer).
+// The program that bin/proxy.js starts: `node dist/deploy/build/program.js`, the second half of `make build`. Puts the
+// program into dist as one file, with its source map. Start to first answer, beside a bare node:http server: 3.0 times
+// as long from the modules of dist/lib, 1.7 as one file, 1.3 with Node's compile cache (Node 22 and newer).
 import { renameSync, writeFileSync } from 'node:fs'
 import process from 'node:process'
 import { bundleForLauncher } from './bundle.ts'

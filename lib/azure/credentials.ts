@@ -1,4 +1,4 @@
-// What a backend's requests carry to prove who they are. One authorizer per credential, shared by all its backends.
+// Credentials that a backend's requests carry. One authorizer per credential, shared by all its backends.
 import { createHash } from 'node:crypto'
 import type { BackendConfig, Credential } from '../config/types.ts'
 
@@ -19,7 +19,10 @@ export type Authorization =
 /** Gives the header for one request: at once for keys and fresh tokens, later where a token must be fetched first. */
 export interface Authorizer {
   authorize(): Authorization | Promise<Authorization>
-  /** The backend refused the token: the next who asks gets a new one, fetched no more often than failures are. Keys have none. */
+  /**
+   * The backend refused the token: the next who asks gets a new one, fetched no more often than failures are. Keys have
+   * none.
+   */
   refused?(authorization: Authorization): void
 }
 
@@ -35,8 +38,8 @@ function constant(authorization: Authorization): Authorizer {
 }
 
 /**
- * The authorizer of a backend. Keys go as `api-key` to Azure (it is accepted on every surface and by API Management) and as
- * Bearer to OpenAI-compatible servers.
+ * The authorizer of a backend. Keys go as `api-key` to Azure (it is accepted on every surface and by API Management)
+ * and as Bearer to OpenAI-compatible servers.
  */
 export function authorizerFor(backend: BackendConfig, tokenAuthorizer: TokenAuthorizerFactory): Authorizer {
   const { credential } = backend
@@ -62,8 +65,8 @@ export function credentialId(credential: Credential): string {
 }
 
 /**
- * How a backend is reached and with which headers of the config's own, where that is not as usual: a digest, empty otherwise.
- * Two backends that differ in it are two deployments, since one may be out of reach while the other is not.
+ * How a backend is reached and with which headers of the config's own, where that is not as usual: a digest, empty
+ * otherwise. Two backends that differ in it are two deployments, since one may be out of reach while the other is not.
  */
 export function wayId({ endpoint: { route }, headers }: BackendConfig): string {
   if (route === undefined && headers.length === 0) return ''

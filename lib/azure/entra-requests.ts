@@ -1,4 +1,4 @@
-// What each kind of Entra identity asks for a token, and what the answer means. Pure: no socket, no clock, no file.
+// Token requests of each kind of Entra identity, and the meaning of the answers. Pure: no socket, no clock, no file.
 import { isLoopback } from '../config/endpoint.ts'
 import type { Credential } from '../config/types.ts'
 import { namedWaitMs } from './waits.ts'
@@ -42,16 +42,24 @@ export type TokenAnswer =
       readonly reason: string
       /** How long the answer asks to be left alone; undefined: it does not say. */
       readonly waitMs: number | undefined
-      /** It speaks of the config (`invalid_client`, an identity that is not assigned); left out: it may be there a moment later. */
+      /**
+       * It speaks of the config (`invalid_client`, an identity that is not assigned); left out: it may be there a
+       * moment later.
+       */
       readonly permanent?: boolean
     }
 
-/** Every virtual machine of Azure has it at this address, and it is reached without leaving the host (azure/README.md 2.5). */
+/**
+ * Every virtual machine of Azure has it at this address, and it is reached without leaving the host (azure/README.md
+ * 2.5).
+ */
 export const IMDS_URL = 'http://169.254.169.254'
 
 /** Entra is far away and behind DNS: the same patience as for a slow backend. */
 const ENTRA_CONNECT_MS = 5_000
-/** The platform's own endpoint is on the same host; where there is none, nothing answers at all (azure/README.md 2.5). */
+/**
+ * The platform's own endpoint is on the same host; where there is none, nothing answers at all (azure/README.md 2.5).
+ */
 const PLATFORM_CONNECT_MS = 2_000
 /** A token that ends sooner is of no use to a request, and would have us fetch all the time. */
 export const MIN_LIFE_MS = 5_000
@@ -131,7 +139,8 @@ export function tokenRequest(credential: TokenCredential, platform: Platform, as
 }
 
 /**
- * The platform's endpoint as its environment names it (azure/README.md 2.5); undefined where both variables are not set.
+ * The platform's endpoint as its environment names it (azure/README.md 2.5); undefined where both variables are not
+ * set.
  * @throws nothing; a URL that is none counts as not set
  */
 export function serviceFrom(env: Readonly<Record<string, string | undefined>>): Platform['service'] {
@@ -140,7 +149,9 @@ export function serviceFrom(env: Readonly<Record<string, string | undefined>>): 
   return /^https?:\/\//i.test(url) && URL.canParse(url) ? { url, header } : undefined
 }
 
-/** Secrets go over plain http to this machine and to the platform's own endpoints alone; config has checked it before. */
+/**
+ * Secrets go over plain http to this machine and to the platform's own endpoints alone; config has checked it before.
+ */
 export function maySendPlainly(credential: TokenCredential, url: URL): boolean {
   return credential.kind === 'managed_identity' || isLoopback(url.hostname.replace(/^\[(.*)\]$/, '$1'))
 }
@@ -183,7 +194,9 @@ const REFUSED: Readonly<Record<TokenCredential['kind'], string>> = {
   managed_identity: 'a token',
 }
 
-/** Entra's number and OAuth's word for what is wrong, where they are there; free text of an answer is never passed on. */
+/**
+ * Entra's number and OAuth's word for what is wrong, where they are there; free text of an answer is never passed on.
+ */
 function errorCodes(answer: Readonly<Record<string, unknown>> | undefined): string[] {
   if (answer === undefined) return []
   const { error, error_codes: codes, error_description: description } = answer

@@ -1,5 +1,5 @@
-// One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives, and left alone for a while when
-// fetching fails. How it is fetched is handed in; this file knows no HTTP.
+// One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives, and left alone for a
+// while when fetching fails. How it is fetched is handed in; this file knows no HTTP.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { Authorization, Authorizer } from './credentials.ts'
 import type { TokenAnswer } from './entra-requests.ts'
@@ -80,7 +80,10 @@ const STOPPING: Authorization = Object.freeze({
   waitMs: FIRST_BACK_OFF_MS,
   permanent: false,
 })
-/** A backend that refuses one token after the other is asked with new ones at longer and longer intervals, until this has passed. */
+/**
+ * A backend that refuses one token after the other is asked with new ones at longer and longer intervals, until this
+ * has passed.
+ */
 const REFUSALS_FORGOTTEN_MS = 600_000
 
 function failed(reason: string): TokenAnswer {

@@ -1,4 +1,5 @@
-// Entra ID tokens for backends: one keeper for each identity and scope, whoever asks, also across reloads of the config.
+// Entra ID tokens for backends: one keeper for each identity and scope, whoever asks, also across reloads of the
+// config.
 import type { Clock, Random } from '../clock.ts'
 import type { Credential } from '../config/types.ts'
 import { type Authorizer, credentialId, type TokenAuthorizerFactory } from './credentials.ts'
@@ -38,8 +39,8 @@ export interface TokenAuthorizers extends TokenAuthorizerFactory {
 }
 
 /**
- * Identities that are remembered. A config has a handful; more come from many reloads with ever new secrets, and those asked
- * for longest ago are then left to whoever still holds them.
+ * Identities that are remembered. A config has a handful; more come from many reloads with ever new secrets, and those
+ * asked for longest ago are then left to whoever still holds them.
  */
 const MAX_IDENTITIES = 256
 /** A federated token is a JWT of 1 to 3 KB; anything longer is the wrong file. */
@@ -62,7 +63,8 @@ function codeOf(error: unknown): string {
 }
 
 /**
- * Makes the authorizers of backends with an `entra` credential. Two backends with the same identity and scope share one token.
+ * Makes the authorizers of backends with an `entra` credential. Two backends with the same identity and scope share one
+ * token.
  */
 export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenAuthorizers {
   const { clock, random, env, readFile, onProblem, exchange = createStraightExchange(options.clock) } = options

@@ -50,7 +50,10 @@ export function readErrorBody(body: Buffer): UpstreamError {
   }
 }
 
-/** Members that an error object alone may have beside `error` (azure/README.md 6.1, and `object: "error"` of compatible servers). */
+/**
+ * Members that an error object alone may have beside `error` (azure/README.md 6.1, and `object: "error"` of compatible
+ * servers).
+ */
 const BESIDE_ERROR: ReadonlySet<string> = new Set([
   'error',
   'object',

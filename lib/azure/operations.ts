@@ -1,5 +1,5 @@
-// What can be asked of a model, and the URLs under which Azure OpenAI and OpenAI-compatible servers answer it. The only
-// file that builds an upstream path. It knows nothing of sockets, clients or which backend is chosen.
+// Operations of a model, and the URLs under which Azure OpenAI and OpenAI-compatible servers answer it. The only file
+// that builds an upstream path. It knows nothing of sockets, clients or which backend is chosen.
 import type { BackendConfig } from '../config/types.ts'
 
 /** How an event stream of the operation is framed and ends; `opaque`: not known, only the transport tells. */
@@ -15,9 +15,14 @@ export interface Operation {
   readonly name: string
   readonly perDeployment: boolean
   readonly dialect: Dialect
-  /** Served below `/openai/v1` whatever the backend's api_version, or below `/anthropic/v1`; left out: in the backend's own form. */
+  /**
+   * Served below `/openai/v1` whatever the backend's api_version, or below `/anthropic/v1`; left out: in the backend's
+   * own form.
+   */
   readonly surface?: 'v1' | 'anthropic'
-  /** `session`: JSON whose model stands in `session.model`; `sdp`: an offer, alone or in a form, its model in the query. */
+  /**
+   * `session`: JSON whose model stands in `session.model`; `sdp`: an offer, alone or in a form, its model in the query.
+   */
   readonly body: 'json' | 'multipart' | 'session' | 'sdp'
 }
 
@@ -126,7 +131,8 @@ export function operationPath(operation: Operation, backend: BackendConfig, quer
 
 /**
  * The path of a stored response or one of its sub-resources: `responses/{id}`, `responses/{id}/cancel`,
- * `responses/{id}/input_items` (Responses how-to, azure/README.md 1.4). The id is percent-encoded, so it stays one segment.
+ * `responses/{id}/input_items` (Responses how-to, azure/README.md 1.4). The id is percent-encoded, so it stays one
+ * segment.
  */
 export function storedResponsePath(
   id: string,
@@ -148,15 +154,17 @@ export function speaksV1(backend: BackendConfig): boolean {
   return backend.type === 'openai' || isV1(backend.apiVersion)
 }
 
-/** The path that shows whether a resource holds a stored object, by the object's id: a conversation, or else a response. */
+/**
+ * The path that shows whether a resource holds a stored object, by the object's id: a conversation, or else a response.
+ */
 export function storedObjectPath(id: string, backend: BackendConfig): string {
   if (id.startsWith('conv_')) return surfacePath(backend, `conversations/${encodeURIComponent(id)}`, '')
   return storedResponsePath(id, '', backend, '')
 }
 
 /**
- * A token-free question that shows network, TLS and credential of a resource: the model list (azure/README.md 8).
- * The dated list is asked with the oldest version that all resources know, since the backend's own may be newer than the
+ * A token-free question that shows network, TLS and credential of a resource: the model list (azure/README.md 8). The
+ * dated list is asked with the oldest version that all resources know, since the backend's own may be newer than the
  * list's surface.
  */
 export function probePath(backend: BackendConfig): string {

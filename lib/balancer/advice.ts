@@ -1,4 +1,5 @@
-// One sentence for each reason of trouble that says what to do about it: the same in log, status page, --probe and alerts. Pure.
+// One sentence for each reason of trouble that says what to do about it: the same in log, status page, --probe and
+// alerts. Pure.
 import type { EjectReason } from './health-state.ts'
 
 /** A kind of trouble with a cure of its own: a reason, or what a reason's detail tells more closely. */

@@ -61,7 +61,10 @@ export interface Lease {
 
 /** Successes after which nothing is held back any more: more than any queue wakes at once. */
 const RAMP_OPEN = 64
-/** A success after a throttle lets two more through: the rate found by doubling, as TCP's slow start does (RFC 5681 section 3.1). */
+/**
+ * A success after a throttle lets two more through: the rate found by doubling, as TCP's slow start does (RFC 5681
+ * section 3.1).
+ */
 const RAMP_STEP = 2
 
 /** A health as its registry and its leases write it. */

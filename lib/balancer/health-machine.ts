@@ -1,5 +1,5 @@
-// A deployment's health as one state machine: (state, event, time) → state. Pure, and mostly its table. It knows no sockets, no
-// pools and no other deployment.
+// A deployment's health as one state machine: (state, event, time) → state. Pure, and mostly its table. It knows no
+// sockets, no pools and no other deployment.
 import {
   endThrottleTrial,
   failAgain,

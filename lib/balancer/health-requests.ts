@@ -1,4 +1,5 @@
-// What requests do to a deployment's health: the steps of health-machine.ts whose events come from leases. Pure.
+// Transitions of a deployment's health that requests cause: the steps of health-machine.ts whose events come from
+// leases. Pure.
 import {
   type FromLease,
   type HealthEvent,
@@ -172,7 +173,10 @@ export function endThrottleTrial(state: HealthState, { lease }: { readonly lease
   return { ...state, throttle: { ...state.throttle, trial: 0 } }
 }
 
-/** The trial's request ended, and whatever it brought has been said before: if it was nothing, the next one is the trial. */
+/**
+ * The trial's request ended, and whatever it brought has been said before: if it was nothing, the next one is the
+ * trial.
+ */
 export function giveBack(state: HealthState, event: { readonly lease: number }): HealthState {
   const ended = endThrottleTrial(state, event)
   const { phase } = state

@@ -1,7 +1,10 @@
 // A deployment's state as other processes of the same machine get it, and how two states become one. Pure.
 import { FOREIGN_LEASE, type HealthState, type Phase, type Throttle, type Trouble, troubleOf } from './health-state.ts'
 
-/** A time on the wall clock in milliseconds; null: never. Processes of one machine share that clock, but no monotonic one. */
+/**
+ * A time on the wall clock in milliseconds; null: never. Processes of one machine share that clock, but no monotonic
+ * one.
+ */
 type WallMs = number | null
 
 /** What keeps it out, as JSON can carry it. */
@@ -134,7 +137,9 @@ export function mergeSnapshot(
   return { state: { sequence, hand, version, phase, throttle, marks, probeOverruled }, writer: given.writer }
 }
 
-/** What two snapshots of one deployment make, as mergeSnapshot does with a state. For a process that keeps no states. */
+/**
+ * What two snapshots of one deployment make, as mergeSnapshot does with a state. For a process that keeps no states.
+ */
 export function joinSnapshots(known: HealthSnapshot, given: HealthSnapshot): HealthSnapshot {
   const [newer, older] = isNewer(given, known) ? [given, known] : [known, given]
   const [one, other] = [newer.throttle, older.throttle]

@@ -1,13 +1,9 @@
-// What a deployment's health is made of: its phase, its throttle, and the events that change them. Pure data; the changes are in
-// health-machine.ts.
-//
-//              in        chosen like any other
-//              held      out until `dueAtMs`; asked only when nothing else is left
-//              due       its hold is over: the next request is its trial
-//              trial     that request is in progress; its lease has the number `lease`
-//
-// A request's word counts by `sequence`, which grows with every change here: what began before a failure was seen says nothing of
-// the time after it. `version` and `hand` order the states of several processes (health-snapshot.ts).
+// The state of a deployment's health: its phase, its throttle, and the events that change them. Pure data; the changes
+// are in health-machine.ts. in        chosen like any other held      out until `dueAtMs`; asked only when nothing else
+// is left due       its hold is over: the next request is its trial trial     that request is in progress; its lease
+// has the number `lease` A request's word counts by `sequence`, which grows with every change here: what began before a
+// failure was seen says nothing of the time after it. `version` and `hand` order the states of several processes
+// (health-snapshot.ts).
 /** Why a deployment was taken out, as a stable code for logs and metrics. */
 export type EjectReason =
   | 'connect_failed'
@@ -110,7 +106,10 @@ export type HealthEvent =
       readonly reason: EjectReason
       readonly detail: string
       readonly holdMs: number | undefined
-      /** `out`: the request may be the cause, the blame can be withdrawn; `mark`: it counts towards the row of five alone. */
+      /**
+       * `out`: the request may be the cause, the blame can be withdrawn; `mark`: it counts towards the row of five
+       * alone.
+       */
       readonly suspect: 'no' | 'out' | 'mark'
       readonly silentSinceMs: number
     } & FromLease)
@@ -132,7 +131,10 @@ export type HealthEvent =
   | { readonly kind: 'hand_ejected'; readonly holdMs: number | undefined }
   | { readonly kind: 'hand_restored' }
 
-/** So many requests in a row with suspect trouble put a deployment out whatever the others did (README, section "Outcomes"). */
+/**
+ * So many requests in a row with suspect trouble put a deployment out whatever the others did (README, section
+ * "Outcomes").
+ */
 export const SUSPECT_ROW = 5
 /** A hold or a wait that a server named and that is longer gets a trial this often: servers err by days. */
 export const LONG_HOLD_MS = 300_000

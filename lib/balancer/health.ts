@@ -1,6 +1,6 @@
-// The health of every deployment: its state (health-machine.ts), what is in flight, what it says is left. The only owner of that
-// state: attempts report through their leases, choosing reads from here, several processes exchange snapshots. It knows neither
-// HTTP nor Azure.
+// The health of every deployment: its state (health-machine.ts), what is in flight, what it says is left. The only
+// owner of that state: attempts report through their leases, choosing reads from here, several processes exchange
+// snapshots. It knows neither HTTP nor Azure.
 import type { Clock } from '../clock.ts'
 import {
   type BackendHealth,
@@ -58,19 +58,25 @@ export interface HealthRegistry {
   /** By an operator's hand; `holdMs` undefined means until restored. */
   eject(health: BackendHealth, holdMs: number | undefined): void
   restore(health: BackendHealth): void
-  /** The models of the config in force: the last backend of one of them that is still in stays in. Others are forgotten. */
+  /**
+   * The models of the config in force: the last backend of one of them that is still in stays in. Others are forgotten.
+   */
   setModels(models: readonly ModelMembers[]): void
   /** Every change that this process saw first, as it happens; returns how to stop listening. */
   onChange(listener: (change: HealthChange) => void): () => void
   /** Every new version that this process made, for its peers; more often than `onChange`. */
   onVersion(listener: (health: BackendHealth) => void): () => void
-  /** Something may be free now: a slot, a hold that ended, an answer after a throttle. Costs nothing while nobody listens. */
+  /**
+   * Something may be free now: a slot, a hold that ended, an answer after a throttle. Costs nothing while nobody
+   * listens.
+   */
   onCapacity(listener: () => void): () => void
   /** All states as JSON can carry them, or one; times are wall-clock milliseconds of this machine. */
   snapshot(only?: BackendHealth): readonly HealthSnapshot[]
   /**
-   * Takes over what other processes know: of each deployment an operator's later word, else the newer version, else the greater
-   * writer; and the later end of a throttle. Merging is commutative and idempotent, so the order of messages does not matter.
+   * Takes over what other processes know: of each deployment an operator's later word, else the newer version, else the
+   * greater writer; and the later end of a throttle. Merging is commutative and idempotent, so the order of messages
+   * does not matter.
    */
   adopt(states: readonly HealthSnapshot[]): void
 }

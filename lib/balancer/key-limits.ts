@@ -1,5 +1,5 @@
-// What a client key may use a minute and at once (`auth.keys[].limits`). The only owner of that state: an admission is asked for
-// once a request and settled once, with the tokens it really took. Knows no HTTP.
+// Limits of a client key, a minute and at once (`auth.keys[].limits`). The only owner of that state: an admission is
+// asked for once a request and settled once, with the tokens it really took. Knows no HTTP.
 import type { Clock } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import type { UsageLedger, UsedSoFar } from './usage-ledger.ts'
@@ -48,7 +48,9 @@ export interface KeyLimiter {
 }
 
 const WINDOW_MS = 60_000
-/** Uses within this are counted as one, as of the latest: at most 600 entries a key, and never one too many admitted. */
+/**
+ * Uses within this are counted as one, as of the latest: at most 600 entries a key, and never one too many admitted.
+ */
 const GRAIN_MS = 100
 /** When a place among those in flight becomes free is not known; clients look again after this. */
 const CONCURRENT_WAIT_MS = 1_000
@@ -178,8 +180,8 @@ function reached(
 }
 
 /**
- * Counts uses of keys in a sliding minute: in no minute, wherever it begins, more than the limit is admitted. Tokens are
- * reserved by estimate and put right when the request ends. An account is forgotten when nothing is in its window.
+ * Counts uses of keys in a sliding minute: in no minute, wherever it begins, more than the limit is admitted. Tokens
+ * are reserved by estimate and put right when the request ends. An account is forgotten when nothing is in its window.
  * @param ledger the sums of days and months; left out: none are counted
  */
 export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {

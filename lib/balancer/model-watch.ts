@@ -1,4 +1,4 @@
-// Which models still have a backend: what says that a model is down, and spares the last backend of one.
+// Models that still have a backend: this says that a model is down, and spares the last backend of one.
 import type { BackendHealth } from './health-lease.ts'
 
 /** A model has lost its last backend, or has one again. */

@@ -1,6 +1,5 @@
-// Remembers which resource holds a stored response, which key made it, and which resource made an encrypted reasoning item.
-// Bounded: what was not seen for long is forgotten.
-// Azure binds both to the resource (azure/README.md 1.5).
+// Remembers which resource holds a stored response, which key made it, and which resource made an encrypted reasoning
+// item. Bounded: what was not seen for long is forgotten. Azure binds both to the resource (azure/README.md 1.5).
 import { createHash } from 'node:crypto'
 
 /** Things remembered; the least recently used is forgotten first. About 250 bytes each. */
@@ -21,8 +20,8 @@ export interface Owners {
   /** Whether all that is remembered with its maker was made by this one: then nothing can be another's. */
   isOnlyMaker(name: string): boolean
   /**
-   * Remembers where something is. The maker that is known already stays: using a response does not make a key its maker, and
-   * an answer that claims the id of another key's response changes nothing.
+   * Remembers where something is. The maker that is known already stays: using a response does not make a key its
+   * maker, and an answer that claims the id of another key's response changes nothing.
    * @param maker given where the state was made, not where it was used
    */
   learn(id: string, resourceId: string, maker?: string): void

@@ -49,7 +49,9 @@ export interface PickerOptions {
 /** One request's way through a pool: each member at most once, a throttled one again after a wait. */
 export interface Picker {
   pick(): PickResult
-  /** This member was tried and is throttled: it may be tried again once that is over and `retryThrottled` was called. */
+  /**
+   * This member was tried and is throttled: it may be tried again once that is over and `retryThrottled` was called.
+   */
   throttled(member: Member): void
   /** Members that were tried and found throttled may be tried again as soon as they are available. */
   retryThrottled(): void
@@ -75,7 +77,9 @@ export interface PoolOptions {
   readonly random: Random
   /** Share of the requests in flight that may be further tries while every backend is out. */
   readonly retryBudget: number
-  /** Requests of this model that wait for capacity: while there are any, it is handed out as slowly as they are woken. */
+  /**
+   * Requests of this model that wait for capacity: while there are any, it is handed out as slowly as they are woken.
+   */
   readonly waiting?: () => number
 }
 
@@ -229,7 +233,8 @@ export class RequestPicker implements Picker {
       other => this.mayUse(other) && throttledForMs(other.health, nowMs) === 0 && !isFull(other),
     )
     if (member === undefined) return { kind: 'exhausted' }
-    // Only a full outage is multiplied by retries; and what is bound to one resource must not flood it while others are sound.
+    // Only a full outage is multiplied by retries; and what is bound to one resource must not flood it while others are
+    // sound.
     const outage = !options.members.some(({ health }) => isAvailable(health, nowMs))
     const bound = !outage && this.resources !== undefined
     const further = bound || (outage && this.tried.length > 0)

@@ -1,4 +1,4 @@
-// Which of the usable members takes the next request. Policies see only members that may be chosen, all of one tier.
+// Policies that choose the member for the next request. Policies see only members that may be chosen, all of one tier.
 import type { Random } from '../clock.ts'
 
 /** What a policy looks at. `credit` is its owner's: smooth round robin writes it. */
@@ -23,8 +23,8 @@ function first<T>(members: readonly T[]): T {
 }
 
 /**
- * Smooth weighted round robin, as nginx does it: every member gains its weight, the richest is taken and pays the sum of all.
- * Over any `sum of weights` turns each is taken exactly `weight` times, and never in a burst.
+ * Smooth weighted round robin, as nginx does it: every member gains its weight, the richest is taken and pays the sum
+ * of all. Over any `sum of weights` turns each is taken exactly `weight` times, and never in a burst.
  */
 export function roundRobin<T extends Candidate>(members: readonly T[]): T {
   let chosen = first(members)
@@ -54,8 +54,9 @@ function draw<T extends Candidate>(members: readonly T[], random: Random, not: T
 }
 
 /**
- * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two are, drawn by weight (the
- * power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle one).
+ * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two are, drawn by
+ * weight (the power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle
+ * one).
  */
 export function leastBusy<T extends Candidate>(members: readonly T[], random: Random): T {
   if (members.length > FULL_LOOK_MAX) {
@@ -79,12 +80,13 @@ function mix(a: number, b: number): number {
 }
 
 /**
- * Rendezvous hashing with weights and bounded load: every prompt ranks the members the same way everywhere, and goes to the
- * best one that carries less than 1.25 times its share of what is in flight (plus one, so that a lone request is not sent
- * away). A member that leaves gives up only its own prompts, and gets them back when it returns.
- * Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷ ln(hash).
- * Somebody is always below the bound, since all of them together carry their shares exactly.
- * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the bound
+ * Rendezvous hashing with weights and bounded load: every prompt ranks the members the same way everywhere, and goes to
+ * the best one that carries less than 1.25 times its share of what is in flight (plus one, so that a lone request is
+ * not sent away). A member that leaves gives up only its own prompts, and gets them back when it returns. Sources:
+ * Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷ ln(hash). Somebody
+ * is always below the bound, since all of them together carry their shares exactly.
+ * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the
+ * bound
  */
 export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number | undefined): T {
   let inFlight = 1

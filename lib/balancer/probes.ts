@@ -1,5 +1,5 @@
-// Asks every resource now and then, token-free, whether it lives and takes its credential; the answer moves the health of all its
-// deployments. How a resource is asked is handed in.
+// Asks every resource now and then, token-free, whether it lives and takes its credential; the answer moves the health
+// of all its deployments. How a resource is asked is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { EjectReason, HealthRegistry } from './health.ts'
 import type { Member } from './pool.ts'
@@ -9,7 +9,9 @@ export type ProbeVerdict =
   /** Something answers, but says nothing of the resource: a gateway that does not expose the model list. */
   | { readonly kind: 'unknown' }
   | { readonly kind: 'out'; readonly reason: EjectReason; readonly detail: string; readonly timeout: boolean }
-  /** It could not be asked, for a reason of ours that ends by itself after so many milliseconds: no token at the moment. */
+  /**
+   * It could not be asked, for a reason of ours that ends by itself after so many milliseconds: no token at the moment.
+   */
   | { readonly kind: 'withheld'; readonly reason: EjectReason; readonly detail: string; readonly holdMs: number }
   /** It could not be asked, and that says nothing of it: no file descriptor is left, say. */
   | { readonly kind: 'not_asked' }
@@ -41,8 +43,8 @@ const SPREAD_MS = 1_000
 const SPREAD_SHARE = 0.1
 
 /**
- * How long a failing probe's word stands without another probe, in milliseconds: two rounds, so that a hold outlasts the pause
- * between two probes, and none lasts for ever when whoever probes is gone. 0 where probes are off.
+ * How long a failing probe's word stands without another probe, in milliseconds: two rounds, so that a hold outlasts
+ * the pause between two probes, and none lasts for ever when whoever probes is gone. 0 where probes are off.
  */
 export function probeTrustMs({
   enabled,

@@ -1,5 +1,5 @@
-// Where requests wait for capacity (retry.max_wait): one queue of permits per model. What appears is handed out at once, in the
-// order of arrival, to the first who can use it: a request that leaves the queue has its lease.
+// The queue of requests that wait for capacity (retry.max_wait): one queue of permits per model. What appears is handed
+// out at once, in the order of arrival, to the first who can use it: a request that leaves the queue has its lease.
 import type { Clock, Timer } from '../clock.ts'
 import type { HealthRegistry } from './health.ts'
 import type { Picker, PickResult, Pool } from './pool.ts'
@@ -23,7 +23,9 @@ export interface Waiting {
   readonly ticket: { place: number }
 }
 
-/** What a wait brings: a lease, or the pick that shows that waiting on is of no use; `left`: the client did not wait. */
+/**
+ * What a wait brings: a lease, or the pick that shows that waiting on is of no use; `left`: the client did not wait.
+ */
 export type WaitResult = PickResult | { readonly kind: 'left' } | { readonly kind: 'queue_full' }
 
 export interface WaitQueue {

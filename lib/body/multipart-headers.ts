@@ -6,7 +6,7 @@
 export const MAX_BOUNDARY_LENGTH = 70
 
 /** A header value and its parameters, names in lower case. */
-interface Parameters {
+interface HeaderParameters {
   readonly value: string
   readonly parameters: ReadonlyMap<string, string>
 }
@@ -71,7 +71,7 @@ export function parsePartHeaders(block: Buffer): PartHeaders {
 }
 
 // value; name=token; name="quoted \" string". Undefined when malformed or when a parameter is there twice.
-function parseParameters(header: string): Parameters | undefined {
+function parseParameters(header: string): HeaderParameters | undefined {
   const parameters = new Map<string, string>()
   const first = header.indexOf(';')
   const value = (first === -1 ? header : header.slice(0, first)).trim().toLowerCase()

@@ -1,4 +1,4 @@
-// What prompts have in common, as one number: requests of one conversation get the same one. Reads bytes, parses
+// The common beginning of prompts as one number: requests of one conversation get the same one. Reads bytes, parses
 // nothing but the beginning of a message list.
 import type { IncomingHttpHeaders } from 'node:http'
 import { arrayElements } from './array-elements.ts'

@@ -167,9 +167,9 @@ function createHolder({ maxBytes, budget, scanner }: TakeOptions, coding: Coding
 }
 
 /**
- * Step 4 of a request (lib/README.md). Reads the body to its end, and makes it plain where it came packed. Refuses with 413, 415, 408, 400 or 503
- * `overloaded`; a declared length over the limit is refused before a byte is read. What was reserved is given back on
- * every way but success.
+ * Step 4 of a request (lib/README.md). Reads the body to its end, and makes it plain where it came packed. Refuses with
+ * 413, 415, 408, 400 or 503 `overloaded`; a declared length over the limit is refused before a byte is read. What was
+ * reserved is given back on every way but success.
  */
 export function takeBody(exchange: Exchange, options: TakeOptions): Promise<TakenBody> {
   const { request, response, cancellation } = exchange

@@ -1,5 +1,5 @@
-// What the answers to --probe's questions say, and in which words: pages in place of an API, refused keys, network rules. Decides
-// nothing about connections.
+// The meaning of the answers to --probe's questions, in words: pages in place of an API, refused keys, network rules.
+// Decides nothing about connections.
 import type { Clock } from '../clock.ts'
 import type { AttemptResult, UpstreamResponse } from '../forward/upstream.ts'
 

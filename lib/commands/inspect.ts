@@ -1,5 +1,5 @@
-// One look at every backend, step by step, token-free: name, network, certificate, key, deployment, api-version. For --probe. The
-// way is the one that requests take, proxy and CAs included.
+// One look at every backend, step by step, token-free: name, network, certificate, key, deployment, api-version. For
+// --probe. The way is the one that requests take, proxy and CAs included.
 import { type Authorization, authorizerFor, type TokenAuthorizerFactory } from '../azure/credentials.ts'
 import { isDeploymentMissing, isOperationUnsupported, readErrorBody } from '../azure/errors.ts'
 import { operationNamed, operationPath, probePath, readsModelFromBody } from '../azure/operations.ts'
@@ -12,7 +12,10 @@ import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
 import { isObject, PAGE, type Problem, pageProblem, parseJson, refusalProblem, textOf } from './inspect-answers.ts'
 
-/** What was found of one backend; null where a step could not be made because an earlier one failed. Its names are the log's. */
+/**
+ * What was found of one backend; null where a step could not be made because an earlier one failed. Its names are the
+ * log's.
+ */
 export interface Inspection {
   readonly model: string
   readonly backend: string
@@ -120,7 +123,10 @@ async function inspectList(backend: BackendConfig, found: Found, deps: Deps): Pr
   return { reason: 'not_an_api', problem: `the model list is no JSON list (${status}): ${PAGE}` }
 }
 
-/** Key, then deployment and api-version by a request that every model refuses before it costs anything (azure/README.md 8). */
+/**
+ * Key, then deployment and api-version by a request that every model refuses before it costs anything (azure/README.md
+ * 8).
+ */
 async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | undefined> {
   const listed = await inspectList(backend, found, deps)
   if (listed !== undefined && listed !== 'unknown') return listed

@@ -27,7 +27,10 @@ export function loadFromTexts(file: string, texts: FileTexts): LoadResult {
   return loadConfig({ file, env: process.env, readFile: path => Buffer.from(read(path)), readSecretFile: read })
 }
 
-/** The listener's certificate and key, as they were when the config was found sound: the files of now may be half renewed. */
+/**
+ * The listener's certificate and key, as they were when the config was found sound: the files of now may be half
+ * renewed.
+ */
 export function tlsFrom(tls: Config['server']['tls'], texts: FileTexts): TlsFiles | undefined {
   if (tls === undefined) return undefined
   const kept = new Map(texts)

@@ -1,4 +1,5 @@
-// `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there, latency.
+// `--probe`: asks every backend once, token-free, and prints what it found: reachable, key accepted, deployment there,
+// latency.
 
 import { createExchange } from '../azure/entra-http.ts'
 import { systemClock } from '../clock.ts'

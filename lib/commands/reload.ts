@@ -36,7 +36,9 @@ export function reloadConfig(
   return undefined
 }
 
-/** Takes a config up; a certificate that cannot be used leaves the old one in force. @returns whether it is in force now */
+/**
+ * Takes a config up; a certificate that cannot be used leaves the old one in force. @returns whether it is in force now
+ */
 export function applyConfig(
   proxy: ProxyServer,
   { config, texts }: Pick<ReloadResult, 'config' | 'texts'>,

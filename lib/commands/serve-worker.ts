@@ -8,7 +8,9 @@ import type { ExitCode } from './exit-code.ts'
 import { loadFromTexts } from './load.ts'
 import { applyConfig } from './reload.ts'
 
-/** A worker sends its figures unasked this often, if a request has ended since: so little is lost with one that dies. */
+/**
+ * A worker sends its figures unasked this often, if a request has ended since: so little is lost with one that dies.
+ */
 const COUNT_EVERY_MS = 1_000
 
 function isOptions(value: unknown): value is ServeOptions {

@@ -1,4 +1,5 @@
-// The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on the way out.
+// The main command: the proxy as one process, or as a primary with workers. Signals, exit codes, and nothing lost on
+// the way out.
 import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'

@@ -23,7 +23,9 @@ function open(file: string): Readable {
   return file === '-' ? process.stdin : fs.createReadStream(file)
 }
 
-/** Prints the sums. 0 done, also with broken lines, which are counted on standard error; 1 when a file cannot be read. */
+/**
+ * Prints the sums. 0 done, also with broken lines, which are counted on standard error; 1 when a file cannot be read.
+ */
 export async function usage({ files, by, from, to, format }: UsageOptions): Promise<ExitCode> {
   const report = createUsageReport({
     by,

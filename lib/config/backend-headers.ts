@@ -1,4 +1,5 @@
-// `backends[].headers`: headers that a backend's requests carry besides the client's, such as a gateway's subscription key.
+// `backends[].headers`: headers that a backend's requests carry besides the client's, such as a gateway's subscription
+// key.
 import { pathTo, type Report } from './problems.ts'
 import type { ParsedBackend } from './schema.ts'
 import { Secret } from './secret.ts'

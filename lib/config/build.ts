@@ -157,7 +157,9 @@ function buildBackends(
     report.problem(backends.place, 'needs at least one backend')
   }
   const names = new Map<string, Place>()
-  /** The number that the next backend of a name gets: tried from 2 on for each, ten thousand alike took half a minute. */
+  /**
+   * The number that the next backend of a name gets: tried from 2 on for each, ten thousand alike took half a minute.
+   */
   const repeats = new Map<string, number>()
   for (const { value } of backends.value ?? []) {
     const { value: name, place } = value.name

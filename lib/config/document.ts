@@ -66,7 +66,8 @@ export const CONFIG_MAX_CHARS = 1_000_000
 const DEPTH_MAX = 20
 // Values in the finished tree, aliases followed: ends "billion laughs" long before memory does.
 const NODES_MAX = 100_000
-// Values that aliases repeat; a real config shares some lists of backends. Nine lists of nine aliases, eight deep, are 43 million.
+// Values that aliases repeat; a real config shares some lists of backends. Nine lists of nine aliases, eight deep, are
+// 43 million.
 const ALIASED_MAX = 20_000
 
 const SYNTAX_MESSAGES: ReadonlyMap<string, string> = new Map([

@@ -1,4 +1,4 @@
-// How backends and token endpoints are reached: the outbound proxy and who goes around it, private CAs, client certificates.
+// The way to backends and token endpoints: the outbound proxy and who goes around it, private CAs, client certificates.
 // From the config and, where that says nothing, from the environment. Pure but for the PEM reader it is given.
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
@@ -29,7 +29,9 @@ const DEFAULT_PORTS = { 'https:': 443, 'http:': 80 } as const
 const PROXY_FORM =
   'the URL of a proxy, such as http://proxy.example.com:3128 or http://user:password@host:port, or none'
 
-/** Takes a proxy's URL apart; `host:port` alone is plain http. The message quotes nothing: the URL may hold a password. */
+/**
+ * Takes a proxy's URL apart; `host:port` alone is plain http. The message quotes nothing: the URL may hold a password.
+ */
 export function parseProxy(text: string): ParsedProxy {
   if (text === 'none') return { kind: 'ok', proxy: 'none' }
   const invalid = (message: string): ParsedProxy => ({ kind: 'invalid', message })
@@ -113,7 +115,8 @@ function bypassOf(item: string): Bypass {
 
 /**
  * Whether a host is reached without the proxy.
- * @param rules hosts (with their subdomains), `.suffixes`, addresses and ranges, each with a port or without; `*`: every host
+ * @param rules hosts (with their subdomains), `.suffixes`, addresses and ranges, each with a port or without; `*`:
+ * every host
  */
 export function goesAround(rules: readonly string[], hostname: string, port: number): boolean {
   const host = hostname.toLowerCase().replace(/\.$/, '')
@@ -145,7 +148,9 @@ function readPem(path: string, mark: string, place: Place, sources: PemSources, 
 const CERTIFICATE = '-----BEGIN CERTIFICATE-----'
 const PRIVATE_KEY = 'PRIVATE KEY-----'
 
-/** Node has read it at the start already; here it is kept for routes with CAs of their own, and read again on reload. */
+/**
+ * Node has read it at the start already; here it is kept for routes with CAs of their own, and read again on reload.
+ */
 function extraCas(place: Place, sources: PemSources, report: Report): readonly Secret[] {
   const { NODE_EXTRA_CA_CERTS: path } = sources.env
   if (path === undefined || path === '') return []

@@ -43,8 +43,8 @@ export interface EgressProxy {
 }
 
 /**
- * How an endpoint is reached, where that is not straight and with the system's CAs alone. PEM texts are kept as Secret, so that
- * nothing prints them and a reload's log says "changed".
+ * How an endpoint is reached, where that is not straight and with the system's CAs alone. PEM texts are kept as Secret,
+ * so that nothing prints them and a reload's log says "changed".
  */
 export interface Route {
   /** Equal for equal routes; a digest, which shows nothing. */

@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
-// What is allowed and yet looks like a mistake: each check is a pure function of the options as read and the config made of them.
-// Never an error: somebody may mean it.
+// What is allowed and yet looks like a mistake: each check is a pure function of the options as read and the config
+// made of them. Never an error: somebody may mean it.
 import { isLoopback } from './endpoint.ts'
 import type { Place, Report } from './problems.ts'
 import type { ParsedBackend, ParsedConfig } from './schema.ts'

@@ -1,4 +1,4 @@
-// How the config's backends stand, in the words of the live status page.
+// The state of the config's backends, in the words of the live status page.
 import { adviceCode, adviceFor } from '../balancer/advice.ts'
 import { type BackendHealth, type HealthChange, isEjected, type Trouble, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'

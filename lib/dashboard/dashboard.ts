@@ -1,4 +1,4 @@
-// What the live status page shows and what its operators order, wired to this process and its peers.
+// The live status page and its operators' orders, wired to this process and its peers.
 import { randomUUID } from 'node:crypto'
 import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
 import type { KeyLimiter } from '../balancer/key-limits.ts'

@@ -1,4 +1,4 @@
-// What the live status page is told of: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
+// Entries of the live status page: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
 // address of a client and no secret. Fields are named as in the log line.
 
 /** A finished request; fields as in the log line (deploy/reference.md, "The log line"). */
@@ -78,7 +78,9 @@ export interface HeadroomEntry {
 export interface BackendState {
   readonly model: string
   readonly backend: string
-  /** The same number for places that share one deployment, and so its state, its requests in flight and its headroom. */
+  /**
+   * The same number for places that share one deployment, and so its state, its requests in flight and its headroom.
+   */
   readonly deployment: number
   readonly tier: number
   readonly weight: number
@@ -96,7 +98,9 @@ export interface BackendState {
   readonly asked: boolean
   /** What to do about its trouble: a code of balancer/advice.ts, and its sentence; null where nothing is wrong. */
   readonly advice: string | null
-  /** Operations that it does not serve at its api_version, and the version: a wrong one, most likely, or a wrong path. */
+  /**
+   * Operations that it does not serve at its api_version, and the version: a wrong one, most likely, or a wrong path.
+   */
   readonly lacks: readonly string[]
   readonly todo: string | null
 }
@@ -136,7 +140,10 @@ export interface KeyEntry {
   readonly limits: readonly LimitEntry[]
 }
 
-/** Where an entry comes from: a process and its running number there. Request ids will not do, as clients may choose them. */
+/**
+ * Where an entry comes from: a process and its running number there. Request ids will not do, as clients may choose
+ * them.
+ */
 export interface Sequenced {
   readonly source: string
   readonly seq: number

@@ -1,5 +1,5 @@
-// Durations counted in buckets whose width grows with the duration, so that a percentile costs a few numbers and can be added
-// up over steps and processes. Pure.
+// Durations counted in buckets whose width grows with the duration, so that a percentile costs a few numbers and can be
+// added up over steps and processes. Pure.
 
 /** Buckets for one doubling: a percentile is off by one bucket at most, 19 %, and mostly by far less. */
 const PER_DOUBLING = 4

@@ -1,4 +1,5 @@
-// What each key has used, for the status page: from the counters of all processes, ended ones included, and its limits. Pure.
+// The use of each key, for the status page: from the counters of all processes, ended ones included, and its limits.
+// Pure.
 import type { KeyUsed } from '../balancer/key-limits.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import { roundedCost } from '../cost.ts'

@@ -5,7 +5,10 @@ import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
 
 const GRAVITY = { healthy: 0, throttled: 1, trial: 2, ejected: 3 } as const
 
-/** Processes tell each other what they learn, but not at once: meanwhile the graver word counts, and of equals the longer one. */
+/**
+ * Processes tell each other what they learn, but not at once: meanwhile the graver word counts, and of equals the
+ * longer one.
+ */
 function graver(one: BackendState, other: BackendState): BackendState {
   const difference = GRAVITY[one.state] - GRAVITY[other.state]
   if (difference !== 0) return difference > 0 ? one : other

@@ -1,4 +1,5 @@
-// The status page as `make build` makes it of page/ (deploy/build/page.ts): the module lies in dist/lib/dashboard/page.js.
+// The status page as `make build` makes it of page/ (deploy/build/page.ts): the module lies in
+// dist/lib/dashboard/page.js.
 
 /** The whole document. The same for everyone: its data come with an admin key only. */
 export const html: string

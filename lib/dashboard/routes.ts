@@ -1,4 +1,5 @@
-// The live status page's routes: the page, its event stream, eject and restore by hand. Who may is decided before (server/auth).
+// The live status page's routes: the page, its event stream, eject and restore by hand. Who may is decided before
+// (server/auth).
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Clock } from '../clock.ts'
 import { errorJson, type Refusal, waitHeaders } from '../errors.ts'
@@ -53,7 +54,10 @@ export function dashboardRoute(method: string, path: string): DashboardRoute {
 
 export interface DashboardRoutesDeps {
   readonly clock: Clock
-  /** Everything seen, of all processes. Asked once a tick while somebody watches; when it fails, viewers see that data are late. */
+  /**
+   * Everything seen, of all processes. Asked once a tick while somebody watches; when it fails, viewers see that data
+   * are late.
+   */
   collect(): StatusSnapshot | Promise<StatusSnapshot>
   /** Takes a backend out until it is restored; false when there is none of that name. */
   eject(order: SteerOrder): boolean | Promise<boolean>
@@ -62,7 +66,10 @@ export interface DashboardRoutesDeps {
 
 export interface DashboardRoutes {
   page(request: IncomingMessage, response: ServerResponse): Promise<void>
-  /** Streams until the viewer goes, is too slow, or may no longer see it. @param mayStay asked every tick: a reload may take the right away */
+  /**
+   * Streams until the viewer goes, is too slow, or may no longer see it. @param mayStay asked every tick: a reload may
+   * take the right away
+   */
   events(response: ServerResponse, mayStay: () => boolean): Promise<void>
   steer(request: IncomingMessage, response: ServerResponse, action: SteerAction, by: Operator): Promise<void>
   viewers(): number
@@ -143,7 +150,8 @@ const PAGE_HEADERS = [
 
 export function createDashboardRoutes({ clock, collect, eject, restore }: DashboardRoutesDeps): DashboardRoutes {
   let made: Promise<{ readonly pageBytes: Buffer; readonly csp: string }> | undefined
-  // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first answer, and 0.7 MB.
+  // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first answer, and 0.7
+  // MB.
   const page = async () => {
     const { html, csp } = await import('./page.js')
     return { pageBytes: Buffer.from(html), csp }

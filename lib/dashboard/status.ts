@@ -1,5 +1,5 @@
-// What the live status page shows, kept: rolling windows for each backend, the last requests, the last changes. Everything here
-// has a bound. One a process; several processes' snapshots are merged (merge.ts).
+// The figures of the live status page: rolling windows for each backend, the last requests, the last changes.
+// Everything here has a bound. One a process; several processes' snapshots are merged (merge.ts).
 import type { Clock } from '../clock.ts'
 import type {
   AttemptEntry,
@@ -18,7 +18,10 @@ import { createStepWindow, type MutableStep, STEP_MS, type StepCounts, type Step
 export const MAX_REQUESTS = 100
 /** Changes of state kept: an hour of a backend that goes in and out every half minute. */
 export const MAX_CHANGES = 100
-/** Backends counted at once. A config names them, so this is no limit for real ones; it holds if a caller passes other names. */
+/**
+ * Backends counted at once. A config names them, so this is no limit for real ones; it holds if a caller passes other
+ * names.
+ */
 export const MAX_BACKENDS = 2_000
 
 /** Steps of one backend that were not empty, by their distance from the newest: 0 is now. */
@@ -69,7 +72,9 @@ export interface StatusOptions {
   readonly states: () => readonly BackendState[]
   /** Client keys of the config that end soon. */
   readonly keysEnding?: () => readonly EndingKey[]
-  /** Names this process among those whose snapshots are merged; unique over restarts too, so that a viewer notices them. */
+  /**
+   * Names this process among those whose snapshots are merged; unique over restarts too, so that a viewer notices them.
+   */
   readonly source: string
   /** Which proxy this is; left out: one that nobody has named. */
   readonly proxy?: () => Omit<ProxyEntry, 'started_ms' | 'workers'>
@@ -79,7 +84,9 @@ const UNNAMED = { host: '', version: '', reloaded_ms: null, reload_failed: null,
 
 /** The last `max` entries, and how many there were. */
 interface Recent<T> {
-  /** Keeps the entry itself, which must not change any more: it is numbered when it is read, not copied when it comes. */
+  /**
+   * Keeps the entry itself, which must not change any more: it is numbered when it is read, not copied when it comes.
+   */
   add(entry: T): void
   count(): number
   /** Newest first. */
@@ -188,7 +195,8 @@ export function createStatus({
   const requests = createRecent<RequestEntry>(MAX_REQUESTS, source)
   const changes = createRecent<ChangeEntry>(MAX_CHANGES, source)
   const beganMs = clock.nowMs()
-  // The monotonic clock, set once by the wall clock: steps never go back, and those of other processes have the same numbers.
+  // The monotonic clock, set once by the wall clock: steps never go back, and those of other processes have the same
+  // numbers.
   const offsetMs = clock.epochMs() - beganMs
 
   const alignedMs = (): number => clock.nowMs() + offsetMs

@@ -1,4 +1,4 @@
-// What one backend did in the last 15 minutes, in steps of 10 seconds. Each step is a few numbers; old steps are used again.
+// One backend's last 15 minutes, in steps of 10 seconds. Each step is a few numbers; old steps are used again.
 import { addHistogram, type Histogram } from './histogram.ts'
 
 /** Length of a step: short enough to see a fault begin, long enough that a quiet backend's step is not empty. */

@@ -1,4 +1,5 @@
-// One backend's turn in the retry loop: the request is sent, and once more to the same backend where its answer asks for that.
+// One backend's turn in the retry loop: the request is sent, and once more to the same backend where its answer asks
+// for that.
 import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import type { Leased, Member } from '../balancer/pool.ts'
 import { OPTION_REFUSED_MS, type UnsupportedOperations } from '../balancer/unsupported.ts'
@@ -31,7 +32,10 @@ function namesItsOwn({ request }: Exchange): boolean {
 const CLIENTS: Outcome = { kind: 'clients_own' }
 const REFUSALS: ReadonlySet<number> = new Set([401, 403, 404])
 
-/** The outcome with the client's part in it: its own ephemeral key may have expired, its own header may name what is not there. */
+/**
+ * The outcome with the client's part in it: its own ephemeral key may have expired, its own header may name what is not
+ * there.
+ */
 export function outcomeFor(exchange: Exchange, { upgrade }: ForwardRequest, result: AttemptResult): Outcome {
   const { outcome } = result
   if (result.kind !== 'response') return outcome
@@ -57,7 +61,10 @@ function deniesState({ status, body }: UpstreamResponse): boolean {
   return isForeignState(status, readErrorBody(Buffer.concat(body.chunks)))
 }
 
-/** Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md 13.4). */
+/**
+ * Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md
+ * 13.4).
+ */
 function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
   if (request.itemOwners?.has(member.resourceId) !== true || result.kind === 'upgraded') return false
   return outcomeFor(exchange, request, result).kind === 'state_elsewhere'

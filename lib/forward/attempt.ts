@@ -1,5 +1,5 @@
-// One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for what it
-// meets: that is its result. It knows no pools and sends nothing to the client.
+// One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for
+// what it meets: that is its result. It knows no pools and sends nothing to the client.
 import type { Clock, Deadlines } from '../clock.ts'
 import type { Transport } from '../http1/send.ts'
 import { ConnectError, ProtocolError, type ResponseHandler } from '../http1/send.ts'
@@ -21,7 +21,10 @@ function connectFailed(detail: string): boolean {
   )
 }
 
-/** What this machine ran out of: descriptors, socket buffers, memory, local ports, its resolver (errno(3), getaddrinfo(3)). */
+/**
+ * What this machine ran out of: descriptors, socket buffers, memory, local ports, its resolver (errno(3),
+ * getaddrinfo(3)).
+ */
 const SHORTAGES: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL', 'EAI_AGAIN'])
 
 /** No connection was made, so that nothing of the request can have reached the backend. */
@@ -41,8 +44,8 @@ function failureOf(error: Error): Outcome {
 }
 
 /**
- * A used connection that dies this soon after a request was sent, before any byte of an answer, was closed by the far side before it
- * saw that request. Later the backend may have worked on it for minutes: sent again it is paid twice.
+ * A used connection that dies this soon after a request was sent, before any byte of an answer, was closed by the far
+ * side before it saw that request. Later the backend may have worked on it for minutes: sent again it is paid twice.
  */
 const STALE_MS = 1_000
 
@@ -113,7 +116,10 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
   const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => giveUp({ kind: 'cancelled', reason })))
 }
 
-/** Step 8 of a request (lib/README.md). A used connection that turns out dead before any byte of an answer is nobody's fault: once more, on a fresh one. */
+/**
+ * Step 8 of a request (lib/README.md). A used connection that turns out dead before any byte of an answer is nobody's
+ * fault: once more, on a fresh one.
+ */
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {
   return new Promise(resolve => {
     const settle = (tried: Tried): void => {
@@ -128,8 +134,8 @@ export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptRe
 }
 
 /**
- * One try to open a WebSocket, on a connection of its own: either the backend agrees, or it answers like any HTTP request and
- * that answer is judged.
+ * One try to open a WebSocket, on a connection of its own: either the backend agrees, or it answers like any HTTP
+ * request and that answer is judged.
  * @param plan its wire headers ask for the upgrade already
  */
 export function attemptUpgrade(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult | Upgraded> {

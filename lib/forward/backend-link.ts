@@ -1,5 +1,5 @@
-// A backend's end of a WebSocket whose messages are read on their way: bytes of whole messages, with back-pressure; long
-// messages pass in pieces.
+// A backend's end of a WebSocket whose messages are read on their way: bytes of whole messages, with back-pressure;
+// long messages pass in pieces.
 import { randomBytes } from 'node:crypto'
 import type { Duplex } from 'node:stream'
 import { CLOSE_GRACE_MS } from './tunnel.ts'

@@ -1,5 +1,6 @@
-// The headers by which a browser lets a page of another origin read an answer (Fetch standard, "CORS protocol"). Set where the
-// config allows the page's origin; an upstream's own are then left out, since they speak of the upstream's origins.
+// The headers by which a browser lets a page of another origin read an answer (Fetch standard, "CORS protocol"). Set
+// where the config allows the page's origin; an upstream's own are then left out, since they speak of the upstream's
+// origins.
 
 /** The header that grants reading; where it is set already, the proxy answers for CORS itself. */
 export const ALLOW_ORIGIN = 'access-control-allow-origin'

@@ -1,4 +1,4 @@
-// What a client is told when no backend gave it an answer. Pure.
+// The error for a client whom no backend gave an answer. Pure.
 import type { PickResult } from '../balancer/pool.ts'
 import { MAX_TOLD_WAIT_MS, type Refusal } from '../errors.ts'
 import type { Outcome } from './outcome.ts'
@@ -25,7 +25,8 @@ function throttledRefusal(model: string, waitMs: number): Refusal {
     status: 429,
     code: 'rate_limit_exceeded',
     message: `All backends of model "${model}" that could take this request are throttled or full. Try again after the time given.`,
-    // A wait that passed while others were tried: told as a moment, since SDKs spend their retries within milliseconds else.
+    // A wait that passed while others were tried: told as a moment, since SDKs spend their retries within milliseconds
+    // else.
     retryAfterMs: waitMs > 0 ? waitMs : MOMENT_MS,
     pointless: waitMs > MAX_TOLD_WAIT_MS,
   }
@@ -54,7 +55,8 @@ function temporaryRefusal(model: string, { outcomes, stopped }: History, pinned:
 }
 
 /**
- * The refusal after the last attempt. Throttled backends decide before failed ones: they say when sound capacity is back.
+ * The refusal after the last attempt. Throttled backends decide before failed ones: they say when sound capacity is
+ * back.
  * @param pinned the state that the request names lives in one resource
  */
 export function exhaustedError(model: string, history: History, pinned: boolean): Refusal {

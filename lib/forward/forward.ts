@@ -1,5 +1,5 @@
-// The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is. The
-// decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
+// The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is.
+// The decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
 import type { HealthRegistry, Lease } from '../balancer/health.ts'
 import type { Leased, Member, Picker, PickResult } from '../balancer/pool.ts'
 import { isWorthWaiting, type WaitQueue, type WaitResult } from '../balancer/wait-queue.ts'
@@ -31,7 +31,10 @@ interface Way {
   counted: number
   /** The last answer that is better than none. */
   fallback: MemberResponse | undefined
-  /** The lease of the first backend that met this request with suspect trouble: its blame is withdrawn if a second one does. */
+  /**
+   * The lease of the first backend that met this request with suspect trouble: its blame is withdrawn if a second one
+   * does.
+   */
   firstSuspect: Lease | undefined
   /** The first backend whose token was not there at the moment. */
   awaitsToken: { readonly member: Member; readonly waitMs: number } | undefined
@@ -109,8 +112,8 @@ function noteFailure(
   if (outcome.kind === 'unsupported' && operation !== undefined) {
     deps.unsupported.note({ deployment: member.health.id, what: operation, apiVersion: member.backend.apiVersion })
   }
-  // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry. Nor is a 429
-  // after a wait, which the request has paid for with its time.
+  // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry. Nor
+  // is a 429 after a wait, which the request has paid for with its time.
   const isSearch = outcome.kind === 'state_elsewhere'
   const afterWait = outcome.kind === 'throttled' && way.ticket.place > 0
   if (reachedBackend(outcome) && !isSearch && !afterWait) way.counted++
@@ -214,8 +217,8 @@ function wayOf(exchange: Exchange, request: ForwardRequest, picker: Picker, deps
 }
 
 /**
- * The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one is still held.
- * Called again with the same picker it goes on with the backends that are left.
+ * The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one
+ * is still held. Called again with the same picker it goes on with the backends that are left.
  */
 export function tryBackends(
   exchange: Exchange,
@@ -227,8 +230,8 @@ export function tryBackends(
 }
 
 /**
- * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for what a
- * backend or a client does.
+ * Forwards one request: every phase after its body is known. Always answers, cuts or is cancelled; never throws for
+ * what a backend or a client does.
  */
 export async function forward(exchange: Exchange, request: ForwardRequest, deps: ForwardDeps): Promise<void> {
   const { pool, pinnedResources, operation, foreignReasoning, promptHash } = request

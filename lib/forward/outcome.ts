@@ -1,5 +1,5 @@
-// What an attempt meant: for the request (whose answer is it, or which backend is asked next) and for the backend (blame). Pure.
-// The table stands in lib/README.md, section "Outcomes of an attempt".
+// The meaning of an attempt: for the request (whose answer is it, or which backend is asked next) and for the backend
+// (blame). Pure. The table stands in lib/README.md, section "Outcomes of an attempt".
 import {
   isAccountRefused,
   isClientMistake,
@@ -20,7 +20,10 @@ import type { CancelReason } from '../request-context.ts'
 export type Outcome =
   /** The answer is the client's, good or bad. */
   | { readonly kind: 'served' }
-  /** The answer is the client's, and says nothing of the backend: the client's own header has caused it, or nobody could read it. */
+  /**
+   * The answer is the client's, and says nothing of the backend: the client's own header has caused it, or nobody could
+   * read it.
+   */
   | { readonly kind: 'clients_own' }
   | { readonly kind: 'throttled'; readonly waitMs: number; readonly detail: string }
   | {
@@ -29,14 +32,17 @@ export type Outcome =
       readonly detail: string
       readonly holdMs?: number
       /**
-       * Whether the request itself may be the trouble. `out`: the first backend that it meets goes out, until a second one meets it
-       * too; `mark`: it only counts towards five in a row.
+       * Whether the request itself may be the trouble. `out`: the first backend that it meets goes out, until a second
+       * one meets it too; `mark`: it only counts towards five in a row.
        */
       readonly suspect: 'no' | 'out' | 'mark'
       /** It is a timeout: blames only a backend that answered nobody else meanwhile. */
       readonly timeout: boolean
     }
-  /** A mistake in the config: credentials, account, network rules, deployment or operation. The request may have caused it. */
+  /**
+   * A mistake in the config: credentials, account, network rules, deployment or operation. The request may have caused
+   * it.
+   */
   | { readonly kind: 'misconfigured'; readonly reason: EjectReason; readonly detail: string }
   /** No token for this backend at the moment. `permanent`: it takes a mended config. */
   | { readonly kind: 'no_token'; readonly detail: string; readonly waitMs: number; readonly permanent: boolean }
@@ -154,7 +160,8 @@ function classifyRefusal(status: number, error: UpstreamError, detail: string): 
 }
 
 /**
- * What an error inside a 200 means while the client has seen nothing: an event of a stream, or a whole body that is only an error.
+ * What an error inside a 200 means while the client has seen nothing: an event of a stream, or a whole body that is
+ * only an error.
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
  */
 export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
@@ -217,8 +224,8 @@ export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
 }
 
 /**
- * Whether the upstream's answer may be given to the client when no backend did better. A throttle, refused credentials, a missing
- * deployment, a login page or a redirect are ours to explain: their answers would mislead a client.
+ * Whether the upstream's answer may be given to the client when no backend did better. A throttle, refused credentials,
+ * a missing deployment, a login page or a redirect are ours to explain: their answers would mislead a client.
  * @param status of the answer; an error inside a 200 is given as it is
  */
 export function isPresentable(outcome: Outcome, status: number): boolean {
@@ -246,7 +253,9 @@ export type OutcomeLabel =
   | 'cut'
   | 'cancelled'
 
-/** The label of an outcome. A 408 counts as a timeout; state held elsewhere as served, since the backend did its part. */
+/**
+ * The label of an outcome. A 408 counts as a timeout; state held elsewhere as served, since the backend did its part.
+ */
 export function labelOf(outcome: Outcome): OutcomeLabel {
   switch (outcome.kind) {
     case 'failed':

@@ -1,5 +1,5 @@
-// Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its end,
-// anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
+// Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its
+// end, anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
 import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
@@ -9,9 +9,13 @@ import { classifyResponse, classifyStreamError, type Outcome, pageOutcome, trans
 import { readStreamStart } from './stream-start.ts'
 import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
-/** A short answer of known length is read whole and passed on in one write (and can still fail over while it is read). */
+/**
+ * A short answer of known length is read whole and passed on in one write (and can still fail over while it is read).
+ */
 const JOIN_MAX_BYTES = 64 * 1024
-/** Error bodies are read whole, for what they mean; a longer one repeats its request, and is judged by its status alone. */
+/**
+ * Error bodies are read whole, for what they mean; a longer one repeats its request, and is judged by its status alone.
+ */
 const ERROR_BODY_MAX_BYTES = 256 * 1024
 /** An error's body that does not come within this is judged by its status alone. */
 const ERROR_BODY_MS = 5_000
@@ -41,7 +45,10 @@ function isPage(status: number, { values }: ResponseHeaders, { isCreate }: Attem
   return isCreate && /^text\/html/i.test(values['content-type'] ?? '')
 }
 
-/** Step 9 of a request (lib/README.md). Reads on as far as it takes, and calls `done` once; it never throws for what comes. */
+/**
+ * Step 9 of a request (lib/README.md). Reads on as far as it takes, and calls `done` once; it never throws for what
+ * comes.
+ */
 export function readResponse(
   plan: AttemptPlan,
   deps: ReadDeps,

@@ -69,8 +69,9 @@ function relayWhole(
 }
 
 /**
- * Why a response that is given up is destroyed with an error: `pipeline` waits for the end of a source that has all its bytes, and
- * a source that is destroyed without an error never says it. A client that does not read would be served for ever.
+ * Why a response that is given up is destroyed with an error: `pipeline` waits for the end of a source that has all its
+ * bytes, and a source that is destroyed without an error never says it. A client that does not read would be served for
+ * ever.
  */
 class GivenUp extends Error {
   constructor() {

@@ -148,7 +148,10 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
 
 // Asks one resource for its model list: shows network, TLS and credential, and costs no token (azure/README.md 8).
 
-/** What an answer to a probe says (azure/README.md 8). A page of a box in front says that something answers, and nothing else. */
+/**
+ * What an answer to a probe says (azure/README.md 8). A page of a box in front says that something answers, and nothing
+ * else.
+ */
 function verdictOf(status: number, outcome: Outcome): ProbeVerdict {
   if (outcome.kind === 'misconfigured') {
     return { kind: 'out', reason: outcome.reason, detail: `${status} to a probe`, timeout: false }
@@ -222,7 +225,8 @@ export async function askProbe(
   const { outcome, response } = result
   const { status, body, source } = response
   if (body.kind !== 'whole') {
-    // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in time.
+    // The list of a region's base models is long and of no interest; reading it on keeps the connection, if it ends in
+    // time.
     const over = (): void => {
       deps.deadlines.remove(late)
       stopWatching()

@@ -1,4 +1,5 @@
-// What the client gets once the retry loop has ended: an upstream's answer, a tunnel, or a refusal of ours. No second chance here.
+// The response to the client once the retry loop has ended: an upstream's answer, a tunnel, or a refusal of ours. No
+// second chance here.
 import type { Lease } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import { type Refusal, refuse } from '../errors.ts'

@@ -1,4 +1,4 @@
-// What is sent to one backend for a request: its credential, its headers, its form of the body; and the attempt with it.
+// The upstream request to one backend: its credential, its headers, its form of the body; and the attempt with it.
 import type { Authorization, Authorizer } from '../azure/credentials.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { BackendType } from '../config/types.ts'
@@ -37,7 +37,10 @@ function timeoutsFor({ pool }: ForwardRequest, { limits }: SendDeps): AttemptTim
   }
 }
 
-/** curl -d calls its JSON a form and some clients call it nothing: Azure answers both with 415, though the body is sound. */
+/**
+ * curl -d calls its JSON a form and some clients call it nothing: Azure answers both with 415, though the body is
+ * sound.
+ */
 function asJson(headers: string[]): void {
   for (let i = 0; i < headers.length; i += 2) {
     if (headers[i]?.length !== 12 || headers[i]?.toLowerCase() !== 'content-type') continue
@@ -48,8 +51,8 @@ function asJson(headers: string[]): void {
 }
 
 /**
- * The credential as the operation wants it: Claude takes a key as `x-api-key` (azure/README.md 13.3), servers that are not Azure's one or
- * the other; a token stays a Bearer.
+ * The credential as the operation wants it: Claude takes a key as `x-api-key` (azure/README.md 13.3), servers that are
+ * not Azure's one or the other; a token stays a Bearer.
  */
 function credentialHeaders(
   { name, value }: Authorization & { kind: 'header' },
@@ -176,7 +179,8 @@ export function sendToBackend(
     return authorizer.refused === undefined || authorization.kind !== 'header'
       ? sent
       : Promise.resolve(sent).then(result => {
-          // Azure says 401 to a token that is wrong or was revoked (azure/README.md 2.6): the next request fetches a new one.
+          // Azure says 401 to a token that is wrong or was revoked (azure/README.md 2.6): the next request fetches a
+          // new one.
           if (isUnauthorized(result)) authorizer.refused?.(authorization)
           return result
         })

@@ -32,7 +32,10 @@ export interface ResponseObserver {
 export interface ForeignReasoning {
   /** It can read all of the reasoning, as far as is known: others are picked only if it is not available. */
   canRead(member: Member): boolean
-  /** A member cannot read an item. True: ask it once more, without reasoning, because no other that may read it is there. */
+  /**
+   * A member cannot read an item. True: ask it once more, without reasoning, because no other that may read it is
+   * there.
+   */
   onDenied(member: Member): boolean
 }
 
@@ -54,7 +57,9 @@ export interface ForwardRequest {
   readonly wantsStream: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
   readonly isCreate: boolean
-  /** As `unsupported` remembers it: a deployment without it is picked last. Undefined: nothing that could be missing. */
+  /**
+   * As `unsupported` remembers it: a deployment without it is picked last. Undefined: nothing that could be missing.
+   */
   readonly operation: string | undefined
   /** Only these resources hold what the request needs; undefined: any. */
   readonly pinnedResources: ReadonlySet<string> | undefined

@@ -1,4 +1,5 @@
-// A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and settled at its end.
+// A request's way past its key's limits: refused with 429 and the truth about when to come back, or admitted and
+// settled at its end.
 
 import { type Admission, hasQuota, type QuotaName } from '../balancer/key-limits.ts'
 import type { Price, Principal } from '../config/types.ts'

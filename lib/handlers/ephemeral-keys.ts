@@ -1,5 +1,6 @@
-// Ephemeral keys of realtime sessions: the resource that issued one is the only one that takes it, so it is remembered, by the
-// key's digest, in the same bounded table as the owners of responses. Whoever shows such a key may use that session and nothing else.
+// Ephemeral keys of realtime sessions: the resource that issued one is the only one that takes it, so it is remembered,
+// by the key's digest, in the same bounded table as the owners of responses. Whoever shows such a key may use that
+// session and nothing else.
 import type { IncomingHttpHeaders } from 'node:http'
 import { ephemeralKeyId, MAX_KEY_CHARS, type Owners } from '../balancer/owners.ts'
 import type { UpstreamResponse } from '../forward/upstream.ts'
@@ -8,7 +9,9 @@ import type { EphemeralKey } from '../request-context.ts'
 /** An answer to `client_secrets` is this short; its session's instructions come back in it. */
 const MAX_ANSWER_BYTES = 512 * 1024
 
-/** Browsers cannot set headers on a WebSocket: OpenAI's way is a sub-protocol that holds the key (azure/README.md 10.1). */
+/**
+ * Browsers cannot set headers on a WebSocket: OpenAI's way is a sub-protocol that holds the key (azure/README.md 10.1).
+ */
 export const KEY_PROTOCOL = 'openai-insecure-api-key.'
 
 /** The key among a WebSocket's sub-protocols, or undefined. */
@@ -20,7 +23,10 @@ export function protocolKey(headers: IncomingHttpHeaders): string | undefined {
   return found?.slice(KEY_PROTOCOL.length)
 }
 
-/** The secret in an answer of `client_secrets` (`{"value": …}`) or of the older `sessions` (`{"client_secret": {"value": …}}`). */
+/**
+ * The secret in an answer of `client_secrets` (`{"value": …}`) or of the older `sessions` (`{"client_secret": {"value":
+ * …}}`).
+ */
 function issuedSecret(upstreamResponse: UpstreamResponse): string | undefined {
   const { body } = upstreamResponse
   if (upstreamResponse.status >= 300 || body.kind !== 'whole' || body.bytes > MAX_ANSWER_BYTES) return undefined

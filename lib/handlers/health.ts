@@ -1,4 +1,4 @@
-// What load balancers and people ask: is the process there, can it serve. Names no endpoint and no key.
+// Health as load balancers and people ask for it: is the process there, can it serve. Names no endpoint and no key.
 import type { Runtime } from '../runtime.ts'
 
 export interface HealthReport {

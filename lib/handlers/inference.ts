@@ -1,4 +1,5 @@
-// Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their kin.
+// Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their
+// kin.
 
 import type { IncomingHttpHeaders } from 'node:http'
 import { type Operation, operationPath, readsModelFromBody } from '../azure/operations.ts'
@@ -31,7 +32,10 @@ export interface InferenceRoute {
   readonly query: string
 }
 
-/** The body for one backend: the deployment put in where the backend reads it there, usage asked for where that is wanted. */
+/**
+ * The body for one backend: the deployment put in where the backend reads it there, usage asked for where that is
+ * wanted.
+ */
 function bodyFor(
   member: Member,
   held: HeldBody,
@@ -190,7 +194,8 @@ function buildForwardRequest(
   }
 }
 
-// `stream_usage`: asks the upstream for usage in the name of a client that did not, so that streams can be accounted for.
+// `stream_usage`: asks the upstream for usage in the name of a client that did not, so that streams can be accounted
+// for.
 
 /** No sane client sends more options than this; what is longer is left alone. */
 const MAX_OPTIONS_BYTES = 4096
@@ -202,8 +207,8 @@ export interface UsageOptions {
 }
 
 /**
- * The client's own `stream_options` and `include_usage`. Undefined where the client asked for usage itself, or where its options are
- * no object (then the upstream has to say so).
+ * The client's own `stream_options` and `include_usage`. Undefined where the client asked for usage itself, or where
+ * its options are no object (then the upstream has to say so).
  */
 export function optionsAskingUsage(chunks: readonly Buffer[], scan: ScannedObject): UsageOptions | undefined {
   const member = lastMember(scan.members, STREAM_OPTIONS)

@@ -1,5 +1,5 @@
-// The items of stored state that a body names instead of holding, in every spelling that JSON allows and at every length: ownership is
-// checked against all of them. Where a request goes is decided by fewer (named-state.ts).
+// The items of stored state that a body names instead of holding, in every spelling that JSON allows and at every
+// length: ownership is checked against all of them. Where a request goes is decided by fewer (named-state.ts).
 import { arrayElements } from '../body/array-elements.ts'
 import { type ByteRange, sliceBytes } from '../body/chunk-list.ts'
 import { type JsonMember, jsonScannerFor } from '../body/json-scan.ts'
@@ -11,7 +11,10 @@ const REASONING = 'reasoning'
 const ITEM_MEMBERS: ReadonlySet<string> = new Set(['id', 'type', 'role', 'content', 'encrypted_content'])
 const scannerOfItem = jsonScannerFor(ITEM_MEMBERS)
 
-/** The ids by which an element stands for stored state: a reference, with or without its type, or reasoning without its content. */
+/**
+ * The ids by which an element stands for stored state: a reference, with or without its type, or reasoning without its
+ * content.
+ */
 function idsOf(element: Buffer): readonly string[] {
   // An escape may hide the name; without any, what does not hold it as it stands has no id.
   if (!element.includes(BACKSLASH) && !element.includes(ID_MARK)) return []

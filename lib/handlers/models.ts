@@ -13,7 +13,9 @@ interface ModelObject {
   readonly owned_by: string
 }
 
-/** Clients want a time; the models' own is not known here, so all have the one of the Azure OpenAI service's v1 surface. */
+/**
+ * Clients want a time; the models' own is not known here, so all have the one of the Azure OpenAI service's v1 surface.
+ */
 const CREATED_S = 1_753_920_000
 
 function modelObject(id: string): ModelObject {

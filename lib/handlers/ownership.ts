@@ -1,4 +1,5 @@
-// Stored responses, items and conversations belong to the name of the key that made them. For every other key they are not there.
+// Stored responses, items and conversations belong to the name of the key that made them. For every other key they are
+// not there.
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
@@ -15,8 +16,9 @@ export function mayMeetForeignState(exchange: Exchange, { config, shared }: Runt
 }
 
 /**
- * Refuses stored state that a key of another name is known to have made. Unknown makers pass, since after a restart nobody's is
- * known. The log line of a refused request names both keys; the client does not learn that there was anything.
+ * Refuses stored state that a key of another name is known to have made. Unknown makers pass, since after a restart
+ * nobody's is known. The log line of a refused request names both keys; the client does not learn that there was
+ * anything.
  * @param ids of responses, items or conversations that the request names
  * @param param the request's field that names them; undefined: its path does
  * @returns undefined when the request may use all of them

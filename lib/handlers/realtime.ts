@@ -1,5 +1,5 @@
-// Realtime sessions: a WebSocket opened at the backend that the balancer chooses, with failover until a backend agrees; then
-// frames pass untouched. A session that no backend opens is answered with a plain HTTP error.
+// Realtime sessions: a WebSocket opened at the backend that the balancer chooses, with failover until a backend agrees;
+// then frames pass untouched. A session that no backend opens is answered with a plain HTTP error.
 import { type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { realtimePath } from '../azure/operations.ts'
@@ -34,7 +34,10 @@ export interface ClientSocket {
   turnEnded(turn: Exchange): void
 }
 
-/** The headers of RFC 6455 that go upstream as the client sent them; the answer's accept key is made from the client's own. */
+/**
+ * The headers of RFC 6455 that go upstream as the client sent them; the answer's accept key is made from the client's
+ * own.
+ */
 const HANDSHAKE = ['sec-websocket-key', 'sec-websocket-version', 'sec-websocket-extensions'] as const
 
 /** What asks a backend to upgrade; a sub-protocol that holds a key stays here. */

@@ -1,4 +1,4 @@
-// Which pool a request goes to: by the model's name and the key's rights, or by the ephemeral key it shows.
+// The pool that a request goes to: by the model's name and the key's rights, or by the ephemeral key it shows.
 import type { Pool } from '../balancer/pool.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'

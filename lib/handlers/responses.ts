@@ -1,4 +1,5 @@
-// Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about which.
+// Stored responses: read, delete, cancel, list their inputs. They live in one resource each; the id says nothing about
+// which.
 import { storedResponsePath } from '../azure/operations.ts'
 import { queryValue } from '../azure/query.ts'
 import { refuse } from '../errors.ts'

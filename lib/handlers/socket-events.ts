@@ -1,4 +1,4 @@
-// What a backend's message on a WebSocket of the Responses API means: a start, output, an end, an error. Pure.
+// The meaning of a backend's message on a WebSocket of the Responses API: a start, output, an end, an error. Pure.
 import { readError, type UpstreamError } from '../azure/errors.ts'
 import type { HeaderValues } from '../azure/waits.ts'
 import { classifyResponse, classifyStreamError, type Outcome } from '../forward/outcome.ts'

@@ -1,4 +1,5 @@
-// The addresses of one name: in which order, and when the next one is tried (RFC 8305, Happy Eyeballs). Knows no sockets.
+// The addresses of one name: in which order, and when the next one is tried (RFC 8305, Happy Eyeballs). Knows no
+// sockets.
 import { isIP } from 'node:net'
 import type { Clock, Timer } from '../clock.ts'
 

@@ -1,6 +1,6 @@
 // The pool: two keep-alive agents of Node's kind, one for http and one for https, that make, keep, age and count the
-// connections to backends. Our own client takes connections from them directly; `https.request({ agent, endpoint })` works over
-// the very same connections, which is how the differential test compares both clients.
+// connections to backends. Our own client takes connections from them directly; `https.request({ agent, endpoint })`
+// works over the very same connections, which is how the differential test compares both clients.
 import http from 'node:http'
 import https from 'node:https'
 import net from 'node:net'

@@ -31,7 +31,10 @@ export class ConnectError extends Error {
   }
 }
 
-/** What this machine itself ran out of (errno(3)): descriptors, buffers, memory, local ports. It says nothing of the far side. */
+/**
+ * What this machine itself ran out of (errno(3)): descriptors, buffers, memory, local ports. It says nothing of the far
+ * side.
+ */
 const SHORTAGES: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL'])
 
 /** Whether a code tells of a shortage of this machine's own. */

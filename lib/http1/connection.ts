@@ -1,5 +1,5 @@
-// One connection to a backend: sends a request, reads its response, and then the next. It knows nothing of pools, and of HTTP
-// only what response-parser.ts reads. Why it is not node:http's ClientRequest: README.md beside this file.
+// One connection to a backend: sends a request, reads its response, and then the next. It knows nothing of pools, and
+// of HTTP only what response-parser.ts reads. Why it is not node:http's ClientRequest: README.md beside this file.
 import type { Socket } from 'node:net'
 import { NO_SLOT } from '../dense-set.ts'
 import type { LowerCaseName } from './header-names.ts'
@@ -19,8 +19,10 @@ export interface ResponseHandler {
   /** 101: the socket is the handler's from now on. `rest` came behind the head. */
   switched(head: ResponseHead, socket: Socket, rest: Buffer): void
   /**
-   * No answer will come. The error is a ConnectError where no connection was made, a ProtocolError where what came is no HTTP.
-   * @param stale it went out on a connection that had rested, and not a byte came back: the far side may have closed it long ago
+   * No answer will come. The error is a ConnectError where no connection was made, a ProtocolError where what came is
+   * no HTTP.
+   * @param stale it went out on a connection that had rested, and not a byte came back: the far side may have closed it
+   * long ago
    */
   failed(error: Error, stale: boolean): void
 }
@@ -29,7 +31,10 @@ export interface ResponseHandler {
 export interface Sent {
   /** Whether the connection has yet to be made. */
   readonly connecting: boolean
-  /** Gives it up, and the connection with it: its handler hears nothing more. Does nothing once the handler has its reply. */
+  /**
+   * Gives it up, and the connection with it: its handler hears nothing more. Does nothing once the handler has its
+   * reply.
+   */
   destroy(): void
 }
 
@@ -76,8 +81,8 @@ function write(socket: Socket, { head, body }: RequestBytes): void {
     // latin1 gives each byte back as it was.
     socket.write(head + only.toString('latin1'), 'latin1')
   } else {
-    // No back-pressure is needed: the chunks are held for replay in any case, and are queued by reference. As one list they
-    // leave in as few system calls as there can be.
+    // No back-pressure is needed: the chunks are held for replay in any case, and are queued by reference. As one list
+    // they leave in as few system calls as there can be.
     socket.cork()
     socket.write(head, 'latin1')
     for (const chunk of body) socket.write(chunk)

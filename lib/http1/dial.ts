@@ -1,5 +1,5 @@
-// Makes one connection: name, address, perhaps a proxy and its tunnel, TLS. All addresses of a name are tried, the next one
-// soon after the one before (RFC 8305); the time that the resolver takes is not counted as the backend's.
+// Makes one connection: name, address, perhaps a proxy and its tunnel, TLS. All addresses of a name are tried, the next
+// one soon after the one before (RFC 8305); the resolver's time is not counted as the backend's.
 import net from 'node:net'
 import type tls from 'node:tls'
 import type { Clock, Timer } from '../clock.ts'
@@ -12,8 +12,8 @@ import type { Resolver } from './resolver.ts'
 import { serverNameOf, type Trust, watchCertificate, withoutIdentity } from './trust.ts'
 
 /**
- * Makes a socket that is on its way to a host. It emits `connect`, over TLS `secureConnect`, once it stands, and hands what it
- * reads to `options.onread` where that is given.
+ * Makes a socket on its way to a host. It emits `connect`, over TLS `secureConnect`, once it stands, and hands what
+ * it reads to `options.onread` where that is given.
  */
 export type SocketFactory = (
   protocol: Endpoint['protocol'],
@@ -50,7 +50,7 @@ export interface DialEvents {
   failed(error: ConnectError): void
 }
 
-/** Below the 4 minutes after which Azure's load balancers drop silent flows without a word (azure/README.md, section 9). */
+/** Below the 4 minutes after which Azure's load balancers drop silent flows (azure/README.md, section 9). */
 const TCP_KEEPALIVE_MS = 30_000
 /** No closure: it stays with a socket for its life, and would keep alive whatever surrounds it. */
 const ignore = (): void => undefined

@@ -1,5 +1,5 @@
-// The way out through a proxy: asking it for a tunnel (CONNECT, RFC 9110 section 9.3.6), what its answers mean, and whether it
-// works at all. A proxy that is dead is one fact, however many backends lie behind it.
+// The way out through a proxy: asking it for a tunnel (CONNECT, RFC 9110 section 9.3.6), what its answers mean, and
+// whether it works at all. A proxy that is dead is one fact, however many backends lie behind it.
 import type { Socket } from 'node:net'
 import type { Clock } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
@@ -27,7 +27,10 @@ export interface EgressWatch {
   resting(proxy: EgressProxy): ConnectError | undefined
 }
 
-/** A silent proxy is asked again by one connection this often; others fail at once meanwhile, instead of waiting in vain. */
+/**
+ * A silent proxy is asked again by one connection this often; others fail at once meanwhile, instead of waiting in
+ * vain.
+ */
 const REST_MS = 2_000
 /** Proxies remembered: one or two a config. */
 const MAX_PROXIES = 100
@@ -144,8 +147,8 @@ export function refusalOf(proxy: EgressProxy, status: number, asked: string): Co
 }
 
 /**
- * Whether a plain request's answer is the proxy's own refusal instead of the backend's answer. Only what a backend of this
- * API never says: 407 and 511, a redirect to a login, or an error page of squid's.
+ * Whether a plain request's answer is the proxy's own refusal instead of the backend's answer. Only what a backend of
+ * this API never says: 407 and 511, a redirect to a login, or an error page of squid's.
  */
 export function refusesPlainly(head: ResponseHead): boolean {
   if (head.status === 407 || head.status === 511) return true

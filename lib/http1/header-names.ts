@@ -1,4 +1,4 @@
-// What is known of a header's name, remembered: the same few dozen names come with every message, and making a name lower case
+// Facts of a header's name, remembered: the same few dozen names come with every message, and making a name lower case
 // and looking it up in several lists anew each time costs more than finding it again.
 
 /** Tells what is known of a name; undefined for what is no name at all (RFC 9110 section 5.6.2, token). */
@@ -20,8 +20,8 @@ export function createNameMemory<T>(look: (lowerCase: string) => T): NameMemory<
     if (!TOKEN.test(name)) return undefined
     if (name.length > MAX_NAME_CHARS) return look(name.toLowerCase())
     if (known.size >= MAX_NAMES) known.clear()
-    // A copy, and what is known of the copy: a name is a slice of a whole head, and would keep that head. Making it lower case
-    // makes no new one where it is so already.
+    // A copy, and what is known of the copy: a name is a slice of a whole head, and would keep that head. Making it
+    // lower case makes no new one where it is so already.
     const copy = Buffer.from(name, 'latin1').toString('latin1')
     const found = look(copy.toLowerCase())
     known.set(copy, found)

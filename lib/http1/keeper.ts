@@ -1,5 +1,5 @@
-// The connections of one agent: which rest and may be used again, how long they may rest, how old they may get, how many there
-// are. It knows neither requests nor how a connection is made.
+// The connections of one agent: which rest and may be used again, how long they may rest, how old they may get, how
+// many there are. It knows neither requests nor how a connection is made.
 import type { Socket } from 'node:net'
 import type { Clock, Timer } from '../clock.ts'
 import type { Endpoint } from '../config/types.ts'
@@ -120,8 +120,8 @@ export class ConnectionKeeper {
   }
 
   /**
-   * Closes what rests to an endpoint, and lets what is in use end with its response: the next request meets what the name means
-   * now.
+   * Closes what rests to an endpoint, and lets what is in use end with its response: the next request meets what the
+   * name means now.
    */
   retire(endpoint: Endpoint): void {
     const host = this.hosts.get(hostKey(endpoint))

@@ -49,7 +49,9 @@ export class ResponseBody {
     if (!this.paused) this.source?.resume()
   }
 
-  /** Reads on to the end for nobody, so that the connection can be used again. @param over told when that end has come */
+  /**
+   * Reads on to the end for nobody, so that the connection can be used again. @param over told when that end has come
+   */
   discard(over: () => void = () => undefined): void {
     this.attach({ data: () => undefined, end: over, lost: over })
     this.resume()
@@ -72,7 +74,8 @@ export class ResponseBody {
   /**
    * The rest as a stream, for `pipeline`; destroying the stream gives the reply up.
    * @param pass makes of each piece what the stream brings; undefined: nothing, yet
-   * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what came
+   * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what
+   * came
    * @param isWhole asked at the end of the bytes: false where what came cannot be all of it
    */
   stream(pass: Pass, whenLost: 'error' | 'end', isWhole: () => boolean = () => true): BodyStream {

@@ -1,5 +1,6 @@
 // The head of an answer in HTTP/1.1: status line and headers, and what they say of where the body ends and whether the
-// connection can be used again (RFC 9112). Pure; strict, since what two readers could understand differently is a fault.
+// connection can be used again (RFC 9112). Pure; strict, since what two readers could understand differently is a
+// fault.
 import type { LowerCaseName } from './header-names.ts'
 
 /** How the end of a body is found (RFC 9112 section 6.3). */
@@ -17,7 +18,10 @@ export interface ResponseHead {
   /** The names alone, in lower case and the same order. */
   readonly names: readonly string[]
   readonly framing: Framing
-  /** Milliseconds for which the far side keeps the connection after this answer: 0 when it closes, Infinity when it does not say. */
+  /**
+   * Milliseconds for which the far side keeps the connection after this answer: 0 when it closes, Infinity when it does
+   * not say.
+   */
   readonly keptForMs: number
 }
 
@@ -64,8 +68,8 @@ function lists(list: string | undefined, token: string): boolean {
 }
 
 /**
- * What is already known to be wrong with a head that has not come whole: who speaks another protocol, or ends lines otherwise,
- * might never send its end.
+ * What is already known to be wrong with a head that has not come whole: who speaks another protocol, or ends lines
+ * otherwise, might never send its end.
  * @param begun as much as has come, as latin1
  */
 export function faultOfPart(begun: string): ResponseFault | undefined {

@@ -1,7 +1,7 @@
-// Reads answers off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112 sections 6 and
-// 7). Knows no sockets. What one read of the socket brought of a body comes out as one piece: an event stream sends each event as
-// a chunk of its own, and handing on two hundred of them one by one costs eight times as much. What it is given may lie in memory
-// that the next read writes over: it keeps and hands out copies.
+// Reads answers off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112
+// sections 6 and 7). Knows no sockets. What one read of the socket brought of a body comes out as one piece: an event
+// stream sends each event as a chunk of its own, and handing on two hundred of them one by one costs eight times as
+// much. What it is given may lie in memory that the next read writes over: it keeps and hands out copies.
 
 import type { LowerCaseName } from './header-names.ts'
 import { faultOfPart, parseHead, type ResponseFault, type ResponseHead } from './response-head.ts'
@@ -20,8 +20,8 @@ export interface ParserEvents {
 /** An answer's head beyond this is an error of the far side; Node's own default. */
 const MAX_HEAD_BYTES = 16 * 1024
 /**
- * 100, 102 and 103 may come before an answer for as long as its time limit lets them: a slow server sends a 102 every few seconds
- * (RFC 2518 section 10.1). All of their heads together; nobody sends a hundredth of this.
+ * 100, 102 and 103 may come before an answer for as long as its time limit lets them: a slow server sends a 102 every
+ * few seconds (RFC 2518 section 10.1). All of their heads together; nobody sends a hundredth of this.
  */
 const MAX_INTERIM_BYTES = 1024 * 1024
 /** Hexadecimal digits of a chunk's size: fifteen petabytes. */
@@ -99,7 +99,9 @@ export class ResponseParser {
     return this.seen > 0
   }
 
-  /** Takes what the socket brought, and may write in it until it returns. @returns what is wrong with it, if anything */
+  /**
+   * Takes what the socket brought, and may write in it until it returns. @returns what is wrong with it, if anything
+   */
   push(bytes: Buffer): ResponseFault | undefined {
     this.seen += bytes.length
     if (this.state === HEAD) return this.pushHead(bytes)

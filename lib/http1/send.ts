@@ -1,5 +1,5 @@
-// The one entrance to this folder: `send` puts a request on a connection of the agents and brings its response to a handler.
-// Why there is a client of our own, and what it must hold: README.md beside this file.
+// The one entrance to this folder: `send` puts a request on a connection of the agents and brings its response to a
+// handler. Why there is a client of our own, and what it must hold: README.md beside this file.
 
 import type { OnReadOpts } from 'node:net'
 import type { Clock } from '../clock.ts'
@@ -52,7 +52,8 @@ export interface Transport {
   /** Connections in use and resting, for leak checks and the status page. */
   sockets(): { readonly busy: number; readonly free: number }
   /**
-   * Uses no connection to an endpoint again that is there now: it went out, and its name may mean another address by now.
+   * Uses no connection to an endpoint again that is there now: it went out, and its name may mean another address by
+   * now.
    */
   retire(endpoint: Endpoint): void
   /** Whether the proxy on the way to an endpoint has failed for all that lies behind it, and has not worked since. */
@@ -104,7 +105,10 @@ function headOf(
   return connection === undefined ? `${head}\r\n` : `${head}connection: ${connection}\r\n\r\n`
 }
 
-/** Where a socket's bytes go. It lives as long as the socket, and so does what its callback can reach: nothing of a request. */
+/**
+ * Where a socket's bytes go. It lives as long as the socket, and so does what its callback can reach: nothing of a
+ * request.
+ */
 interface Reader {
   connection: Connection | undefined
 }
@@ -236,8 +240,8 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     maxAgeMs,
     makeSocket,
   )
-  // One buffer for all: a buffer made for each read, 64 KB cut down to what came, and its way through a stream cost 4 µs
-  // an event of an open stream.
+  // One buffer for all: a buffer made for each read, 64 KB cut down to what came, and its way through a stream cost 4
+  // µs an event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
   const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer }
 

@@ -1,5 +1,5 @@
-// Which CAs are trusted, and which certificate is shown, for a route: one TLS context for each, made when it is first needed,
-// because reading some 150 certificates takes tens of milliseconds.
+// The CAs that are trusted, and the certificate that is shown, for a route: one TLS context for each, made when it is
+// first needed, because reading some 150 certificates takes tens of milliseconds.
 import { readFileSync } from 'node:fs'
 import { isIP, type Socket } from 'node:net'
 import tls from 'node:tls'
@@ -57,7 +57,10 @@ type TlsOptions = Pick<tls.ConnectionOptions, 'servername' | 'rejectUnauthorized
 export interface Trust {
   /** How a handshake is made. @param name what the certificate must be for */
   optionsFor(route: Route | undefined, name: string): TlsOptions
-  /** The context for a route; undefined: straight, with the system's CAs. @throws what OpenSSL says of unusable PEM texts */
+  /**
+   * The context for a route; undefined: straight, with the system's CAs. @throws what OpenSSL says of unusable PEM
+   * texts
+   */
   contextFor(route: Route | undefined): tls.SecureContext
 }
 
@@ -116,8 +119,8 @@ function shownBy(socket: tls.TLSSocket): ShownCertificate | undefined {
 }
 
 /**
- * Keeps what the far side shows, for the words of a failure: once a socket has failed it can no longer be asked. `secure` is
- * not documented; where a Node does not emit it, the message names no day and no names.
+ * Keeps what the far side shows, for the words of a failure: once a socket has failed it can no longer be asked.
+ * `secure` is not documented; where a Node does not emit it, the message names no day and no names.
  */
 export function watchCertificate(socket: Socket): () => ShownCertificate | undefined {
   let seen: ShownCertificate | undefined

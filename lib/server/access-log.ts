@@ -8,7 +8,10 @@ function ms(value: number | undefined): number | null {
   return value === undefined ? null : Math.round(value * 10) / 10
 }
 
-/** Step 12 of a request (lib/README.md): one line, the documented fields (deploy/reference.md, "The log line") first, then those that are there only when they say something. */
+/**
+ * Step 12 of a request (lib/README.md): one line, the documented fields (deploy/reference.md, "The log line") first,
+ * then those that are there only when they say something.
+ */
 export function logFinished(
   log: Log,
   { id, method, path, client, traceparent, durationMs, cost, record }: FinishedRequest,

@@ -1,5 +1,5 @@
-// Every request from its head to its log line: made into an exchange, routed, authenticated, handed to its handler. A handler
-// that throws costs its own request and nothing else.
+// Every request from its head to its log line: made into an exchange, routed, authenticated, handed to its handler. A
+// handler that throws costs its own request and nothing else.
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
@@ -105,7 +105,9 @@ function mustBeAnswered(exchange: Exchange, log: Log): void {
   fail(exchange, log, new Error('a handler returned without an answer'))
 }
 
-/** Step 2 and on (lib/README.md). Calls `done` when the handler has done its part: at once, or when its promise settles. */
+/**
+ * Step 2 and on (lib/README.md). Calls `done` when the handler has done its part: at once, or when its promise settles.
+ */
 function serve(
   exchange: Exchange,
   client: ClientSocket | undefined,
@@ -238,7 +240,8 @@ export function createApp(deps: AppDeps): App {
     // The connection may have closed while its turn came.
     if (response.destroyed) return
     const exchange = begin(request, response)
-    // A request that is answered, and a response that is closed: only then is everything known that the log wants to say.
+    // A request that is answered, and a response that is closed: only then is everything known that the log wants to
+    // say.
     let open = 2
     const oneDone = (): void => {
       if (--open === 0) finish(exchange)

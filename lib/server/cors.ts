@@ -1,5 +1,5 @@
-// Browser apps of other origins: which may read answers, and the preflight that their browsers send first. No key is asked of a
-// preflight, because browsers send none with it.
+// Browser apps of other origins: which may read answers, and the preflight that their browsers send first. No key is
+// asked of a preflight, because browsers send none with it.
 import type { ServerResponse } from 'node:http'
 import { ALLOW_ORIGIN } from '../forward/cors.ts'
 import type { Exchange } from '../request-context.ts'
@@ -32,7 +32,10 @@ const EXPOSED = [
   'www-authenticate',
 ].join(', ')
 
-/** The value that grants reading to this origin; undefined: the origin is not allowed, or the request comes from no page. */
+/**
+ * The value that grants reading to this origin; undefined: the origin is not allowed, or the request comes from no
+ * page.
+ */
 export function grantFor(origin: string | undefined, allowed: readonly string[]): string | undefined {
   if (origin === undefined || allowed.length === 0) return undefined
   if (allowed.includes('*')) return '*'

@@ -70,7 +70,8 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
     if (server.corsOrigins.length > 0 && target.kind !== 'dashboard' && answerCors(exchange, server.corsOrigins)) return
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
     if (target.kind === 'readyz') {
-      // It does not hang on Azure: with every backend out, clients must get the proxy's own answer and not find it gone.
+      // It does not hang on Azure: with every backend out, clients must get the proxy's own answer and not find it
+      // gone.
       return sendJson(exchange, isDraining() ? 503 : 200, { status: isDraining() ? 'draining' : 'ok' })
     }
     if (target.kind === 'root') return handleRoot(exchange, version)
@@ -143,8 +144,8 @@ function authenticators(clock: Clock): (current: Runtime) => Authenticator {
 }
 
 /**
- * Takes the ephemeral key that a request shows, if a resource behind this proxy issued it. Models and limits of the key that had
- * it issued hold for it; when that key is withdrawn or over, so is this one.
+ * Takes the ephemeral key that a request shows, if a resource behind this proxy issued it. Models and limits of the key
+ * that had it issued hold for it; when that key is withdrawn or over, so is this one.
  */
 function useEphemeral(exchange: Exchange, { config, shared }: Runtime): boolean {
   const shown = ephemeralKey(exchange.request.headers, shared.owners)

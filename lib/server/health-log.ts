@@ -1,4 +1,5 @@
-// Lines of the log about backends and models: one a change of state, and a reminder at long distance while one stays out.
+// Lines of the log about backends and models: one a change of state, and a reminder at long distance while one stays
+// out.
 import { adviceFor } from '../balancer/advice.ts'
 import { type EjectReason, type HealthChange, isEjected, type Trouble } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'

@@ -10,7 +10,10 @@ import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 const MAX_HEAD_BYTES = 32 * 1024
 /** A request's head must have come by then; slow senders hold a socket, not more. */
 const HEAD_MS = 20_000
-/** Above the idle times of all usual clients and of cloud load balancers (60 s), so that it is they who close (azure/README.md 11.2). */
+/**
+ * Above the idle times of all usual clients and of cloud load balancers (60 s), so that it is they who close
+ * (azure/README.md 11.2).
+ */
 const KEEP_ALIVE_MS = 75_000
 /** How often stuck connections are looked for. */
 const CHECK_MS = 1_000
@@ -113,7 +116,8 @@ function createErrorEar() {
 }
 
 const OPTIONS: ServerOptions & { readonly shouldUpgradeCallback: (request: IncomingMessage) => boolean } = {
-  // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see upgrade-socket.ts).
+  // Node 24.9 and newer ask before they let go of the socket; older ones do not know the option (see
+  // upgrade-socket.ts).
   shouldUpgradeCallback: isWebSocket,
   maxHeaderSize: MAX_HEAD_BYTES,
   headersTimeout: HEAD_MS,
@@ -153,7 +157,8 @@ export function createListener(given: ListenerOptions): Listener {
       ? http.createServer(OPTIONS)
       : https.createServer({ ...OPTIONS, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
   server.timeout = 0
-  // Keep them all, up to MAX_HEAD_BYTES: what Node cuts off beyond a number might be the Content-Length. Counted in request-head.ts.
+  // Keep them all, up to MAX_HEAD_BYTES: what Node cuts off beyond a number might be the Content-Length. Counted in
+  // request-head.ts.
   server.maxHeadersCount = 0
   const setMaxConnections = (max: number | undefined): void => {
     // Node's own "none" is 0 to some versions and undefined to its types.

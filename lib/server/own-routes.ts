@@ -1,4 +1,5 @@
-// The routes by which the proxy itself is watched. They are not its work: they count in no figure, and are logged only when they fail.
+// The routes by which the proxy itself is watched. They are not its work: they count in no figure, and are logged only
+// when they fail.
 
 const OWN = /^\/(?:(?:health|livez|readyz|metrics|dashboard)(?:\/|$)|$)/
 

@@ -1,15 +1,19 @@
-// Requests that stand behind another one on their connection (pipelining, RFC 9112 section 9.3.2): one is worked on at a time, a
-// bounded number waits, and nothing is answered before what came earlier. Node parses all that one read brought, 2,000 requests of
-// 33 bytes, and would start every one of them.
+// Requests that stand behind another one on their connection (pipelining, RFC 9112 section 9.3.2): one is worked on at
+// a time, a bounded number waits, and nothing is answered before what came earlier. Node parses all that one read
+// brought, 2,000 requests of 33 bytes, and would start every one of them.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 
 /** Requests that wait on one connection, in order; above, the connection is closed behind the last of them. */
 export const MAX_WAITING = 100
-/** What one read of 64 KB may bring beyond. A connection that goes on sending is cut: each costs memory until the close. */
+/**
+ * What one read of 64 KB may bring beyond. A connection that goes on sending is cut: each costs memory until the close.
+ */
 const MAX_DROPPED = 4_000
 
-/** The response that the socket is writing now; undefined: none. Private to Node: ServerResponse.assignSocket sets it. */
+/**
+ * The response that the socket is writing now; undefined: none. Private to Node: ServerResponse.assignSocket sets it.
+ */
 export function currentResponse(socket: Duplex): ServerResponse | undefined {
   const current = '_httpMessage' in socket ? socket._httpMessage : undefined
   return isResponse(current) ? current : undefined

@@ -28,7 +28,8 @@ export type { ProxyOptions } from './proxy-parts.ts'
 export interface ProxyServer {
   listen(): Promise<{ readonly port: number }>
   /**
-   * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is closed.
+   * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is
+   * closed.
    */
   shutdown(graceMs: number): Promise<void>
   readonly runtime: () => Runtime
@@ -38,8 +39,8 @@ export interface ProxyServer {
   /** One probe round now. */
   probe(): Promise<void>
   /**
-   * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their standing and their
-   * connections. Says in the log what changed.
+   * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their standing and
+   * their connections. Says in the log what changed.
    * @throws when the certificate cannot be used; then nothing has changed
    */
   reload(config: Config, tls: TlsFiles | undefined): void
@@ -215,7 +216,8 @@ export function createProxy(options: ProxyOptions): ProxyServer {
       const before = current().config
       const carried = withoutRestart(before, next)
       const renewed = carried.keepsTls ? undefined : files
-      // First, because it is all that can fail: a certificate that its key does not fit must leave the whole old config in force.
+      // First, because it is all that can fail: a certificate that its key does not fit must leave the whole old config
+      // in force.
       if (renewed !== undefined) listener.setTls(renewed)
       hold.runtime = createRuntime(carried.config, shared)
       listener.setMaxConnections(next.server.maxConnections ?? maxConnections)

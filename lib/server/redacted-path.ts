@@ -1,4 +1,5 @@
-// How a request's path is shown in the log, on the status page and in an error: never its query, never a key that stands in it.
+// A request's path as shown in the log, on the status page and in an error: never its query, never a key that stands in
+// it.
 import { allOperations } from '../azure/operations.ts'
 
 /** Characters of a path that are shown; the rest says nothing more. */
@@ -15,7 +16,9 @@ const WORDS = new Set(
     ' ',
   ),
 )
-/** Whole paths of the API, each under its own text. Made of the program's words alone, they hold nothing of a client's. */
+/**
+ * Whole paths of the API, each under its own text. Made of the program's words alone, they hold nothing of a client's.
+ */
 const KNOWN: ReadonlyMap<string, string> = new Map(
   ['/v1/', '/openai/v1/', '/openai/']
     .flatMap(prefix => ['models', ...allOperations().map(({ name }) => name)].map(name => prefix + name))
@@ -37,8 +40,8 @@ function decoded(text: string): string {
  * @param isSecret whether a text is a key that must not be shown
  */
 export function redactedPath(target: string, isSecret: (text: string) => boolean): string {
-  // Most requests, for 0.1 µs instead of 0.8. What is given back is the program's own text: a piece of the client's would keep
-  // the whole target in memory, and what stands in its query.
+  // Most requests, for 0.1 µs instead of 0.8. What is given back is the program's own text: a piece of the client's
+  // would keep the whole target in memory, and what stands in its query.
   const mark = target.indexOf('?')
   const known = KNOWN.get(mark === -1 ? target : target.slice(0, mark))
   if (known !== undefined) return known

@@ -1,4 +1,4 @@
-// What a request's head must be before anything else looks at it.
+// Demands on a request's head, before anything else looks at it.
 import type { IncomingMessage } from 'node:http'
 import type { Refusal } from '../errors.ts'
 

@@ -1,4 +1,4 @@
-// What happens, as metrics: finished requests, attempts, and at each reading how backends and the process stand.
+// Events as metrics: finished requests, attempts, and at each reading how backends and the process stand.
 import { adviceFor } from '../balancer/advice.ts'
 import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
@@ -43,7 +43,10 @@ export interface RequestMetrics {
   state(): MetricsState
 }
 
-/** What stands where a request has no model of the config, no key, no status: an empty label would read as a missing one. */
+/**
+ * What stands where a request has no model of the config, no key, no status: an empty label would read as a missing
+ * one.
+ */
 const NONE = 'none'
 
 /** Models times keys whose series are shown from the start. */

@@ -1,4 +1,5 @@
-// Where authentication is off, a browser inside the network needs no key: any web page it shows could then give orders here.
+// Requests from other sites' pages. With authentication off a browser inside the network needs no key: any web page it
+// shows could then give orders here.
 import type { IncomingMessage } from 'node:http'
 import type { Refusal } from '../errors.ts'
 
@@ -13,7 +14,8 @@ function hostOf(origin: string): string | undefined {
 }
 
 /**
- * Whether a request that changes something was sent by a page of another web site. What is no browser sends neither header.
+ * Whether a request that changes something was sent by a page of another web site. What is no browser sends neither
+ * header.
  * @param allowed the origins of `server.cors_origins`
  */
 function isFromElsewhere({ headers }: IncomingMessage, allowed: readonly string[]): boolean {

@@ -1,4 +1,5 @@
-// One rendering for all who ask at once. GET /metrics needs no key, so what it costs must not grow with how often it is asked for.
+// One rendering for all who ask at once. GET /metrics needs no key, so what it costs must not grow with how often it is
+// asked for.
 import type { Clock, Timer } from '../clock.ts'
 
 /** Renderings begin at least so far apart: ten a second at most. */

@@ -1,5 +1,5 @@
-// A socket on which a client asked for another protocol. Node has let go of it by then: a WebSocket keeps it that way until it is
-// agreed to or refused, anything else goes back to the HTTP server as the plain request it also is.
+// A socket on which a client asked for another protocol. Node has let go of it by then: a WebSocket keeps it that way
+// until it is agreed to or refused, anything else goes back to the HTTP server as the plain request it also is.
 import { type IncomingMessage, type Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
@@ -33,7 +33,9 @@ export function clientSocket(
   }
 }
 
-/** Whether a request asks for a WebSocket (RFC 6455, section 4.1: a GET); any other asks for something that is not here. */
+/**
+ * Whether a request asks for a WebSocket (RFC 6455, section 4.1: a GET); any other asks for something that is not here.
+ */
 export function isWebSocket({ method, headers }: IncomingMessage): boolean {
   return method === 'GET' && headers.upgrade?.trim().toLowerCase() === 'websocket'
 }
@@ -42,8 +44,9 @@ export function isWebSocket({ method, headers }: IncomingMessage): boolean {
 const UPGRADING = new Set(['upgrade', 'http2-settings', 'connection'])
 
 /**
- * Gives a request that asks for some other protocol back to the server, without the asking: RFC 9110 section 7.8 lets a server
- * ignore it, and Java's HTTP client asks every plain server for h2c. The head is written as it came, less what asked.
+ * Gives a request that asks for some other protocol back to the server, without the asking: RFC 9110 section 7.8 lets a
+ * server ignore it, and Java's HTTP client asks every plain server for h2c. The head is written as it came, less what
+ * asked.
  */
 export function serveWithoutUpgrade(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
   const lines = [`${request.method} ${request.url} HTTP/${request.httpVersion}`]

@@ -1,4 +1,4 @@
-// What Azure refuses in a chat request, in its own words (azure/README.md 6.2).
+// Azure's refusals of a chat request, in its own words (azure/README.md 6.2).
 import { type Answer, modelError } from './errors.ts'
 
 type Json = Readonly<Record<string, unknown>>

@@ -1,6 +1,6 @@
-// What lives in one resource and belongs to no model: files, uploads, batches, vector stores, fine-tuning jobs, evals,
-// containers, stored chat completions. In their least form: made, listed, read, changed, removed (azure/README.md
-// 13.7).
+// Objects that live in one resource and belong to no model: files, uploads, batches, vector stores, fine-tuning jobs,
+// evals, containers, stored chat completions. In their least form: made, listed, read, changed, removed
+// (azure/README.md 13.7).
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Reply } from './chat.ts'
 import { listPage } from './conversations.ts'

@@ -25,7 +25,7 @@ import { type Asked, isAnswer } from './surface.ts'
 import { digest } from './text.ts'
 
 /** A request for a deployment. */
-export interface Admission {
+export interface AdmissionRequest {
   readonly asked: Asked
   /** The deployment that it names, if any. */
   readonly wanted: string | undefined
@@ -38,7 +38,7 @@ export interface Admission {
 }
 
 /** The deployment that is asked, if it exists, can do it, and has something left. */
-export function admitTo({ deployments, options }: ResourceState, admission: Admission): Deployment | Answer {
+export function admitTo({ deployments, options }: ResourceState, admission: AdmissionRequest): Deployment | Answer {
   const { asked, wanted, estimate, headers } = admission
   const deployment = deployments.find(candidate => candidate.name === wanted)
   if (deployment === undefined) return deploymentNotFound()

@@ -1,5 +1,5 @@
-// What the requests of one simulated resource share: its options, its deployments with their limits, its stores and the
-// ephemeral keys it has issued.
+// State that the requests of one simulated resource share: its options, its deployments with their limits, its stores
+// and the ephemeral keys it has issued.
 import type { Clock } from '../clock.ts'
 import type { Deployment } from './deployments.ts'
 import { createObjectStore, type ObjectStore } from './objects.ts'

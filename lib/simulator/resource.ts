@@ -1,6 +1,5 @@
 // One simulated Azure OpenAI resource: a region's front end with its keys, deployments, limits and stored responses. It
 // is strict: what Azure would refuse, it refuses; what only a careless proxy would send, it notes in `violations`.
-//
 //   const resource = createSimulatedResource({ name: 'eu', keys: ['k'], deployments: [{ name: 'gpt-4o', kind: 'chat' }], clock })
 //   const { url } = await resource.listen()
 //   resource.next(throttle(7))           // the next request is throttled; then all is well again

@@ -1,4 +1,4 @@
-// What Azure refuses in a request of the Responses API, in its own words (azure/README.md 1.5, 6.2, 13.4).
+// Azure's refusals of a request of the Responses API, in its own words (azure/README.md 1.5, 6.2, 13.4).
 import { type Answer, modelError } from './errors.ts'
 
 type Json = Readonly<Record<string, unknown>>

@@ -1,4 +1,4 @@
-// What a simulated model says where the request fixes its form: an instance of a JSON schema, or a call of a tool. A
+// Output of a simulated model where the request fixes its form: an instance of a JSON schema, or a call of a tool. A
 // function of the request alone.
 
 type Json = Readonly<Record<string, unknown>>

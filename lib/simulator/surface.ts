@@ -1,4 +1,4 @@
-// Which URL means what on Azure's surfaces, and what a request must bring to be let in (azure/README.md 1 and 2).
+// The URLs of Azure's surfaces, and the credentials that a request must bring (azure/README.md 1 and 2).
 import type { IncomingMessage } from 'node:http'
 import { notSupported } from './claude.ts'
 import {

@@ -1,4 +1,5 @@
-// What the simulated models say and how they count: a function of the request alone, so that two runs are the same.
+// Texts of the simulated models, and their token counts: a function of the request alone, so that two runs are the
+// same.
 import { createHash } from 'node:crypto'
 
 /** Four characters a token: rough, fixed, and enough for quotas and caches to be exercised. */

@@ -38,8 +38,8 @@ type Claims = Readonly<Record<string, unknown>>
 export const LEEWAY_S = 60
 
 /**
- * Hosts that issue Entra's tokens, in all clouds (learn.microsoft.com/entra/identity-platform/access-tokens). A tenant is told
- * by its id, which is the same whichever host and version the token names.
+ * Hosts that issue Entra's tokens, in all clouds (learn.microsoft.com/entra/identity-platform/access-tokens). A tenant
+ * is told by its id, which is the same whichever host and version the token names.
  */
 const ENTRA_HOSTS: ReadonlySet<string> = new Set([
   'login.microsoftonline.com',
@@ -71,7 +71,10 @@ export function sameIssuer(a: string, b: string): boolean {
   return tenant !== undefined && tenant === entraTenant(b)
 }
 
-/** An audience in the one form that is compared: Entra writes an app's id bare (version 2) or after `api://` (version 1). */
+/**
+ * An audience in the one form that is compared: Entra writes an app's id bare (version 2) or after `api://` (version
+ * 1).
+ */
 function bareAudience(audience: string): string {
   return withoutSlash(audience.replace(/^api:\/\//i, ''))
 }
@@ -106,7 +109,9 @@ export function claimsFault(claims: Claims, accepted: TokenIssuer, nowS: number)
 /** The claims that name the calling application, in the order in which they are looked for. */
 const CALLER_CLAIMS = ['azp', 'appid', 'sub'] as const
 
-/** The values of the claim that `subjects` is compared with; `scp` is a list written as one text (RFC 8693 section 4.2). */
+/**
+ * The values of the claim that `subjects` is compared with; `scp` is a list written as one text (RFC 8693 section 4.2).
+ */
 function subjectValues(claims: Claims, claim: string | undefined): readonly string[] {
   const name = claim ?? CALLER_CLAIMS.find(candidate => typeof claims[candidate] === 'string')
   const value = name === undefined || !Object.hasOwn(claims, name) ? undefined : claims[name]

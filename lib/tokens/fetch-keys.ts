@@ -1,5 +1,5 @@
-// Fetches an issuer's key set: by OpenID Connect discovery, from a URL, or from a file. Bounded in size; the caller bounds it in
-// time. No redirect is followed.
+// Fetches an issuer's key set: by OpenID Connect discovery, from a URL, or from a file. Bounded in size; the caller
+// bounds it in time. No redirect is followed.
 import { createReadStream } from 'node:fs'
 import type { Exchange } from '../azure/entra-http.ts'
 import { isLoopback } from '../config/endpoint.ts'

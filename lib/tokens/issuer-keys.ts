@@ -1,5 +1,5 @@
-// The key sets of issuers, each fetched once for everybody: at the start, once an hour in the background, and for a key id that
-// is not known. Keys that are there serve on while their issuer is down. How a set is fetched is handed in.
+// The key sets of issuers, each fetched once for everybody: at the start, once an hour in the background, and for a key
+// id that is not known. Keys that are there serve on while their issuer is down. How a set is fetched is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { KeySource } from '../config/types.ts'
 import type { VerificationKey } from './jwt.ts'
@@ -16,7 +16,10 @@ export type KeyFetcher = (source: KeySource, signal: AbortSignal) => Promise<Fet
 export interface IssuerKeys {
   /** The keys that are there, however old; undefined: none was ever fetched. */
   held(): readonly VerificationKey[] | undefined
-  /** Resolves when a fetch has ended that may bring first keys; undefined: the last one failed, and its wait is not over. */
+  /**
+   * Resolves when a fetch has ended that may bring first keys; undefined: the last one failed, and its wait is not
+   * over.
+   */
   load(): Promise<void> | undefined
   /** The same for a key id that is not among them; undefined: asked for such a key too recently. */
   loadUnknown(): Promise<void> | undefined

@@ -1,4 +1,5 @@
-// Reads and verifies one signed token (JWT, RFC 7519; JWS compact form, RFC 7515). Pure: no socket, no clock, no config.
+// Reads and verifies one signed token (JWT, RFC 7519; JWS compact form, RFC 7515). Pure: no socket, no clock, no
+// config.
 import { constants, createPublicKey, type JsonWebKey, type KeyObject, verify } from 'node:crypto'
 
 /** The algorithms that count. `none` and HMAC are no choice: a public key must never be taken for a shared secret. */
@@ -86,8 +87,8 @@ export function parseToken(text: string): ParsedToken | 'malformed' | 'algorithm
 }
 
 /**
- * Whether this key signed the token. Takes 30 to 60 µs. The key's type decides which algorithms may be named; the token's
- * own choice is only compared with it.
+ * Whether this key signed the token. Takes 30 to 60 µs. The key's type decides which algorithms may be named; the
+ * token's own choice is only compared with it.
  */
 export function verifySignature({ algorithm, signed, signature }: ParsedToken, given: VerificationKey): boolean {
   if (!given.algorithms.includes(algorithm)) return false

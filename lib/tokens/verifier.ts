@@ -1,5 +1,5 @@
-// Verifies the tokens of clients against the config's issuers. A token that was found right is remembered by its digest until it
-// ends, so that its signature is computed once.
+// Verifies the tokens of clients against the config's issuers. A token that was found right is remembered by its digest
+// until it ends, so that its signature is computed once.
 import type { Clock } from '../clock.ts'
 import type { TokenIssuer } from '../config/types.ts'
 import { claimsFault, furtherFault, isSubject, LEEWAY_S, type TokenFault } from './claims.ts'

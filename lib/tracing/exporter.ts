@@ -1,4 +1,5 @@
-// Spans on their way to a collector: a bounded queue, a batch at a time, never in a request's way. A dead collector costs a timer.
+// Spans on their way to a collector: a bounded queue, a batch at a time, never in a request's way. A dead collector
+// costs a timer.
 import type { Clock, Timer } from '../clock.ts'
 import { exportBody, type Span } from './spans.ts'
 

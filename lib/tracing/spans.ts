@@ -1,4 +1,5 @@
-// A finished request as OTLP/HTTP JSON spans (opentelemetry-proto 1.x, JSON mapping), under OpenTelemetry's names for GenAI. Pure.
+// A finished request as OTLP/HTTP JSON spans (opentelemetry-proto 1.x, JSON mapping), under OpenTelemetry's names for
+// GenAI. Pure.
 import type { FinishedRequest } from '../request-context.ts'
 import type { Trace } from './trace-context.ts'
 

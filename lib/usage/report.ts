@@ -5,7 +5,9 @@ import { roundedCost } from '../cost.ts'
 export const DIMENSIONS = ['key', 'model', 'backend', 'day', 'month'] as const
 export type Dimension = (typeof DIMENSIONS)[number]
 
-/** Groups at once: a year of days for hundreds of keys and models. More are a wrong `--by`, and would fill the memory. */
+/**
+ * Groups at once: a year of days for hundreds of keys and models. More are a wrong `--by`, and would fill the memory.
+ */
 export const MAX_GROUPS = 500_000
 
 /** Stands where a request had no key (authentication off) or reached no backend. */

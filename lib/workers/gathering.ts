@@ -1,5 +1,5 @@
-// The figures of all workers, kept in the primary: a worker that dies leaves its counters, one that is slow its last state. So
-// no counter of /metrics ever falls (Prometheus would take that for a restart, and count everything again).
+// The figures of all workers, kept in the primary: a worker that dies leaves its counters, one that is slow its last
+// state. So no counter of /metrics ever falls (Prometheus would take that for a restart, and count everything again).
 import type { Clock, Timer } from '../clock.ts'
 import { countersOf, type MetricsState, mergeMetrics } from '../metrics.ts'
 import type { ProcessState } from './messages.ts'

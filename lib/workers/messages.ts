@@ -1,4 +1,5 @@
-// Every message between the primary process and its workers, and what they carry. JSON: no undefined, no Infinity, no bytes.
+// Every message between the primary process and its workers, and what they carry. JSON: no undefined, no Infinity, no
+// bytes.
 
 import type { HealthSnapshot } from '../balancer/health.ts'
 import type { Admission, KeyUsed } from '../balancer/key-limits.ts'
@@ -64,7 +65,10 @@ export type FromWorker =
   | PrimaryCall
 
 export type ToWorker =
-  /** The answer to `awake`: the config to begin with (not from the disk, where a broken one may lie by now), and all that is known. */
+  /**
+   * The answer to `awake`: the config to begin with (not from the disk, where a broken one may lie by now), and all
+   * that is known.
+   */
   | { readonly kind: 'start'; readonly texts: FileTexts; readonly items: readonly StateUpdate[] }
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
   /** Probes run in one worker only. */

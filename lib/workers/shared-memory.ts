@@ -1,4 +1,4 @@
-// What the workers have shared, kept in the primary for a worker that starts later: the latest of each.
+// Shared state of the workers, kept in the primary for a worker that starts later: the latest of each.
 import { type HealthSnapshot, joinSnapshots } from '../balancer/health-snapshot.ts'
 import type { StateUpdate } from './messages.ts'
 

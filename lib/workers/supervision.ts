@@ -1,5 +1,6 @@
-// The primary's decisions about its workers, as a pure function: state and event to state and effects. supervisor.ts acts on them.
-// One table: starting (no worker listens yet) → serving → ending. Only a stop, or a start where none can listen, leads to ending.
+// The primary's decisions about its workers, as a pure function: state and event to state and effects. supervisor.ts
+// acts on them. One table: starting (no worker listens yet) → serving → ending. Only a stop, or a start where none can
+// listen, leads to ending.
 
 /** A worker that lived this long died of something else than its start. */
 export const HEALTHY_MS = 10_000

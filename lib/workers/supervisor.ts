@@ -1,5 +1,6 @@
-// The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn, and ends all
-// of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them: primary-services.ts.
+// The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn,
+// and ends all of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them:
+// primary-services.ts.
 import cluster, { type Worker } from 'node:cluster'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
@@ -8,7 +9,10 @@ import { type FileTexts, type FromWorker, isMessage, type ToWorker } from './mes
 import { createPrimaryServices, type PrimaryServices } from './primary-services.ts'
 import { decide, type Effect, INITIAL, type SupervisionEvent } from './supervision.ts'
 
-/** The environment variable in which a worker finds its arguments: argv is not its own, above all not in a packaged program. */
+/**
+ * The environment variable in which a worker finds its arguments: argv is not its own, above all not in a packaged
+ * program.
+ */
 export const WORKER_ARGS = 'AZURE_OPENAI_PROXY_WORKER'
 
 /** Over the grace period: how long a worker has to end before it is killed. It ends by itself within a second. */

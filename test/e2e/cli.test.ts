@@ -1,5 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
-// The command line as users' scripts see it: flags, exit codes, and what is printed where. PROXY_BIN=FILE tests a packaged program.
+// The command line as users' scripts see it: flags, exit codes, and what is printed where. PROXY_BIN=FILE tests a
+// packaged program.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
@@ -162,7 +163,8 @@ t.test('--probe: a table and 0 where every backend is well, without a token spen
   t.match(head, /MODEL +BACKEND .*KEY +DEPLOYMENT .*LATENCY +VERDICT/)
   t.match(row, /^gpt-4o +only .* yes +yes .*\d ms +ok$/)
   t.ok(resource.requests.length > 0, 'it was asked')
-  // Whether a deployment is there only a question to it tells: one without any message, which is refused before it costs.
+  // Whether a deployment is there only a question to it tells: one without any message, which is refused before it
+  // costs.
   const asked = resource.requests.map(({ method, body }) => (method === 'GET' ? 'list' : JSON.parse(body.toString())))
   t.same(
     asked.filter(question => question !== 'list' && question.messages.length > 0),

@@ -1,4 +1,5 @@
-// The program while it serves: signals, reloads, log files, and a config as people write it, seen from outside the process.
+// The program while it serves: signals, reloads, log files, and a config as people write it, seen from outside the
+// process.
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import net from 'node:net'
 import { join } from 'node:path'

@@ -133,7 +133,8 @@ t.test('/metrics counts every request once, whichever worker answered it and whi
   const requests = 'proxy_requests_total{model="gpt-4o",key="tester",status="200"}'
   const attempts = 'proxy_attempts_total{backend="b1",outcome="success"}'
 
-  // Each on a connection of its own, so that they are dealt out; and one over each that is known to be another worker's.
+  // Each on a connection of its own, so that they are dealt out; and one over each that is known to be another
+  // worker's.
   for (let i = 0; i < 8; i++) t.equal((await ask(port, { body: CHAT })).status, 200)
   for (const agent of connections) t.equal((await ask(port, { body: CHAT, agent })).status, 200)
   await until(async () => (await metric(port, requests)) >= 10)

@@ -1,5 +1,6 @@
-// What stands in front, with the configs of deploy/network.md as they are printed there: events are not held back, bodies pass, a
-// realtime session runs. Left out, with a word, where a program is not installed. covers: deploy/network.md
+// Reverse proxies in front, with the configs of deploy/network.md as they are printed there: events are not held back,
+// bodies pass, a realtime session runs. Left out, with a word, where a program is not installed. covers:
+// deploy/network.md
 import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import net from 'node:net'

@@ -1,6 +1,6 @@
-// The only way out is squid, as Debian packages it: names that no resolver knows, a password, rules, its death and its return.
-// `.ci/run` installs it; where it cannot be installed these tests say so and are left out. covers: lib/http1/egress.ts,
-// lib/http1/dial.ts, lib/commands/probe.ts
+// The only way out is squid, as Debian packages it: names that no resolver knows, a password, rules, its death and its
+// return. `.ci/run` installs it; where it cannot be installed these tests say so and are left out. covers:
+// lib/http1/egress.ts, lib/http1/dial.ts, lib/commands/probe.ts
 import t, { type Test } from 'tap'
 import { createTokenAuthorizers } from '../../lib/azure/entra.ts'
 import { createExchange } from '../../lib/azure/entra-http.ts'

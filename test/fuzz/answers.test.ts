@@ -1,6 +1,6 @@
-// A backend's bytes by chance: sound answers are read byte for byte however they are cut; spoilt ones never throw, never bring
-// more than was sent, and mean what Node's own client takes them for wherever both accept them. FUZZ_SEED repeats a run,
-// FUZZ_RUNS sets its length.
+// A backend's bytes by chance: sound answers are read byte for byte however they are cut; spoilt ones never throw,
+// never bring more than was sent, and mean what Node's own client takes them for wherever both accept them. FUZZ_SEED
+// repeats a run, FUZZ_RUNS sets its length.
 import http from 'node:http'
 import net from 'node:net'
 import t from 'tap'
@@ -157,7 +157,9 @@ interface NodesView {
   readonly body: string
 }
 
-/** What Node's client makes of these bytes, sent at once by a server that then closes; undefined where it refuses them. */
+/**
+ * What Node's client makes of these bytes, sent at once by a server that then closes; undefined where it refuses them.
+ */
 function askNode(port: number, method: string): Promise<NodesView | undefined> {
   return new Promise(resolve => {
     const request = http.request({ port, host: '127.0.0.1', method, agent: false })
@@ -206,7 +208,8 @@ t.test(
       const what = `FUZZ_SEED=${seed}, run ${run}: ${JSON.stringify(answer)}`
       if (!ENDS.has(got.end)) t.fail(`${got.end} is not listed: ${what}`)
       if (got.body.length > answer.length) t.fail(`more than was sent: ${what}`)
-      // Only what came behind the answer may come at another time, and a fault in a head be told before all of it has come.
+      // Only what came behind the answer may come at another time, and a fault in a head be told before all of it has
+      // come.
       const whole = got.end === 'reusable' || got.end === 'spent'
       if (got.body !== again.body || whole !== (again.end === 'reusable' || again.end === 'spent')) {
         t.same(got, again, `cut otherwise: ${what}`)

@@ -1,5 +1,6 @@
-// Hostile bytes on raw sockets against a real proxy: it gives an answer that is whole, or a cut; never two answers for one
-// request, never a stop. Afterwards it still answers and holds nothing. FUZZ_SEED repeats a run, FUZZ_RUNS sets its length.
+// Hostile bytes on raw sockets against a real proxy: it gives an answer that is whole, or a cut; never two answers for
+// one request, never a stop. Afterwards it still answers and holds nothing. FUZZ_SEED repeats a run, FUZZ_RUNS sets its
+// length.
 import net from 'node:net'
 import t, { type Test } from 'tap'
 import { createFakeClock } from '../fixtures/fake-clock.ts'

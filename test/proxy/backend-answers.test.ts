@@ -318,7 +318,8 @@ t.test(
     t.ok(held <= 1.5 * CLIENTS * body.length, `${held} bytes for ${CLIENTS * body.length}`)
     for (const request of first.requests) request.send(STREAM_HEAD + chunk(chatEvent('begun')))
     await until(() => bodyBudget.heldBytes() === 0)
-    // What the backend has not taken yet waits in its connection; then nothing is left of it, however long the streams last.
+    // What the backend has not taken yet waits in its connection; then nothing is left of it, however long the streams
+    // last.
     for (const { socket } of first.requests) {
       socket.removeAllListeners('data')
       socket.on('data', () => undefined).resume()

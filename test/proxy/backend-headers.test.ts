@@ -1,5 +1,6 @@
-// `backends[].headers`: on every request to that backend, in place of the client's, counted among Azure's ten, shown to nobody.
-// covers: lib/config/backend-headers.ts, lib/forward/headers.ts, lib/forward/send.ts, lib/forward/resource-query.ts
+// `backends[].headers`: on every request to that backend, in place of the client's, counted among Azure's ten, shown to
+// nobody. covers: lib/config/backend-headers.ts, lib/forward/headers.ts, lib/forward/send.ts,
+// lib/forward/resource-query.ts
 import t from 'tap'
 import { CLIENT_KEY, configFor, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'

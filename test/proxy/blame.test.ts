@@ -1,5 +1,5 @@
-// A request that is itself the trouble: whatever it provokes, the backends stay in for everybody else, and /health says so. What is
-// wrong everywhere is found all the same.
+// A request that is itself the trouble: whatever it provokes, the backends stay in for everybody else, and /health says
+// so. What is wrong everywhere is found all the same.
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import t, { type Test } from 'tap'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'

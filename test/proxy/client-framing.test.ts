@@ -1,5 +1,5 @@
-// Whatever framing upstream uses and whatever becomes of its stream, a client finds the end of its answer where it is, and the next
-// answer of its connection behind it (RFC 9112 section 6.3).
+// Whatever framing upstream uses and whatever becomes of its stream, a client finds the end of its answer where it is,
+// and the next answer of its connection behind it (RFC 9112 section 6.3).
 import t from 'tap'
 import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'

@@ -1,4 +1,4 @@
-// Who may call: tokens of an issuer that is up, down or has new keys; keys with addresses and an end; proxies in front.
+// Callers: tokens of an issuer that is up, down or has new keys; keys with addresses and an end; proxies in front.
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
 import { createSimulatedIssuer, type SimulatedIssuer, type TokenChanges } from '../../lib/simulator/issuer.ts'

@@ -1,6 +1,6 @@
-// The only way out is a proxy: chat, streams, realtime, probes and tokens go through it, and what it refuses is named as its own.
-// Names end in .test, which no resolver knows: what arrives can only have come through the proxy. covers: lib/http1/egress.ts,
-// lib/http1/dial.ts, lib/config/egress.ts, lib/server/network.ts
+// The only way out is a proxy: chat, streams, realtime, probes and tokens go through it, and what it refuses is named
+// as its own. Names end in .test, which no resolver knows: what arrives can only have come through the proxy. covers:
+// lib/http1/egress.ts, lib/http1/dial.ts, lib/config/egress.ts, lib/server/network.ts
 import t, { type Test } from 'tap'
 import { createTokenAuthorizers } from '../../lib/azure/entra.ts'
 import { createExchange } from '../../lib/azure/entra-http.ts'

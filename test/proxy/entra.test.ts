@@ -1,5 +1,5 @@
-// Backends that take Entra tokens, from the config's text to the token endpoint and back, over real sockets. Time for tokens is
-// moved by hand; the proxy's own runs.
+// Backends that take Entra tokens, from the config's text to the token endpoint and back, over real sockets. Time for
+// tokens is moved by hand; the proxy's own runs.
 import { createServer, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Authorization, TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'
@@ -290,7 +290,9 @@ function entraText(authority: string, secret: string, scope: string): string {
   return `entra: {tenant_id: tenant-1, client_id: app-1, client_secret: ${secret}, authority: "${authority}", scope: "${scope}"}`
 }
 
-/** A proxy whose backend `b1` takes tokens alone; `also` adds a second one with a key, asked when the first cannot be. */
+/**
+ * A proxy whose backend `b1` takes tokens alone; `also` adds a second one with a key, asked when the first cannot be.
+ */
 async function serve(t: Test, { also = '', secret = SECRET, scope = SCOPE, recovery = '50ms' } = {}): Promise<Setting> {
   const identity = await startIdentity(t)
   const resource = await startResource(t, {

@@ -1,4 +1,5 @@
-// A name means the same to the proxy and to a backend, however it is spelt: ids in paths, parameters in queries, mistaken URLs.
+// A name means the same to the proxy and to a backend, however it is spelt: ids in paths, parameters in queries,
+// mistaken URLs.
 import t from 'tap'
 import { BEARER, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { jsonAnswer, startRawBackend } from '../fixtures/raw-backend.ts'

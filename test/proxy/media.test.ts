@@ -1,4 +1,5 @@
-// Completions, images and audio through the proxy: on every kind of backend, as JSON and as forms, streamed and not, byte for byte.
+// Completions, images and audio through the proxy: on every kind of backend, as JSON and as forms, streamed and not,
+// byte for byte.
 import { randomFillSync } from 'node:crypto'
 import type { Test } from 'tap'
 import t from 'tap'

@@ -1,5 +1,6 @@
-// A backend's name moves to another address: private endpoints, failover by DNS, a service that was moved. And names with several
-// addresses, names that hang, certificates that do not fit. covers: lib/http1/keeper.ts, lib/http1/dial.ts, lib/http1/trust.ts
+// A backend's name moves to another address: private endpoints, failover by DNS, a service that was moved. And names
+// with several addresses, names that hang, certificates that do not fit. covers: lib/http1/keeper.ts,
+// lib/http1/dial.ts, lib/http1/trust.ts
 import net from 'node:net'
 import t, { type Test } from 'tap'
 import { createDeadlines } from '../../lib/clock.ts'

@@ -1,4 +1,5 @@
-// The routes by which the proxy itself is watched: what they answer, while it drains too, and that they do not fill the log.
+// The routes by which the proxy itself is watched: what they answer, while it drains too, and that they do not fill the
+// log.
 import t from 'tap'
 import { fail } from '../../lib/simulator/faults.ts'
 import { configFor, runProxy } from '../fixtures/run-proxy.ts'

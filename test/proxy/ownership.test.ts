@@ -1,4 +1,5 @@
-// Stored state belongs to the name of the key that made it: every route that names an id, with every kind of foreign key.
+// Stored state belongs to the name of the key that made it: every route that names an id, with every kind of foreign
+// key.
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
 import { createSimulatedIssuer } from '../../lib/simulator/issuer.ts'

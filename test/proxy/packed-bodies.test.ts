@@ -1,4 +1,5 @@
-// Request bodies that come packed: made plain within the limits and passed on so, or refused with what the client may send instead.
+// Request bodies that come packed: made plain within the limits and passed on so, or refused with what the client may
+// send instead.
 import http from 'node:http'
 import zlib from 'node:zlib'
 import t from 'tap'

@@ -1,5 +1,5 @@
-// `--probe`, as a function over sockets: what it says of each kind of trouble, and that it goes the way of requests. covers:
-// lib/commands/inspect.ts, lib/http1/look.ts
+// `--probe`, as a function over sockets: what it says of each kind of trouble, and that it goes the way of requests.
+// covers: lib/commands/inspect.ts, lib/http1/look.ts
 import http from 'node:http'
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'

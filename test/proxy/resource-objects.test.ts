@@ -1,5 +1,5 @@
-// What lives in one resource: conversations find it by themselves, files, batches and their like by a backend's name or
-// by what was seen made.
+// Objects of one resource: conversations find it by themselves, files, batches and their like by a backend's name or by
+// what was seen made.
 import t, { type Test } from 'tap'
 import { throttle } from '../../lib/simulator/faults.ts'
 import { dig } from '../fixtures/dig.ts'

@@ -1,4 +1,5 @@
-// State of the Responses API lives in one resource: every request that names it gets there, or hears the truth about it.
+// State of the Responses API lives in one resource: every request that names it gets there, or hears the truth about
+// it.
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'

@@ -1,4 +1,5 @@
-// No secret of the config in anything the proxy says: traffic of every kind, then every output is searched for every secret.
+// No secret of the config in anything the proxy says: traffic of every kind, then every output is searched for every
+// secret.
 import { createHash } from 'node:crypto'
 import http from 'node:http'
 import net from 'node:net'

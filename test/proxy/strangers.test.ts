@@ -1,4 +1,5 @@
-// What anyone may send without a key, or behind what he has sent before: odd heads, requests upon requests, and nothing read.
+// Requests that anyone may send without a key, or behind what he has sent before: odd heads, requests upon requests,
+// and nothing read.
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'

@@ -1,4 +1,5 @@
-// Paid capacity first: what a provisioned tier admits it serves, and only the rest spills; weights and least_busy over sockets.
+// Paid capacity first: what a provisioned tier admits it serves, and only the rest spills; weights and least_busy over
+// sockets.
 import t, { type Test } from 'tap'
 import { throttleBy } from '../../lib/simulator/faults.ts'
 import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'

@@ -1,4 +1,4 @@
-// What requests used: the log's sums against the backend's own count, cost, and limits of days and months.
+// The use of requests: the log's sums against the backend's own count, cost, and limits of days and months.
 import path from 'node:path'
 import t, { type Test } from 'tap'
 import { createUsageLedger, type UsageLedger } from '../../lib/balancer/usage-ledger.ts'

@@ -1,5 +1,5 @@
-// `retry.max_wait` as one queue of permits: nobody waits behind one who waits for something else, whatever frees a backend wakes
-// exactly as many as it can take, and a throttle that is over is tried carefully.
+// `retry.max_wait` as one queue of permits: nobody waits behind one who waits for something else, whatever frees a
+// backend wakes exactly as many as it can take, and a throttle that is over is tried carefully.
 import { createServer } from 'node:http'
 import t, { type Test } from 'tap'
 import { delay, fail, throttleBy } from '../../lib/simulator/faults.ts'

@@ -1,4 +1,4 @@
-// What a simulated backend sends: as bytes with their times, and what a client may see of it.
+// Answers of a simulated backend: as bytes with their times, and what a client may see of it.
 import type { ErrorForm, StreamBreak, Trouble, Wait } from './plan.ts'
 
 /** One answer, as far as the backend means to bring it. */

@@ -1,5 +1,5 @@
-// The simulated resources: they take connections, read what the proxy sends, and answer by the plan. What they were asked, and
-// what they meant to answer, is kept: it is what the checks compare with.
+// The simulated resources: they take connections, read what the proxy sends, and answer by the plan. What they were
+// asked, and what they meant to answer, is kept: it is what the checks compare with.
 import type net from 'node:net'
 import type { Transport, WireRequest } from '../../lib/http1/send.ts'
 import { type Answer, type Asked, errorAnswer, foreignState, soundAnswer, troubledAnswer } from './answers.ts'

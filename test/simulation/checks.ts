@@ -1,5 +1,5 @@
-// The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the clients saw;
-// the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
+// The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the
+// clients saw; the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
 import { isAvailable, isEjected, isOut, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
@@ -83,7 +83,9 @@ export function createChecks(deps: ChecksDeps): Checks {
   const announced = new Map<string, { fromMs: number; untilMs: number }>()
   /** Backends that said that they do not offer what was asked: passed over for a while. */
   const avoided = new Set<number>()
-  /** At the beginning of this step, and after its last attempt: picks of one step may come before all of its attempts. */
+  /**
+   * At the beginning of this step, and after its last attempt: picks of one step may come before all of its attempts.
+   */
   const available = new Map<Process, { readonly first: boolean[]; readonly last: boolean[] }>()
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   /** Resources that answered a request while their probes failed: these count again once one has passed. */

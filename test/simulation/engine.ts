@@ -1,8 +1,11 @@
-// Virtual time for a whole world: a heap of what is to happen, and a loop that jumps from one event to the next. Between two
-// events everything that node has queued (ticks, microtasks) runs out, so that the order never depends on the machine.
+// Virtual time for a whole world: a heap of what is to happen, and a loop that jumps from one event to the next.
+// Between two events everything that node has queued (ticks, microtasks) runs out, so that the order never depends on
+// the machine.
 import type { Clock, Timer } from '../../lib/clock.ts'
 
-/** A process of the world. While it stands still its events wait: timers come first when it goes on, as in libuv's loop. */
+/**
+ * A process of the world. While it stands still its events wait: timers come first when it goes on, as in libuv's loop.
+ */
 export interface Host {
   readonly name: string
   frozenUntilMs: number
@@ -29,7 +32,10 @@ export interface Engine {
   nowMs(): number
   /** The wall clock. */
   epochMs(): number
-  /** Runs something at a time, or now where that has passed. Events of one time run in the order in which they were put in. */
+  /**
+   * Runs something at a time, or now where that has passed. Events of one time run in the order in which they were put
+   * in.
+   */
   at(atMs: number, run: () => void, host?: Host): void
   /** The clock of one process. */
   clockOf(host: Host): Clock

@@ -1,5 +1,5 @@
-// HTTP/1.1 as the simulated clients and backends speak it: just enough to read what the proxy writes, strictly, as text with
-// one character a byte.
+// HTTP/1.1 as the simulated clients and backends speak it: just enough to read what the proxy writes, strictly, as text
+// with one character a byte.
 
 export interface ReadMessage {
   /** The request or status line. */

@@ -1,5 +1,5 @@
-// `make simulate-faults`: runs worlds by seed in as many processes as were asked for, and says which ones fail. The first failing
-// world is shrunk and shown as a trace.
+// `make simulate-faults`: runs worlds by seed in as many processes as were asked for, and says which ones fail. The
+// first failing world is shrunk and shown as a trace.
 //   SEEDS=10000      so many worlds, beginning with SEED (1)
 //   SEED=42          this world alone, with its whole trace
 //   JOBS=2           processes

@@ -1,4 +1,5 @@
-// Faults to put into the product, to show that the simulation finds them: each is one place's text and what stands there instead.
+// Faults to put into the product, to show that the simulation finds them: each is one place's text and what stands
+// there instead.
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'

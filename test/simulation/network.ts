@@ -1,5 +1,5 @@
-// The world's network: connections as pairs of pipes with a latency, no packet and no descriptor. The proxy's ends are real
-// net.Socket objects without a handle; the other ends are plain objects of the simulated clients and backends.
+// The world's network: connections as pairs of pipes with a latency, no packet and no descriptor. The proxy's ends are
+// real net.Socket objects without a handle; the other ends are plain objects of the simulated clients and backends.
 import net from 'node:net'
 import type { Engine, Host } from './engine.ts'
 

@@ -1,11 +1,11 @@
-// What is checked and not demanded yet: faults of the proxy that the simulation has found and that are being mended. Each line
-// goes when its fault does; when the list is empty the file goes too.
+// Checks that are not demanded yet: faults of the proxy that the simulation has found and that are being mended. Each
+// line goes when its fault does; when the list is empty the file goes too.
 import type { Violation } from './checks.ts'
 import type { PlanEvent } from './plan.ts'
 
 /**
- * By invariant and name of the check. The second row is watched only until ten thousand worlds in one run have shown that these
- * younger checks blame nobody wrongly.
+ * By invariant and name of the check. The second row is watched only until ten thousand worlds in one run have shown
+ * that these younger checks blame nobody wrongly.
  */
 const NOT_YET: ReadonlySet<string> = new Set([
   ...['1 error', '7 idle', '7 order', '10 lines'],

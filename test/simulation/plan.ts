@@ -1,5 +1,5 @@
-// A world as data: what there is, and everything that will happen to it, drawn from one seed. Nothing is drawn later, so that an
-// event can be taken out without changing the others; that is how a failing world is shrunk.
+// A world as data: what there is, and everything that will happen to it, drawn from one seed. Nothing is drawn later,
+// so that an event can be taken out without changing the others; that is how a failing world is shrunk.
 import type { Random } from '../../lib/clock.ts'
 import type { Balance } from '../../lib/config/types.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'

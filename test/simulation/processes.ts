@@ -324,7 +324,9 @@ export function createProcesses(deps: ProcessesDeps): Processes {
   return deps.plan.processes === 1 ? createSingle(deps) : createWorkers(deps)
 }
 
-/** A backend's place in a process's pool, by the backend's name; undefined where the config in force does not have it. */
+/**
+ * A backend's place in a process's pool, by the backend's name; undefined where the config in force does not have it.
+ */
 export function memberOf({ proxy }: Process, name: string): Member | undefined {
   return proxy
     .runtime()

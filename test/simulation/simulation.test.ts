@@ -1,5 +1,5 @@
-// The simulation itself: it repeats itself to the byte, it is green over a few worlds, and its mutants still apply. The many
-// worlds are `make simulate-faults`.
+// The simulation itself: it repeats itself to the byte, it is green over a few worlds, and its mutants still apply. The
+// many worlds are `make simulate-faults`.
 import t from 'tap'
 import { strayMutants } from './mutants.ts'
 import { isDemanded, isLetIn } from './not-yet.ts'

@@ -1,5 +1,5 @@
-// Runs one world from its plan: wires processes, backends, clients and checks to one engine, lets everything happen, then lets
-// it come to rest.
+// Runs one world from its plan: wires processes, backends, clients and checks to one engine, lets everything happen,
+// then lets it come to rest.
 import { createHash } from 'node:crypto'
 import process from 'node:process'
 import { createBackends } from './backends.ts'

@@ -1,4 +1,5 @@
-// What to do about each reason: one sentence, told more closely by the codes of a failed connection; and the lines of the log.
+// Advice for each reason: one sentence, told more closely by the codes of a failed connection; and the lines of the
+// log.
 import t from 'tap'
 import { ADVICE, adviceCode, adviceFor } from '../../lib/balancer/advice.ts'
 

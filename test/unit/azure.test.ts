@@ -1,4 +1,5 @@
-// Under which URL a backend answers which operation, that no name ever leaves its place in it, and what error bodies say.
+// Under which URL a backend answers which operation, that no name ever leaves its place in it, and what error bodies
+// say.
 import t from 'tap'
 import { authorizerFor, credentialId, resourceId } from '../../lib/azure/credentials.ts'
 import {

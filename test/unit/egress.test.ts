@@ -1,5 +1,5 @@
-// Which way out a host gets: proxies of the config and of the environment, and who goes around them. covers: lib/config/egress.ts,
-// lib/config/backend-headers.ts
+// The way out that a host gets: proxies of the config and of the environment, and who goes around them. covers:
+// lib/config/egress.ts, lib/config/backend-headers.ts
 import t from 'tap'
 import { goesAround, parseProxy } from '../../lib/config/egress.ts'
 import { formatProblem, parseConfig } from '../../lib/config/load.ts'

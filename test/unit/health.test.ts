@@ -1,4 +1,4 @@
-// When a deployment is out, throttled, on trial or back, and who may say so.
+// A deployment out, throttled, on trial or back, and the events that make it so.
 import t, { type Test } from 'tap'
 import {
   type BackendHealth,

@@ -1,4 +1,5 @@
-// The source map, lib/README.md, held against the sources: its tree, its answers to "where do I find", its numbered steps.
+// The source map, lib/README.md, held against the sources: its tree, its answers to "where do I find", its numbered
+// steps.
 import fs from 'node:fs'
 import path from 'node:path'
 import t from 'tap'

@@ -1,4 +1,5 @@
-// A request's way through the backends of its model: tiers, trials, what is left when nothing is available, and waiting for it.
+// A request's way through the backends of its model: tiers, trials, what is left when nothing is available, and waiting
+// for it.
 import t from 'tap'
 import type { Blame, Lease } from '../../lib/balancer/health.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'

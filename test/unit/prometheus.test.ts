@@ -1,4 +1,5 @@
-// The metrics, the alerts and the dashboard's queries, held against a real Prometheus where this machine has one (Debian: prometheus).
+// The metrics, the alerts and the dashboard's queries, held against a real Prometheus where this machine has one
+// (Debian: prometheus).
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import net from 'node:net'

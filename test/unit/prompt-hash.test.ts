@@ -1,5 +1,5 @@
-// What makes two prompts the same for `balance: prompt_cache`: the cache key, the session, the beginning and the first
-// user message.
+// The sameness of two prompts for `balance: prompt_cache`: the cache key, the session, the beginning and the first user
+// message.
 import t from 'tap'
 import { scanJson } from '../../lib/body/json-scan.ts'
 import { PROMPT_PREFIX_BYTES, promptHash } from '../../lib/body/prompt-hash.ts'

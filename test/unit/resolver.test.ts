@@ -1,5 +1,6 @@
-// Names to addresses: one lookup a name at a time, a late resolver, names that hang, all addresses tried. Time stands still until
-// a test moves it, and the system's resolver is the test. covers: lib/http1/resolver.ts, lib/http1/addresses.ts
+// Names to addresses: one lookup a name at a time, a late resolver, names that hang, all addresses tried. Time stands
+// still until a test moves it, and the system's resolver is the test. covers: lib/http1/resolver.ts,
+// lib/http1/addresses.ts
 import t from 'tap'
 import { inTurn, tryInTurn } from '../../lib/http1/addresses.ts'
 import { createResolver, type Lookup, lookupPlaces, type Resolution } from '../../lib/http1/resolver.ts'

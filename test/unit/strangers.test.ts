@@ -1,4 +1,4 @@
-// What work for strangers costs, counted: renderings, hashes, connections, windows of a gauge.
+// The cost of work for strangers, counted: renderings, hashes, connections, windows of a gauge.
 import t from 'tap'
 import { loopDelayReader } from '../../lib/commands/assemble.ts'
 import { maxConnectionsFor } from '../../lib/commands/file-limit.ts'

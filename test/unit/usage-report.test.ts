@@ -1,4 +1,5 @@
-// What `--usage` makes of log lines: sums, groups, dates, formats; broken lines, gzip, and characters on the edges of chunks.
+// The report of `--usage` on log lines: sums, groups, dates, formats; broken lines, gzip, and characters on the edges
+// of chunks.
 import { Readable } from 'node:stream'
 import { gzipSync } from 'node:zlib'
 import t from 'tap'

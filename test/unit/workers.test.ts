@@ -1,4 +1,5 @@
-// Worker processes without processes: what the primary decides, keeps and answers, and how workers end up with the same.
+// Worker processes without processes: what the primary decides, keeps and answers, and how workers end up with the
+// same.
 import t from 'tap'
 import { type BackendHealth, createHealthRegistry } from '../../lib/balancer/health.ts'
 import { troubleOf } from '../../lib/balancer/health-state.ts'

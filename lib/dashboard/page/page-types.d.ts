@@ -1,5 +1,5 @@
-// Names that the page's scripts share beside their own: the words, the elements of page.html, the shapes of the event stream.
-// The build refuses a page whose ids or tags are not these (deploy/build/page.ts).
+// Names that the page's scripts share beside their own: the words, the elements of page.html, the shapes of the event
+// stream. The build refuses a page whose ids or tags are not these (deploy/build/page.ts).
 
 type Word = keyof typeof import('./words.en.json')
 declare const WORDS: { readonly en: Readonly<Record<Word, string>>; readonly zh: Readonly<Record<Word, string>> }
