@@ -39,8 +39,12 @@ export interface OwnerFinderDeps {
 
 /** A resource that takes longer to say whether it has an object cannot be waited for. */
 const ANSWER_MS = 5_000
-/** Ids looked for at once; each asks every resource of the model once, so this bounds what unknown ids can cause. */
+/** Ids that one key may look for at once: nobody else waits for what it does not know. */
 export const MAX_LOOKUPS = 32
+/**
+ * Ids looked for at once by all keys; each asks every resource of the model once, so this bounds what they can cause.
+ */
+const MAX_LOOKUPS_OF_ALL = 8 * MAX_LOOKUPS
 /** An id that was nowhere is not asked for again so soon. */
 const NOWHERE_MS = 2_000
 /** Statuses that say that an object is not there; a server without the route (405, 410, 501) cannot hold it either. */
@@ -49,8 +53,11 @@ const NOT_HERE: ReadonlySet<number> = new Set([400, 404, 405, 410, 501])
 const MAX_NOWHERE = 1_000
 
 export interface OwnerFinder {
-  /** @param members the backends of all models that come into question; of each resource one is asked */
-  find(id: string, members: readonly Member[]): Promise<OwnerLookup>
+  /**
+   * @param members the backends of all models that come into question; of each resource one is asked
+   * @param key the name of the client's key, whose share of the lookups it takes; undefined: nobody's in particular
+   */
+  find(id: string, members: readonly Member[], key: string | undefined): Promise<OwnerLookup>
 }
 
 /** One member of each resource. */
@@ -97,6 +104,17 @@ async function holdsObject(id: string, member: Member, deps: OwnerFinderDeps): P
 export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
   const underWay = new Map<string, Promise<OwnerLookup>>()
   const nowhere = new Map<string, number>()
+  /** Lookups in progress by the key that began them; no entry where there are none. */
+  const byKey = new Map<string | undefined, number>()
+
+  const began = (key: string | undefined): void => {
+    byKey.set(key, (byKey.get(key) ?? 0) + 1)
+  }
+  const ended = (key: string | undefined): void => {
+    const left = (byKey.get(key) ?? 1) - 1
+    if (left === 0) byKey.delete(key)
+    else byKey.set(key, left)
+  }
 
   const ask = async (id: string, question: string, members: readonly Member[]): Promise<OwnerLookup> => {
     const resources = onePerResource(members)
@@ -121,7 +139,7 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
   }
 
   return {
-    find(id, members) {
+    find(id, members, key) {
       const known = deps.owners.of(id)
       if (known !== undefined && members.some(member => member.resourceId === known)) {
         return Promise.resolve({ kind: 'owner', resourceId: known })
@@ -138,10 +156,16 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
       }
       const asked = underWay.get(question)
       if (asked !== undefined) return asked
-      if (underWay.size >= MAX_LOOKUPS) return Promise.resolve({ kind: 'busy' })
-      const upstreamResponse = ask(id, question, members).finally(() => underWay.delete(question))
-      underWay.set(question, upstreamResponse)
-      return upstreamResponse
+      if (underWay.size >= MAX_LOOKUPS_OF_ALL || (byKey.get(key) ?? 0) >= MAX_LOOKUPS) {
+        return Promise.resolve({ kind: 'busy' })
+      }
+      began(key)
+      const lookup = ask(id, question, members).finally(() => {
+        underWay.delete(question)
+        ended(key)
+      })
+      underWay.set(question, lookup)
+      return lookup
     },
   }
 }

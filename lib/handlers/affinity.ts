@@ -229,7 +229,7 @@ export function bindToState(
       ? bindToItems(named, pool, learning, runtime)
       : { kind: 'free', searches: false, searchesFor: [], ...learning }
   }
-  return runtime.ownerFinder.find(stored, pool.members).then((found): Binding => {
+  return runtime.ownerFinder.find(stored, pool.members, exchange.clientKey?.name).then((found): Binding => {
     if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
     const places = resourcesOf(found)
     if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }

@@ -119,7 +119,9 @@ export async function handleConversation(
   const named = item === undefined ? [id] : [id, itemKey(item)]
   const foreign = foreignStateRefusal(exchange, named, runtime)
   if (foreign !== undefined) return refuse(exchange, foreign)
-  const places = resourcesOf(await runtime.ownerFinder.find(id, runtime.membersFor(exchange.clientKey)))
+  const places = resourcesOf(
+    await runtime.ownerFinder.find(id, runtime.membersFor(exchange.clientKey), exchange.clientKey?.name),
+  )
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
   const pool = poolOf(exchange, runtime, places)
   if (pool === undefined) return refuseNoModel(exchange)

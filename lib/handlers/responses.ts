@@ -27,7 +27,7 @@ export async function handleStoredResponse(
   const foreign = foreignStateRefusal(exchange, [id], runtime)
   if (foreign !== undefined) return refuse(exchange, foreign)
   const members = runtime.membersFor(exchange.clientKey)
-  const found = await runtime.ownerFinder.find(id, members)
+  const found = await runtime.ownerFinder.find(id, members, exchange.clientKey?.name)
   const places = resourcesOf(found)
   if (places !== undefined && 'status' in places) return refuse(exchange, places)
   const pool = poolOf(exchange, runtime, places)

@@ -7,7 +7,7 @@ import { throttleBy } from '../../lib/simulator/faults.ts'
 import type { SimulatedResource } from '../../lib/simulator/resource.ts'
 import { BEARER } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
-import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 
@@ -351,6 +351,32 @@ t.test(
     )
   },
 )
+
+t.test('one key cannot use up the lookups of the others', async t => {
+  const strangers = [await slowStranger(t), await slowStranger(t)]
+  const text = configFor(strangers, { rest: REST }).replace(
+    /auth: .*/,
+    `auth: {keys: [{name: tester, key: ${CLIENT_KEY}}, {name: other, key: another-key-1}]}`,
+  )
+  const running = await runProxy(t, text)
+  const statuses: number[] = []
+  const read = async (id: string, headers: Readonly<Record<string, string>>): Promise<void> => {
+    const answer = await fetch(`${running.url}/v1/responses/${id}`, { headers })
+    await answer.arrayBuffer()
+    statuses.push(answer.status)
+  }
+  const asking = Array.from({ length: 40 }, (_, i) => read(`resp_${i}`, BEARER))
+  await until(() => statuses.length === 8 && strangers.every(stranger => stranger.asked() === 32))
+  const others = [read('resp_of_the_other', { authorization: 'Bearer another-key-1' })]
+  await until(() => strangers.every(stranger => stranger.asked() === 33))
+  t.same(statuses, Array(8).fill(503), 'the first key has its share, and is told to come back')
+  const turning = setInterval(() => {
+    for (const stranger of strangers) stranger.release()
+  }, 5)
+  await Promise.all([...asking, ...others])
+  clearInterval(turning)
+  t.equal(statuses.filter(status => status === 404).length, 33)
+})
 
 const SEALED = { store: false, include: ['reasoning.encrypted_content'] }
 
