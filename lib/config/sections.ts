@@ -218,7 +218,8 @@ function meantBy(name: string, path: string, fields: Fields): string | undefined
     return 'this is a LiteLLM config: deploy/migrate.md says what each of its options is here'
   if (path !== '' && TOP_LEVEL.has(name) && !Object.hasOwn(fields, name))
     return `"${name}" stands at the top level: move it out to the left margin`
-  const here = OTHER_NAMES[name]
+  // A key may be called `constructor`.
+  const here = Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name] : undefined
   const [first = '', inner] = (here ?? '').split('.')
   if (!Object.hasOwn(fields, first)) return undefined
   return inner === undefined ? `here it is called "${here}"` : `write it as ${inner} under "${first}"`

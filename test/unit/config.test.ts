@@ -461,6 +461,12 @@ const WRONG: readonly (readonly [claim: string, text: string, places: readonly s
   ['a misspelt section', `sever:\n  port: 1\n${REST}`, ['1:1 sever'], /"server"/],
   ['an unknown key', `metrics:\n  colour: red\n${REST}`, ['2:3 metrics.colour'], /enabled/],
   [
+    'a key named like what every object has',
+    `metrics:\n  constructor: red\n${REST}`,
+    ['2:3 metrics.constructor'],
+    /enabled/,
+  ],
+  [
     'a text as number',
     `server:\n  port: "80a"\n${REST}`,
     ['2:9 server.port'],
