@@ -48,7 +48,12 @@ export function makeCertificate(
   commonName: string,
   { names = [], from = '200101000000Z', until = '491231235959Z' }: CertificateOptions = {},
 ): Certificate {
-  const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  // As bytes, not as key objects: see issuer.ts.
+  const { privateKey, publicKey } = generateKeyPairSync('ec', {
+    namedCurve: 'P-256',
+    publicKeyEncoding: { type: 'spki', format: 'der' },
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+  })
   const name = nameOf(commonName)
   const alternatives = [der(0x87, Buffer.from([127, 0, 0, 1])), ...names.map(one => der(0x82, Buffer.from(one)))]
   const toBeSigned = sequence(
@@ -58,7 +63,7 @@ export function makeCertificate(
     name,
     sequence(time(from), time(until)),
     name,
-    publicKey.export({ type: 'spki', format: 'der' }),
+    publicKey,
     der(0xa3, sequence(sequence(SUBJECT_ALT_NAME, der(0x04, sequence(...alternatives))))),
   )
   const signature = Buffer.concat([Buffer.from([0]), sign('sha256', toBeSigned, privateKey)])
@@ -66,6 +71,6 @@ export function makeCertificate(
   const lines = whole.toString('base64').match(/.{1,64}/g) ?? []
   return {
     cert: `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`,
-    key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
+    key: privateKey,
   }
 }

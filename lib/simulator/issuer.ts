@@ -1,6 +1,14 @@
 // An issuer of signed tokens as Entra ID is one: discovery document, key set, tokens for client credentials. Keys are
 // replaced and outages begin on request. Knows nothing of the proxy.
-import { constants, createHmac, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import {
+  constants,
+  createHmac,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+  sign,
+} from 'node:crypto'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Clock } from '../clock.ts'
@@ -58,12 +66,24 @@ function part(value: unknown): string {
   return Buffer.from(JSON.stringify(value)).toString('base64url')
 }
 
+const SPKI = { type: 'spki', format: 'der' } as const
+const PKCS8 = { type: 'pkcs8', format: 'der' } as const
+
+/**
+ * A fresh key by way of its bytes: Node 20 stands still for ever when it collects a generation's job while that key
+ * object is exported.
+ */
 function generateKey(algorithm: SigningAlgorithm, kid: string): SigningKey {
-  const pair =
+  const { publicKey, privateKey } =
     algorithm === 'ES256'
-      ? generateKeyPairSync('ec', { namedCurve: 'P-256' })
-      : generateKeyPairSync('rsa', { modulusLength: RSA_BITS })
-  return { kid, algorithm, ...pair }
+      ? generateKeyPairSync('ec', { namedCurve: 'P-256', publicKeyEncoding: SPKI, privateKeyEncoding: PKCS8 })
+      : generateKeyPairSync('rsa', { modulusLength: RSA_BITS, publicKeyEncoding: SPKI, privateKeyEncoding: PKCS8 })
+  return {
+    kid,
+    algorithm,
+    publicKey: createPublicKey({ key: publicKey, ...SPKI }),
+    privateKey: createPrivateKey({ key: privateKey, ...PKCS8 }),
+  }
 }
 
 function signWith({ algorithm, privateKey: key }: SigningKey, text: string): Buffer {

@@ -1,5 +1,5 @@
 // Tokens of clients: what is accepted, what is refused and why, and how the keys of an issuer are kept.
-import { createHash, generateKeyPairSync } from 'node:crypto'
+import { createHash, createPublicKey, generateKeyPairSync } from 'node:crypto'
 import t from 'tap'
 import type { KeySource, TokenIssuer } from '../../lib/config/types.ts'
 import { createSimulatedIssuer, type TokenChanges } from '../../lib/simulator/issuer.ts'
@@ -114,9 +114,20 @@ for (const algorithm of ['RS256', 'PS256', 'ES256'] as const) {
   })
 }
 
+/** A fresh public key, by way of its bytes (see simulator/issuer.ts). */
+function jwkOf(type: 'rsa' | 'ec', options: { readonly modulusLength?: number; readonly namedCurve?: string }) {
+  const publicKeyEncoding = { type: 'spki', format: 'der' } as const
+  const privateKeyEncoding = { type: 'pkcs8', format: 'der' } as const
+  const { modulusLength = 2048, namedCurve = 'P-256' } = options
+  const { publicKey } =
+    type === 'rsa'
+      ? generateKeyPairSync('rsa', { modulusLength, publicKeyEncoding, privateKeyEncoding })
+      : generateKeyPairSync('ec', { namedCurve, publicKeyEncoding, privateKeyEncoding })
+  return createPublicKey({ key: publicKey, ...publicKeyEncoding }).export({ format: 'jwk' })
+}
+
 t.test('RSA keys verify RS256 and PS256 alike, unless the key set says which', t => {
-  const { publicKey } = generateKeyPairSync('rsa', { modulusLength: 2048 })
-  const jwk = publicKey.export({ format: 'jwk' })
+  const jwk = jwkOf('rsa', { modulusLength: 2048 })
   const algorithms = (more: object): unknown =>
     parseKeySet(JSON.stringify({ keys: [{ ...jwk, ...more }] }))?.map(key => key.algorithms)
   t.strictSame(algorithms({}), [['RS256', 'PS256']])
@@ -130,8 +141,8 @@ t.test('RSA keys verify RS256 and PS256 alike, unless the key set says which', t
 })
 
 t.test('a key set without a usable key is none: symmetric, short, broken and foreign ones are left out', t => {
-  const short = generateKeyPairSync('rsa', { modulusLength: 1024 }).publicKey.export({ format: 'jwk' })
-  const curve = generateKeyPairSync('ec', { namedCurve: 'P-384' }).publicKey.export({ format: 'jwk' })
+  const short = jwkOf('rsa', { modulusLength: 1024 })
+  const curve = jwkOf('ec', { namedCurve: 'P-384' })
   for (const key of [
     { kty: 'oct', k: 'c2VjcmV0' },
     { kty: 'RSA', n: '!', e: 'AQAB' },
