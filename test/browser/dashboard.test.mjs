@@ -349,7 +349,11 @@ describe('who is called at night', () => {
     const name = page.locator('#backends tr.row th').first()
     assert.match(await text(name), /contoso-aoai-prod-.*….*deployment-40/, 'cut in the middle')
     await page.locator('#filter-trouble').check()
-    assert.equal(await page.locator('#backends tr.row:visible').count(), 2)
+    await eventually(
+      () => page.locator('#backends tr.row:visible').count(),
+      count => count === 2,
+      'the two in trouble',
+    )
     await page.locator('#filter-trouble').uncheck()
     await page.locator('#filter-backends').fill('region-33')
     await eventually(
