@@ -1,5 +1,6 @@
 // Entries of the live status page: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
 // address of a client and no secret. Fields are named as in the log line.
+import type { OutcomeLabel } from '../forward/outcome.ts'
 
 /** A finished request; fields as in the log line (deploy/reference.md, "The log line"). */
 export interface RequestEntry {
@@ -31,22 +32,10 @@ export interface RequestEntry {
 export interface AttemptEntry {
   readonly model: string
   readonly backend: string
-  readonly outcome: AttemptOutcome
+  readonly outcome: OutcomeLabel
   /** Milliseconds from asking to the first byte of the answer; undefined when none came. */
   readonly ttfbMs: number | undefined
 }
-
-/** The outcomes of the log and the metrics. */
-export type AttemptOutcome =
-  | 'served'
-  | 'throttled'
-  | 'failed'
-  | 'timeout'
-  | 'misconfigured'
-  | 'unsupported'
-  | 'shortage'
-  | 'cut'
-  | 'cancelled'
 
 /** A change of a backend's state. */
 export interface ChangeEntry {

@@ -166,65 +166,43 @@ function socketsOf(pair: () => AgentPair): SocketFactory {
   }
 }
 
-/** Connections to `http:` endpoints, and to proxies that speak plain http. */
-export class KeepAliveHttpAgent extends http.Agent implements ConnectionAgent {
-  readonly keeper: ConnectionKeeper
-  private readonly makings: Makings
+/** One of Node's agents with the connections of ours: what `http.Agent` and `https.Agent` have in common. */
+function keepAliveOver(NodeAgent: new (options: http.AgentOptions) => http.Agent) {
+  return class extends NodeAgent implements ConnectionAgent {
+    readonly keeper: ConnectionKeeper
+    private readonly makings: Makings
 
-  constructor({ keeper, deps, pair, makeSocket }: AgentOptions) {
-    super({ keepAlive: true })
-    this.keeper = keeper
-    this.makings = new Makings(keeper, { ...deps, makeSocket: makeSocket ?? socketsOf(pair) })
-  }
+    constructor({ keeper, deps, pair, makeSocket }: AgentOptions) {
+      super({ keepAlive: true })
+      this.keeper = keeper
+      this.makings = new Makings(keeper, { ...deps, makeSocket: makeSocket ?? socketsOf(pair) })
+    }
 
-  connect(endpoint: Endpoint, options: Omit<DialOptions, 'session'>, events: DialEvents): Connecting {
-    return this.makings.connect(endpoint, options, events)
-  }
+    connect(endpoint: Endpoint, options: Omit<DialOptions, 'session'>, events: DialEvents): Connecting {
+      return this.makings.connect(endpoint, options, events)
+    }
 
-  counts(): { readonly busy: number; readonly free: number } {
-    return this.makings.counts()
-  }
+    counts(): { readonly busy: number; readonly free: number } {
+      return this.makings.counts()
+    }
 
-  /** What Node's own client asks an agent for (not documented, and what every agent in the field overrides). */
-  addRequest(request: http.ClientRequest, options: NodeRequestOptions): void {
-    serveNodeRequest(this, request, options)
-  }
+    /** Node's own client calls this on an agent (not documented, and what every agent in the field overrides). */
+    addRequest(request: http.ClientRequest, options: NodeRequestOptions): void {
+      serveNodeRequest(this, request, options)
+    }
 
-  override destroy(): void {
-    this.makings.close()
-    super.destroy()
+    override destroy(): void {
+      this.makings.close()
+      super.destroy()
+    }
   }
 }
+
+/** Connections to `http:` endpoints, and to proxies that speak plain http. */
+export class KeepAliveHttpAgent extends keepAliveOver(http.Agent) {}
 
 /** Connections to `https:` endpoints, straight or through a proxy's tunnel. */
-export class KeepAliveHttpsAgent extends https.Agent implements ConnectionAgent {
-  readonly keeper: ConnectionKeeper
-  private readonly makings: Makings
-
-  constructor({ keeper, deps, pair, makeSocket }: AgentOptions) {
-    super({ keepAlive: true })
-    this.keeper = keeper
-    this.makings = new Makings(keeper, { ...deps, makeSocket: makeSocket ?? socketsOf(pair) })
-  }
-
-  connect(endpoint: Endpoint, options: Omit<DialOptions, 'session'>, events: DialEvents): Connecting {
-    return this.makings.connect(endpoint, options, events)
-  }
-
-  counts(): { readonly busy: number; readonly free: number } {
-    return this.makings.counts()
-  }
-
-  /** As KeepAliveHttpAgent's. */
-  addRequest(request: http.ClientRequest, options: NodeRequestOptions): void {
-    serveNodeRequest(this, request, options)
-  }
-
-  override destroy(): void {
-    this.makings.close()
-    super.destroy()
-  }
-}
+export class KeepAliveHttpsAgent extends keepAliveOver(https.Agent) {}
 
 export interface AgentPair {
   readonly 'http:': KeepAliveHttpAgent
