@@ -1,11 +1,11 @@
 // Client keys and token issuers from the options as read: who may call, with which rights, from where and until when.
 import { AddressRanges } from './addresses.ts'
-import { didYouMean } from './bricks.ts'
 import type { Env } from './credential.ts'
 import { isLoopback } from './endpoint.ts'
 import { resolvePath } from './interpolate.ts'
 import { nearest } from './nearest.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
+import { didYouMean } from './readers.ts'
 import type { ParsedConfig, ParsedKey, ParsedTokenIssuer } from './schema.ts'
 import { sha256 } from './secret.ts'
 import type { Parsed } from './sections.ts'

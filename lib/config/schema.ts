@@ -1,6 +1,8 @@
 // Every option of the config: its kind, its range, its default. Rules that join several options are in build.ts; what
 // each option is for, and why its default is what it is, says config.template.yaml.
 import { isAddressRange } from './addresses.ts'
+import type { Node } from './document.ts'
+import type { Report } from './problems.ts'
 import {
   choice,
   decimal,
@@ -14,9 +16,7 @@ import {
   textOrList,
   valueReader,
   whole,
-} from './bricks.ts'
-import type { Node } from './document.ts'
-import type { Report } from './problems.ts'
+} from './readers.ts'
 import { defaulted, group, list, listed, mapOf, optional, required, type Section, section } from './sections.ts'
 
 // A key travels in a header: visible ASCII is what every HTTP stack passes on unchanged (RFC 9110, field-vchar).
@@ -81,7 +81,7 @@ const entraWord = choice(['managed_identity', 'workload_identity'])
 // A word, or a mapping.
 const entra: Reader<ParsedEntra> = {
   allowed: `${entraWord.allowed}, or a mapping`,
-  inside: entraSection.inside,
+  nested: entraSection.nested,
   read(node: Node, report: Report) {
     if (node.kind === 'map') {
       const options = entraSection.read(node, report)
@@ -280,18 +280,18 @@ export interface ConfigOption {
 
 /** Every option there is, in the order of the schema; for the template's test and for documentation. */
 export function configOptions(): readonly ConfigOption[] {
-  return optionsInside('', configReader)
+  return optionsIn('', configReader)
 }
 
-function optionsInside(path: string, brick: Reader<unknown>): readonly ConfigOption[] {
-  const { inside } = brick
-  if (inside.kind === 'value') return []
-  if (inside.kind === 'list') return optionsInside(`${path}[]`, inside.item)
-  if (inside.kind === 'map') return optionsInside(`${path}.NAME`, inside.item)
-  return Object.entries(inside.fields).flatMap(([name, option]) => {
+function optionsIn(path: string, reader: Reader<unknown>): readonly ConfigOption[] {
+  const { nested } = reader
+  if (nested.kind === 'value') return []
+  if (nested.kind === 'list') return optionsIn(`${path}[]`, nested.item)
+  if (nested.kind === 'map') return optionsIn(`${path}.NAME`, nested.item)
+  return Object.entries(nested.fields).flatMap(([name, option]) => {
     const here = path === '' ? name : `${path}.${name}`
-    const within = optionsInside(here, option.brick)
-    const { required: isRequired, defaultText, brick: part } = option
+    const within = optionsIn(here, option.reader)
+    const { required: isRequired, defaultText, reader: part } = option
     return [
       { path: here, required: isRequired, default: defaultText, allowed: part.allowed, hasOptions: within.length > 0 },
       ...within,

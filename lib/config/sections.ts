@@ -1,9 +1,10 @@
-// Mappings with fixed options, mappings with free names, and lists, built of bricks. A reader gets every part that was
-// readable, each with its place, so that rules across parts can still be checked when something else is wrong.
-import { describe, didYouMean, isUsableName, type Reader, readDefault } from './bricks.ts'
+// Mappings with fixed options, mappings with free names, and lists, built of readers. Every part that could be
+// read is returned with its place, so that rules across parts are still checked when something else is wrong.
+
 import type { MapNode, Node } from './document.ts'
 import { nearest } from './nearest.ts'
 import { isPlainWords, type Place, pathTo, type Report } from './problems.ts'
+import { describe, didYouMean, isUsableName, type Reader, readDefault } from './readers.ts'
 
 /** A part of the config as read: its value, whether the file gives it, and where (or where it would stand). */
 export interface Parsed<T> {
@@ -16,7 +17,7 @@ export interface Parsed<T> {
 
 /** An option of a section. */
 export interface Field<T> {
-  readonly brick: Reader<unknown>
+  readonly reader: Reader<unknown>
   readonly required: boolean
   readonly defaultText: string | undefined
   take(node: Node | undefined, place: Place, report: Report): Parsed<T>
@@ -33,48 +34,48 @@ export type Section<F extends Fields> = {
 const LISTED_MAX = 12
 
 /** An option with a default, used too when what is given is wrong (then the config as a whole is invalid anyway). */
-export function defaulted<T>(brick: Reader<T>, value: string | number | boolean): Field<T> {
-  const fallback = readDefault(brick, value)
-  return field(brick, false, String(value), (node, report) => (node && brick.read(node, report)) ?? fallback)
+export function defaulted<T>(reader: Reader<T>, value: string | number | boolean): Field<T> {
+  const fallback = readDefault(reader, value)
+  return field(reader, false, String(value), (node, report) => (node && reader.read(node, report)) ?? fallback)
 }
 
 /** An option that may be left out: undefined then. `defaultText` says what happens, for the list of options. */
-export function optional<T>(brick: Reader<T>, defaultText?: string): Field<T | undefined> {
-  return field(brick, false, defaultText, (node, report) => node && brick.read(node, report))
+export function optional<T>(reader: Reader<T>, defaultText?: string): Field<T | undefined> {
+  return field(reader, false, defaultText, (node, report) => node && reader.read(node, report))
 }
 
 /** An option that must be there: undefined only when the problem is reported. */
-export function required<T>(brick: Reader<T>): Field<T | undefined> {
-  return field(brick, true, undefined, (node, report, place) => {
-    if (node !== undefined) return brick.read(node, report)
-    report.problem(place, `is missing: must be ${brick.allowed}`)
+export function required<T>(reader: Reader<T>): Field<T | undefined> {
+  return field(reader, true, undefined, (node, report, place) => {
+    if (node !== undefined) return reader.read(node, report)
+    report.problem(place, `is missing: must be ${reader.allowed}`)
     return undefined
   })
 }
 
 /** A section whose options all may be left out, and so may it. */
 export function group<F extends Fields>(fields: F): Field<Section<F>> {
-  const brick = section(fields)
-  return field(brick, false, undefined, (node, report, place) => {
-    const read = node && brick.read(node, report)
+  const reader = section(fields)
+  return field(reader, false, undefined, (node, report, place) => {
+    const read = node && reader.read(node, report)
     return read ?? takeFields(fields, { ...place, kind: 'map', entries: new Map() }, report)
   })
 }
 
 /** A list that may be left out: empty then. */
 export function listed<T>(item: Reader<T>): Field<readonly Parsed<T>[]> {
-  const brick = list(item)
-  return field(brick, false, undefined, (node, report) => (node && brick.read(node, report)) ?? [])
+  const reader = list(item)
+  return field(reader, false, undefined, (node, report) => (node && reader.read(node, report)) ?? [])
 }
 
 function field<T>(
-  brick: Reader<unknown>,
+  reader: Reader<unknown>,
   isRequired: boolean,
   defaultText: string | undefined,
   read: (node: Node | undefined, report: Report, place: Place) => T,
 ): Field<T> {
   return {
-    brick,
+    reader,
     required: isRequired,
     defaultText,
     take: (node, place, report) => ({
@@ -100,7 +101,7 @@ export function section<F extends Fields>(fields: F): Reader<Section<F>> {
   const allowed = 'a mapping of options'
   return {
     allowed,
-    inside: { kind: 'section', fields },
+    nested: { kind: 'section', fields },
     read(node, report) {
       const map = asMap(node, allowed, report)
       if (map === undefined) return undefined
@@ -117,7 +118,7 @@ export function mapOf<T>(item: Reader<T>, what: string): Reader<ReadonlyMap<stri
   const allowed = `a mapping of ${what}`
   return {
     allowed,
-    inside: { kind: 'map', item },
+    nested: { kind: 'map', item },
     read(node, report) {
       const map = asMap(node, allowed, report)
       if (map === undefined) return undefined
@@ -139,7 +140,7 @@ export function mapOf<T>(item: Reader<T>, what: string): Reader<ReadonlyMap<stri
 export function list<T>(item: Reader<T>): Reader<readonly Parsed<T>[]> {
   return {
     allowed: 'a list',
-    inside: { kind: 'list', item },
+    nested: { kind: 'list', item },
     read(node, report) {
       if (node.kind === 'broken') return undefined
       if (node.kind !== 'list') {

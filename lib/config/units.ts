@@ -1,5 +1,5 @@
 // Durations, sizes and shares as people write them, turned into milliseconds, bytes and fractions. Pure; bounds and
-// messages belong to the bricks.
+// messages belong to the readers.
 
 /** What a wrong duration, size or share is answered with. */
 export const DURATION_FORM = '500ms, 30s, 2m or 1h'

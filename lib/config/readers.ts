@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
-// The values an option can have: each brick reads one node, says what is allowed, and what was found instead. A secret,
-// and anything that came from the environment or a file, is named by its type only.
+// The values an option can have: each reader reads one node and reports what is allowed and what stands there instead.
+// A secret, and anything that came from the environment or a file, is named by its type only.
 import type { Node, ScalarNode } from './document.ts'
 import { nearest } from './nearest.ts'
 import { createReport, isShowable, type Report } from './problems.ts'
@@ -15,7 +15,7 @@ import {
   SIZE_FORM,
 } from './units.ts'
 
-/** What stands inside a brick, for whoever lists all options. */
+/** The nested options of a reader, for listings. */
 export type Nested =
   | { readonly kind: 'value' }
   | { readonly kind: 'section'; readonly fields: Readonly<Record<string, OptionField>> }
@@ -24,7 +24,7 @@ export type Nested =
 
 /** One option of a section as a list of options needs it. */
 export interface OptionField {
-  readonly brick: Reader<unknown>
+  readonly reader: Reader<unknown>
   readonly required: boolean
   readonly defaultText: string | undefined
 }
@@ -32,7 +32,7 @@ export interface OptionField {
 export interface Reader<T> {
   /** Completes "must be …". */
   readonly allowed: string
-  readonly inside: Nested
+  readonly nested: Nested
   /** The value, or undefined when the problem is reported. Never throws. */
   read(node: Node, report: Report): T | undefined
 }
@@ -79,7 +79,7 @@ export function textOrList(allowed: string): Reader<readonly string[]> {
   const one = text({ allowed })
   return {
     allowed,
-    inside: { kind: 'value' },
+    nested: { kind: 'value' },
     read(node, report) {
       if (node.kind !== 'list') {
         const value = one.read(node, report)
@@ -199,11 +199,11 @@ function quantity(
   })
 }
 
-/** A brick for a single value: mappings and lists are refused, what failed already is passed over. */
+/** A reader of a single value: refuses mappings and lists, and passes over what failed already. */
 export function valueReader<T>(allowed: string, read: (node: ScalarNode, report: Report) => T | undefined): Reader<T> {
   return {
     allowed,
-    inside: { kind: 'value' },
+    nested: { kind: 'value' },
     read(node, report) {
       if (node.kind === 'scalar') return read(node, report)
       if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${describe(node)}`)
@@ -232,11 +232,11 @@ export function didYouMean(near: string | undefined): string {
 }
 
 /**
- * A brick's reading of a default written in the schema; throws when the default breaks the brick's own rule (a bug).
+ * A reader's value of a default written in the schema; throws when the default breaks the reader's own rule (a bug).
  */
-export function readDefault<T>(brick: Reader<T>, value: string | number | boolean): T {
+export function readDefault<T>(reader: Reader<T>, value: string | number | boolean): T {
   const node: Node = { kind: 'scalar', value, source: String(value), inserted: false, line: 1, column: 1, path: '' }
-  const result = brick.read(node, createReport('defaults'))
-  if (result === undefined) throw new Error(`the default ${value} is not ${brick.allowed}`)
+  const result = reader.read(node, createReport('defaults'))
+  if (result === undefined) throw new Error(`the default ${value} is not ${reader.allowed}`)
   return result
 }
