@@ -11,6 +11,19 @@ const chinese = read('README.zh-CN.md')
 const headings = (text: string): readonly string[] => [...text.matchAll(/^## (.+)$/gm)].map(([, name]) => name ?? '')
 const codeBlocks = (text: string): readonly string[] => text.match(/^```[\s\S]*?^```$/gm) ?? []
 
+const PAGES = [
+  'README.md',
+  'README.zh-CN.md',
+  'deploy/README.md',
+  'deploy/reference.md',
+  'deploy/clients.md',
+  'deploy/network.md',
+  'deploy/operate.md',
+  'deploy/migrate.md',
+  'lib/README.md',
+  'test/README.md',
+]
+
 /** The headings that both have, in order; reference tables stand in English alone. */
 const SHARED: readonly (readonly [string, string])[] = [
   ['Your own resources', '接入你自己的资源'],
@@ -35,16 +48,24 @@ t.test('both show the same commands, the same config and the same client code', 
   t.same(codeBlocks(chinese), codeBlocks(upToMore))
 })
 
+t.test('both name the same flags, and lead to the same pages', async t => {
+  const flags = (text: string): readonly string[] =>
+    [...text.matchAll(/^\| (`-.+?) \|/gm)].map(([, cell = '']) => [...cell.matchAll(/`[^`]+`/g)].join(' '))
+  t.ok(flags(english).length >= 8, 'the flags could be read')
+  t.same(flags(chinese), flags(english))
+  const linked = (text: string): readonly string[] =>
+    [...new Set([...text.matchAll(/\]\((?!http)([^)#]+)/g)].map(([, file = '']) => file))]
+      .filter(file => /^(deploy|lib|test).*md$/.test(file))
+      .sort()
+  t.same(linked(chinese), linked(english))
+})
+
+t.test('the English README stays short: about 270 lines, the rest is reference', async t => {
+  t.ok(english.split('\n').length <= 290, `${english.split('\n').length} lines`)
+})
+
 t.test('no line but those of tables is wider than 160 columns', async t => {
-  for (const file of [
-    'README.md',
-    'README.zh-CN.md',
-    'deploy/README.md',
-    'deploy/reference.md',
-    'deploy/clients.md',
-    'lib/README.md',
-    'test/README.md',
-  ]) {
+  for (const file of PAGES) {
     const wide = read(file)
       .split('\n')
       .filter(line => line.length > 160 && !line.startsWith('|'))
@@ -63,15 +84,7 @@ t.test('every link of the pages leads to a file of the project or to a heading t
       ...[...text.matchAll(/^#+ (.+)$/gm)].map(([, name]) => anchorOf(name ?? '')),
       ...[...text.matchAll(/<a id="([^"]+)">/g)].map(([, id]) => id ?? ''),
     ])
-  for (const page of [
-    'README.md',
-    'README.zh-CN.md',
-    'deploy/README.md',
-    'deploy/reference.md',
-    'deploy/clients.md',
-    'lib/README.md',
-    'test/README.md',
-  ]) {
+  for (const page of PAGES) {
     for (const [, target = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(target)) continue
       const [file = '', anchor] = target.split('#')
