@@ -7,8 +7,8 @@ export interface Timer {
 }
 
 /**
- * Where time comes from. `nowMs` is monotonic (a stepped system clock cannot end or stretch a hold), `epochMs` is the
- * wall clock and only for what people and other machines read: log lines, HTTP dates, token expiry.
+ * Where time comes from. `nowMs` is monotonic: a stepped system clock cannot end or stretch a hold. `epochMs` is the
+ * wall clock, only for what people and other machines read: log lines, HTTP dates, token expiry.
  */
 export interface Clock {
   nowMs(): number
@@ -41,7 +41,7 @@ export function systemClock(): Clock {
   }
 }
 
-// One coarse sweep over everything that waits, instead of timers of its own for every request: moving a deadline is one
+// One coarse sweep over everything that waits, instead of timers for every request. Moving a deadline is one
 // assignment, which a stream does for each piece that passes. It owns the one interval, which runs only while something
 // waits.
 

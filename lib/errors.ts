@@ -38,9 +38,9 @@ export interface Refusal {
   readonly code: RefusalCode
   readonly message: string
   readonly param?: string
-  /** When to come back; the client is told at most MAX_TOLD_WAIT_MS. */
+  /** When to come back; the client gets at most MAX_NAMED_WAIT_MS. */
   readonly retryAfterMs?: number
-  /** Retrying cannot help, or not within the time a client may be told. */
+  /** Retrying cannot help, or not within the longest wait a client may get. */
   readonly pointless?: boolean
   readonly headers?: readonly string[]
   /** The request's body is not read to its end, so the connection cannot be used again. */
@@ -48,7 +48,7 @@ export interface Refusal {
 }
 
 /** SDKs ignore a longer wait, or sleep through it (azure/README.md 6.6). */
-export const MAX_TOLD_WAIT_MS = 60_000
+export const MAX_NAMED_WAIT_MS = 60_000
 
 function typeOf(status: number): string {
   if (status === 429) return 'rate_limit_error'
@@ -93,7 +93,7 @@ export function errorJson(refusal: Pick<Refusal, 'status' | 'code' | 'message' |
  * The two headers that say a wait: whole seconds for everyone, milliseconds for those who read them. Never over 60 s.
  */
 export function waitHeaders(waitMs: number): string[] {
-  const told = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_TOLD_WAIT_MS)
+  const told = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_NAMED_WAIT_MS)
   return ['retry-after', String(Math.ceil(told / 1000)), 'retry-after-ms', String(told)]
 }
 

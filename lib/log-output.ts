@@ -22,9 +22,8 @@ const MAX_QUEUED_BYTES = 4 * 1024 * 1024
 const RETRY_MS = 100
 
 /**
- * Lines gather for so long, or up to so much, before they are written together: a write crosses to the thread pool and
- * back, which at a line a request was an eighth of what a request costs. The timer keeps the process alive for its
- * lines.
+ * Lines gather for so long, or up to so much, before they are written together. A write crosses to the thread pool and
+ * back: at a line a request that was an eighth of a request's cost. The timer keeps the process alive for its lines.
  */
 const GATHER_MS = 20
 const GATHER_MAX_BYTES = 64 * 1024
@@ -33,8 +32,8 @@ const NEWLINE = 0x0a
 const LINE_END = Buffer.from('\n')
 
 /**
- * Lines that will be written together. They wait as bytes: a line that has just been joined is a tree of some fifty
- * strings, a hundred such trees that wait made each short pause of the garbage collector 1.5 ms instead of 0.65.
+ * Lines that will be written together. They wait as bytes. A line that has just been joined is a tree of some fifty
+ * strings. A hundred such trees made each short pause of the garbage collector 1.5 ms instead of 0.65.
  */
 interface Batch {
   readonly bytes: Buffer
@@ -154,7 +153,7 @@ function createBatches(maxBatchBytes: number) {
 
 /**
  * An open target. What is written after a write that failed half-way begins on a line of its own.
- * @param isShared another process's write may have ended half-way in the same file, on the same full disk
+ * @param isShared another process may have ended half-way through a write to the same file, on the same full disk
  * @throws when a file cannot be opened for appending
  */
 function openTarget(target: LogTarget, isShared: boolean, write: WriteToFile) {
@@ -178,7 +177,7 @@ function openTarget(target: LogTarget, isShared: boolean, write: WriteToFile) {
         fd = next
         writer = writerFor(next, write)
         torn = false
-        // A write that is under way may still need the old one.
+        // A write in progress may still need the old one.
         setTimeout(() => fs.close(old, () => undefined), 1_000).unref()
       } catch {
         // The old file goes on being written: better under a rotated name than nowhere.

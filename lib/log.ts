@@ -138,7 +138,7 @@ function jsonNumber(value: number): string {
   return Number.isFinite(value) ? String(value) : 'null'
 }
 
-/** Writes what JSON.stringify would, joined by hand: the 22 fields of a request in 0.9 µs instead of 3.1. */
+/** Writes what JSON.stringify would, joined piece by piece: the 22 fields of a request in 0.9 µs instead of 3.1. */
 function createJsonLine(): (time: string, level: LogLevel, msg: string, fields: LogFields) => string {
   // Each name with all that stands around it, made once; names are the program's own, so there are some dozens.
   const openings = new Map<string, string>()

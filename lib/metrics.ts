@@ -115,9 +115,9 @@ const FAMILIES = {
 export type MetricName = keyof typeof FAMILIES
 
 /**
- * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number, or for
- * histograms the count per bucket, the count above the last one, and the sum; where the latest counts, the number and
- * its time (epoch ms).
+ * Every series of one process, as JSON can carry it: family → label values joined by U+0000 → a number. For histograms:
+ * the count per bucket, the count above the last one, and the sum. Where the latest counts: the number and its time
+ * (epoch ms).
  */
 export type MetricsState = Readonly<Partial<Record<MetricName, Readonly<Record<string, number | readonly number[]>>>>>
 

@@ -140,8 +140,8 @@ export interface Exchange {
   /** Monotonic time of the request's head. */
   readonly beganMs: number
   /**
-   * Ends an answer that is complete while its request is not: what still comes is thrown away for a moment, so that the
-   * client can read the answer before the connection closes (RFC 9112 section 9.6, "lingering close").
+   * Ends a response that is complete while its request is not. What still comes is thrown away for a moment (RFC 9112
+   * section 9.6, "lingering close"). So the client can read the response before the connection closes.
    */
   lingerAndClose(): void
   /**

@@ -1,6 +1,6 @@
-// One small HTTP exchange with a token endpoint or an issuer: bounded in time and size, no redirect followed, by the
-// way out that the config names. Platform identity endpoints are reached straight: they are on the same host, and no
-// proxy knows them.
+// One small HTTP exchange with a token endpoint or an issuer. It is bounded in time and size, follows no redirect, and
+// takes the way out that the config names. Platform identity endpoints are reached straight: they are on the same host,
+// and no proxy knows them.
 import type { Clock } from '../clock.ts'
 import { routeFor } from '../config/egress.ts'
 import type { EgressConfig, Endpoint } from '../config/types.ts'

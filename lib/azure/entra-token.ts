@@ -1,5 +1,5 @@
-// One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives, and left alone for a
-// while when fetching fails. How it is fetched is handed in; this file knows no HTTP.
+// One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives. After a failed fetch
+// the endpoint is left alone for a while. How it is fetched is handed in; this file knows no HTTP.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { Authorization, Authorizer } from './credentials.ts'
 import type { TokenAnswer } from './entra-requests.ts'
@@ -150,7 +150,7 @@ function createRefusals(random: Random): Refusals {
   }
 }
 
-/** The state of one identity: its token, the fetch under way, the failures since the last token. */
+/** The state of one identity: its token, the fetch in progress, the failures since the last token. */
 class Keeper {
   private readonly options: TokenKeeperOptions
   private readonly refusals: Refusals

@@ -1,4 +1,4 @@
-// Entra ID tokens for backends: one keeper for each identity and scope, whoever asks, also across reloads of the
+// Entra ID tokens for backends: one keeper for each identity and scope, for all callers, also across reloads of the
 // config.
 import type { Clock, Random } from '../clock.ts'
 import type { Credential } from '../config/types.ts'
@@ -34,13 +34,13 @@ export interface TokenAuthorizersOptions {
 }
 
 export interface TokenAuthorizers extends TokenAuthorizerFactory {
-  /** Cancels every timer and fetch; requests that wait for a token are told. */
+  /** Cancels every timer and fetch; requests that wait for a token are rejected. */
   close(): void
 }
 
 /**
- * Identities that are remembered. A config has a handful; more come from many reloads with ever new secrets, and those
- * asked for longest ago are then left to whoever still holds them.
+ * Identities that are remembered. A config has a handful; more come from many reloads with ever new secrets. Those
+ * asked for longest ago are then dropped here; their holders may still use them.
  */
 const MAX_IDENTITIES = 256
 /** A federated token is a JWT of 1 to 3 KB; anything longer is the wrong file. */

@@ -6,10 +6,10 @@ import type { BackendConfig } from '../config/types.ts'
 export type Dialect = 'chat' | 'responses' | 'claude' | 'opaque'
 
 /**
- * One thing that can be asked, whichever URL form the client used.
- * `name` is the path after the version or deployment. `perDeployment` tells whether the dated surface has it under
- * `/deployments/{deployment}/` (Azure REST specs, inference 2024-10-21 and 2025-04-01-preview); where it does not, the
- * upstream reads the deployment from the body's `model`, as the v1 surface always does.
+ * One thing that can be asked, whichever URL form the client used. `name` is the path after the version or deployment.
+ * `perDeployment`: the dated surface has it under `/deployments/{deployment}/` (Azure REST specs, inference 2024-10-21
+ * and 2025-04-01-preview). Elsewhere the upstream reads the deployment from the body's `model`, as the v1 surface
+ * always does.
  */
 export interface Operation {
   readonly name: string

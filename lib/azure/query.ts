@@ -16,8 +16,8 @@ function decoded(text: string): string | undefined {
 }
 
 /**
- * A parameter's name as the most lenient reader takes it: decoded (twice too), in lower case, without blanks and
- * control characters, up to a NUL, and without the brackets that make a list (`model[]`, `model[0]`).
+ * A parameter's name as the most lenient reader takes it: decoded (twice too), in lower case, up to a NUL. Blanks,
+ * control characters and the brackets that make a list (`model[]`, `model[0]`) are left out.
  * @returns undefined for a malformed escape
  */
 export function plainName(name: string): string | undefined {

@@ -144,8 +144,8 @@ function regrowsMs(remaining: number | undefined, limit: number | undefined, res
 }
 
 /**
- * For how long a deployment that says it has no request or token left will have none: until the first one has grown
- * back, in milliseconds; 0 when something is left or nothing is said.
+ * For how long a deployment that reports no request or token left will have none, in milliseconds. That is until the
+ * first one has grown back. 0 when something is left or nothing is reported.
  */
 export function exhaustedForMs(signals: RateLimitSignals): number {
   return Math.max(

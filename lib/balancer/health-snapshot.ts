@@ -118,7 +118,7 @@ function phaseFrom({ phase, trouble }: HealthSnapshot, sequence: number, clocks:
 
 /**
  * The state that two processes' states make, and whose it is; the very same object where the given one brings nothing.
- * @param trialMs how long another process's trial is believed to be under way: it may die meanwhile
+ * @param trialMs how long another process's trial is believed to be in progress: it may die meanwhile
  */
 export function mergeSnapshot(
   own: { readonly state: HealthState; readonly writer: number },

@@ -1,9 +1,13 @@
 // The state of a deployment's health: its phase, its throttle, and the events that change them. Pure data; the changes
-// are in health-machine.ts. in        chosen like any other held      out until `dueAtMs`; asked only when nothing else
-// is left due       its hold is over: the next request is its trial trial     that request is in progress; its lease
-// has the number `lease` A request's word counts by `sequence`, which grows with every change here: what began before a
-// failure was seen says nothing of the time after it. `version` and `hand` order the states of several processes
+// are in health-machine.ts. The phases:
+//   in        chosen like any other
+//   held      out until `dueAtMs`; picked only when nothing else is left
+//   due       its hold is over: the next request is its trial
+//   trial     that request is in progress; its lease has the number `lease`
+// A request's result counts by `sequence`, which grows with every change here. A request that began before a failure
+// was seen says nothing of the time after it. `version` and `hand` order the states of several processes
 // (health-snapshot.ts).
+
 /** Why a deployment was taken out, as a stable code for logs and metrics. */
 export type EjectReason =
   | 'connect_failed'

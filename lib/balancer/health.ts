@@ -31,7 +31,7 @@ export type { ModelMembers } from './model-watch.ts'
 /** What ended a hold. `withdrawn`: a second deployment met the same request with trouble too. */
 export type RestoredBy = 'trial' | 'request' | 'probe' | 'hand' | 'withdrawn' | 'token'
 
-/** A change for people; one that another process has seen first is not told again. */
+/** A change for people; one that another process has seen first is not reported again. */
 export type HealthChange =
   | { readonly kind: 'ejected'; readonly health: BackendHealth; readonly trouble: Trouble }
   | { readonly kind: 'restored'; readonly health: BackendHealth; readonly by: RestoredBy }
@@ -74,8 +74,8 @@ export interface HealthRegistry {
   /** All states as JSON can carry them, or one; times are wall-clock milliseconds of this machine. */
   snapshot(only?: BackendHealth): readonly HealthSnapshot[]
   /**
-   * Takes over what other processes know: of each deployment an operator's later word, else the newer version, else the
-   * greater writer; and the later end of a throttle. Merging is commutative and idempotent, so the order of messages
+   * Merges other processes' states. For each deployment an operator's later order wins, else the newer version, else
+   * the greater writer; of two throttles the later end. Merging is commutative and idempotent, so the order of messages
    * does not matter.
    */
   adopt(states: readonly HealthSnapshot[]): void

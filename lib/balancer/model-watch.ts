@@ -16,7 +16,7 @@ export interface ModelWatch {
   set(models: readonly ModelMembers[]): void
   /** Whether a model would have nobody left without it. A throttled one is in. */
   isLastIn(health: BackendHealth): boolean
-  /** A deployment went out or came back. @param aloud whether the models that this concerns are told */
+  /** A deployment went out or came back. @param aloud whether changes of the models concerned are reported */
   changed(aloud: boolean): void
 }
 

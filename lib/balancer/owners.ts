@@ -20,8 +20,8 @@ export interface Owners {
   /** Whether all that is remembered with its maker was made by this one: then nothing can be another's. */
   isOnlyMaker(name: string): boolean
   /**
-   * Remembers where something is. The maker that is known already stays: using a response does not make a key its
-   * maker, and an answer that claims the id of another key's response changes nothing.
+   * Remembers where something is. A known maker stays: using a response does not make a key its maker. An upstream
+   * response that claims the id of another key's response changes nothing.
    * @param maker given where the state was made, not where it was used
    */
   learn(id: string, resourceId: string, maker?: string): void

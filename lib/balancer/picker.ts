@@ -66,7 +66,7 @@ export interface Picker {
 
 /** Further tries in flight that a full outage always permits, whatever the share says. */
 const BUDGET_FLOOR = 3
-/** When a full backend has a free place nobody knows: a client is told this. */
+/** Nobody knows when a full backend will have a free place: clients get this wait. */
 export const FULL_WAIT_MS = 1_000
 
 export interface PoolOptions {
@@ -97,7 +97,7 @@ function firstTierWith(
   return undefined
 }
 
-/** The best guess among those that are out: whoever served last. Of equals the first in tier order. */
+/** The best guess among those that are out: the one that served last. Of equals the first in tier order. */
 function lastServed(tiers: Tiers, usable: (member: Member) => boolean): Member | undefined {
   let chosen: Member | undefined
   for (const tier of tiers) {

@@ -54,9 +54,9 @@ function draw<T extends Candidate>(members: readonly T[], random: Random, not: T
 }
 
 /**
- * Fewest requests in flight per weight. Few members are all compared and ties taken in turn; of many, two are, drawn by
- * weight (the power of two choices, Mitzenmacher 2001: nearly as even, and many proxies do not all run to the same idle
- * one).
+ * Fewest requests in flight per weight. Few members are all compared, and ties taken in turn. Of many, two drawn by
+ * weight are compared: the power of two choices (Mitzenmacher 2001). That is nearly as even, and many proxies do not
+ * all run to the same idle one.
  */
 export function leastBusy<T extends Candidate>(members: readonly T[], random: Random): T {
   if (members.length > FULL_LOOK_MAX) {
@@ -80,11 +80,11 @@ function mix(a: number, b: number): number {
 }
 
 /**
- * Rendezvous hashing with weights and bounded load: every prompt ranks the members the same way everywhere, and goes to
- * the best one that carries less than 1.25 times its share of what is in flight (plus one, so that a lone request is
- * not sent away). A member that leaves gives up only its own prompts, and gets them back when it returns. Sources:
- * Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷ ln(hash). Somebody
- * is always below the bound, since all of them together carry their shares exactly.
+ * Rendezvous hashing with weights and bounded load. Every prompt ranks the members the same way everywhere. It goes to
+ * the best one that carries less than 1.25 times its share of what is in flight. One is added to the share, so that a
+ * lone request is not sent away. A member that leaves gives up only its own prompts, and gets them back when it
+ * returns. Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷
+ * ln(hash). Somebody is always below the bound, since all of them together carry their shares exactly.
  * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the
  * bound
  */

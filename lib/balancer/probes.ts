@@ -43,8 +43,8 @@ const SPREAD_MS = 1_000
 const SPREAD_SHARE = 0.1
 
 /**
- * How long a failing probe's word stands without another probe, in milliseconds: two rounds, so that a hold outlasts
- * the pause between two probes, and none lasts for ever when whoever probes is gone. 0 where probes are off.
+ * How long a failing probe's result stands without another probe, in milliseconds. Two rounds: a hold outlasts the
+ * pause between two probes, and ends when the probing process is gone. 0 where probes are off.
  */
 export function probeTrustMs({
   enabled,
@@ -77,7 +77,7 @@ export function createProbes({
       healthRegistry.withhold(health, verdict.reason, verdict.detail, verdict.holdMs)
     } else if (verdict.kind === 'out') {
       const { reason, detail, timeout } = verdict
-      // Busy is not dead: whoever answered requests meanwhile was only too slow for a probe.
+      // Busy is not dead: a backend that answered requests meanwhile was only too slow for a probe.
       if (timeout && health.lastAnsweredMs >= askedAtMs) healthRegistry.probeUnknown(health, askedAtMs)
       else healthRegistry.probeFailed(health, reason, detail, timeout ? askedAtMs : Number.POSITIVE_INFINITY)
     }

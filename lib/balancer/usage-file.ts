@@ -1,5 +1,5 @@
-// The file of the usage ledger: one line a key, day and change, each with the whole sum, so that the largest counts and
-// a cut line costs no more than what it would have added.
+// The file of the usage ledger: one line a key, day and change. Each line has the whole sum, so that the largest
+// counts, and a cut line costs no more than what it would have added.
 import fs from 'node:fs'
 import { roundedCost } from '../cost.ts'
 

@@ -1,6 +1,6 @@
-// The sums of keys with a limit of a day or a month, kept in a small file that survives restarts: one line a key, day
-// and change, each with the whole sum, so the largest counts and a cut line costs half a second of counting. One owner:
-// alone or the primary.
+// The sums of keys with a limit of a day or a month, kept in a small file that survives restarts. It has one line a
+// key, day and change, each with the whole sum. So the largest counts, and a cut line costs half a second of counting.
+// One owner: alone or the primary.
 import type { Clock } from '../clock.ts'
 import { roundedCost } from '../cost.ts'
 import { type Days, type LedgerFile, lineOf, openFile, type Sum } from './usage-file.ts'

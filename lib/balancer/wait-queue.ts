@@ -1,5 +1,6 @@
-// The queue of requests that wait for capacity (retry.max_wait): one queue of permits per model. What appears is handed
-// out at once, in the order of arrival, to the first who can use it: a request that leaves the queue has its lease.
+// The queue of requests that wait for capacity (retry.max_wait): one queue of permits per model. Capacity that appears
+// is handed out at once, in the order of arrival, to the first request that can use it. A request that leaves the queue
+// has its lease.
 import type { Clock, Timer } from '../clock.ts'
 import type { HealthRegistry } from './health.ts'
 import type { Picker, PickResult, Pool } from './pool.ts'

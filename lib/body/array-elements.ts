@@ -1,5 +1,5 @@
-// The places of a JSON array's elements, by a walk over its bytes that skips strings: the items of a request's `input`
-// are looked at one by one, and single ones are left out, without parsing a body that may be megabytes.
+// The places of a JSON array's elements, by a walk over its bytes that skips strings. So the items of a request's
+// `input` are looked at one by one, or left out, without parsing a body that may be megabytes.
 import type { ByteRange } from './chunk-list.ts'
 import { closingQuote } from './json-string.ts'
 

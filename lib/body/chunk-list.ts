@@ -1,5 +1,5 @@
-// A body as a list of chunks, the way it came off the socket: parts of it are looked at, copied or exchanged without
-// joining the rest. Offsets are absolute bytes of the whole list. It must not know what the bytes mean.
+// A body as a list of chunks, as it came off the socket. Parts of it are read, copied or exchanged without joining the
+// rest. Offsets are absolute bytes of the whole list. It must not know what the bytes mean.
 
 /** The bytes from `start` up to `end`, `end` not included. */
 export interface ByteRange {

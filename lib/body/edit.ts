@@ -1,6 +1,6 @@
-// Puts a backend's deployment where the client wrote the model: a few new bytes between views of the body as it came,
-// for a body goes upstream byte for byte except for this. It must not know how the deployment was chosen, nor whether
-// the upstream reads the model from the body at all.
+// Puts a backend's deployment where the client wrote the model: a few new bytes between views of the body as it came.
+// All else of a body goes upstream byte for byte. It must not know how the deployment was chosen, nor whether the
+// upstream reads the model from the body at all.
 import { type ByteRange, type ChunkList, type Replacement, replaceBytes } from './chunk-list.ts'
 import type { JsonMember, ScannedObject } from './json-scan.ts'
 
@@ -21,10 +21,10 @@ export function setModel(chunks: readonly Buffer[], scan: ScannedObject, deploym
 }
 
 /**
- * The body with the top-level member `name` set to `jsonText` (valid JSON): the value of every occurrence is replaced,
- * whatever it was, so that it does not matter which duplicate the upstream believes; without one, the member is
- * inserted right after the opening brace. `scan` is the scan of exactly these chunks, with `name` among the wanted
- * names. The same list comes back when the values are these bytes already.
+ * The body with the top-level member `name` set to `jsonText` (valid JSON). The value of every occurrence is replaced,
+ * so that it does not matter which duplicate the upstream believes. Without one, the member is inserted right after the
+ * opening brace. `scan` is the scan of exactly these chunks, with `name` among the wanted names. The same list comes
+ * back when the values are these bytes already.
  */
 export function setMember(chunks: readonly Buffer[], scan: ScannedObject, name: string, jsonText: string): ChunkList {
   return setMembers(chunks, scan, [[name, jsonText]])

@@ -1,6 +1,6 @@
-// The state of one scan of a JSON object, and what it captures on the way: the names of its members, the values of the
-// wanted ones, and strings that reach over several chunks. json-scan.ts steps through the bytes and calls these
-// functions where a string or a top-level value begins or ends.
+// The state of one scan of a JSON object, and what it captures: names of members, wanted values, and strings that span
+// chunks. The scan itself, json-scan.ts, steps through the bytes; it calls these functions where a string or a
+// top-level value begins or ends.
 
 import { COLON, FAILED, IN_STRING } from './json-grammar.ts'
 import { decodeString } from './json-string.ts'

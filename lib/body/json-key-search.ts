@@ -1,6 +1,6 @@
-// Finds the string values of one key at any depth of a JSON text, by a search for the key's bytes instead of a walk
-// over the structure: for keys that are rare, and far apart in bodies that may be megabytes (the `encrypted_content` of
-// reasoning items). The text must be valid JSON: json-scan.ts has seen to it before.
+// Finds one key's string values at any depth of a JSON text, by a search for the key's bytes, not a walk over the
+// structure. For keys that are rare and far apart in bodies that may be megabytes (the `encrypted_content` of reasoning
+// items). The text must be valid JSON: json-scan.ts has seen to it before.
 import { type ByteRange, viewBytes } from './chunk-list.ts'
 import { closingQuote } from './json-string.ts'
 
@@ -19,13 +19,13 @@ interface Place {
 }
 
 /**
- * The places of the string values of the members called `keyName`, in order: the bytes between the quotes, escapes as
- * they are, so that a caller can hash them chunk by chunk (viewBytes). At most `maxFound` of them, in the `maxBytes`
+ * The places of the string values of the members called `keyName`, in order. A place is the bytes between the quotes,
+ * escapes as they are: a caller can hash them chunk by chunk (viewBytes). At most `maxFound` of them, in the `maxBytes`
  * bytes from `start` (0 if left out) on; a value that goes on beyond is left out. Not found are keys spelt with
  * escapes: no client writes them, and what is looked for here only makes a better first guess.
  *
- * Bytes that look like the key may also stand inside a string, but then one of the quotes around them is escaped; or be
- * a string value, but then no colon follows.
+ * Bytes that look like the key may also stand inside a string: then one of the quotes around them is escaped. Or they
+ * are a string value: then no colon follows.
  */
 export function findStringsOfKey(
   chunks: readonly Buffer[],

@@ -1,14 +1,14 @@
-// Finds top-level members of a JSON object in a list of chunks, in one pass over the bytes: no join, no decoding of
-// what nobody asked for, no JSON.parse of a body that may be megabytes. It validates the structure on the way, so that
-// a body that is no JSON object is refused here and not by a backend. It must not know what a model or a deployment is,
-// nor change a byte: edit.ts does that.
+// Finds top-level members of a JSON object in a list of chunks, in one pass over the bytes. It joins nothing, decodes
+// only what was asked for, and never parses a body that may be megabytes. It validates the structure on the way, so
+// that a body that is no JSON object is refused here and not by a backend. It must not know what a model or a
+// deployment is, nor change a byte: edit.ts does that.
 //
 // Where it is more lenient than JSON.parse, on purpose:
-// - a UTF-8 byte order mark in front is skipped. RFC 8259 (8.1) lets a parser ignore one; nothing documents what Azure
-//   does with it, and the body goes on as it came, so the upstream decides;
-// - in strings that nobody wants (all but wanted names and their captured values), control characters, unknown escapes
-//   and bytes that are not UTF-8 go unnoticed: looking at each byte of a base64 image would cost 100 times the skip.
-//   The end of a string does not depend on them.
+// - A UTF-8 byte order mark in front is skipped. RFC 8259 (8.1) lets a parser ignore one; nothing documents what Azure
+//   does with it. The body goes on as it came, so the upstream decides.
+// - Strings that nobody wants (all but wanted names and their captured values) may hold control characters, unknown
+//   escapes and invalid UTF-8. To check each byte of a base64 image would cost 100 times the skip. The end of a string
+//   does not depend on them.
 // Where it is stricter: the top level must be an object, nested no deeper than MAX_DEPTH, with at most MAX_MEMBERS
 // wanted members.
 

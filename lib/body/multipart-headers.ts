@@ -1,6 +1,6 @@
 // The two headers of multipart/form-data that matter here (RFC 7578, RFC 2046): the boundary of the whole, and what a
-// part is called. Whatever two parsers could read in two ways is malformed: the field that the upstream takes for the
-// model must be the one that was checked here. It must not know where the parts lie.
+// part is called. Text that two parsers could read in two ways is malformed: the upstream must take the same field for
+// the model that was checked here. It must not know where the parts lie.
 
 /** Characters of a boundary (RFC 2046, 5.1.1). */
 export const MAX_BOUNDARY_LENGTH = 70

@@ -1,7 +1,7 @@
-// Finds text fields in a multipart/form-data body (RFC 7578, RFC 2046) that comes in chunks, and puts others in their
-// place: the model of an image edit or a transcription is a field, before or after megabytes of file. Files are skipped
-// by a search for the delimiter; what is held is one part's headers, one wanted value and a delimiter's length of
-// bytes. It must not know which fields are wanted, or why.
+// Finds text fields in a multipart/form-data body (RFC 7578, RFC 2046) that comes in chunks, and replaces them. The
+// model of an image edit or a transcription is a field, before or after megabytes of file. Files are skipped by a
+// search for the delimiter; what is held is one part's headers, one wanted value and a delimiter's length of bytes. It
+// must not know which fields are wanted, or why.
 import { type ByteRange, type ChunkList, replaceBytes } from './chunk-list.ts'
 import { parseBoundary, parsePartHeaders } from './multipart-headers.ts'
 
@@ -125,7 +125,7 @@ export function createMultipartScanner(boundary: string, wanted: ReadonlySet<str
 }
 
 /**
- * The form with the text field `name` set to `value`, which may hold no line break: the value of every occurrence is
+ * The form with the text field `name` set to `value`, which may hold no line break. The value of every occurrence is
  * replaced; without one, a part is inserted before the first. Boundaries, other parts and files stay as they are.
  * `scan` is the scan of exactly these chunks, with `name` among the wanted names.
  */

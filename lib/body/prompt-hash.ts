@@ -79,9 +79,9 @@ function firstUserMessage(chunks: readonly Buffer[], scan: ScannedObject): { sta
 }
 
 /**
- * The 32-bit hash of what a request shares with the others of its conversation: its `prompt_cache_key`, else the
- * session that a header names, both of any length; else the first 4 KB of its prompt, and the first 1 KB of the first
- * user message where that stands behind them.
+ * The 32-bit hash of what a request shares with its conversation: its `prompt_cache_key`, else the session that a
+ * header names, both of any length. Without either: the first 4 KB of its prompt, and the first 1 KB of the first user
+ * message where that stands behind them.
  * @param scan of exactly these chunks, with those names among the wanted
  * @returns undefined where the prompt is too short for a cache to matter
  */

@@ -1,5 +1,5 @@
-// Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay under two
-// limits: one request's (server.max_body) and all requests' together (server.max_buffered).
+// Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay. Two limits:
+// one request's (server.max_body), and all requests' together (server.max_buffered).
 import type { Deadlines } from '../clock.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'

@@ -189,8 +189,8 @@ export function openLog(clock: Clock, config: () => Config['logging'], shared: b
 }
 
 /**
- * Reads the event loop's delay over a window that no reader shortens for the others: the worse of the last whole window
- * and the one in progress, so that between two readings at most a window apart nothing is lost.
+ * Reads the event loop's delay over a window that no reader shortens for the others. It is the worse of the last whole
+ * window and the one in progress: between two readings at most a window apart nothing is lost.
  * @param nowMs monotonic time
  */
 export function loopDelayReader(

@@ -1,5 +1,5 @@
-// `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process: one sound, one slow,
-// one that fails and throttles now and then, so that failover can be watched in the log. No account, no config.
+// `--demo`: three simulated Azure OpenAI resources and a proxy in front of them, in one process. One is healthy, one
+// slow, one fails and throttles now and then, so that failover can be watched in the log. No account, no config.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -63,7 +63,7 @@ function followConfig(
     watched = fresh.config.server.watch
     return takeOver({ ...fresh, config: withPort(fresh.config, options.port) })
   }
-  // A signal says nothing of its sender; whoever may send one, or change the file, has the rights of this process.
+  // A signal says nothing of its sender; to send one, or to change the file, takes the rights of this process.
   const again = (by: 'SIGHUP' | 'file_change'): void => {
     const applied = readAgain()
     log[applied ? 'info' : 'error'](applied ? 'config reload' : 'config reload refused', {

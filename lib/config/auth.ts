@@ -217,7 +217,7 @@ function readKeySource(
   return isFetchable(url, here, report) ? { kind: 'discovery', url, issuer } : undefined
 }
 
-// Whoever can change these bytes on their way can let anybody in.
+// An attacker who can change these bytes on their way can let anybody in.
 function isFetchable(text: string, place: Place, report: Report): boolean {
   if (!URL.canParse(text)) {
     report.problem(place, 'must be an https URL, or beside it jwks must name the URL or the file of its keys')

@@ -17,7 +17,7 @@ export interface PemSources {
   readonly file: string
   readonly env: Env
   readonly readSecretFile: (path: string) => string
-  /** Told of every file that the config depends on. */
+  /** Called with every file that the config depends on. */
   readonly onFile?: (path: string) => void
 }
 

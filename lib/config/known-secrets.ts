@@ -11,8 +11,8 @@ function* secretsIn(value: unknown): Generator<string> {
 }
 
 /**
- * Whether a text is a client's key or a credential of this config. Compared by digests, which is all that is kept of a
- * client's key; so only a whole secret is found, not one in the midst of other text.
+ * Whether a text is a client's key or a credential of this config. Compared by digests, since nothing else is kept of a
+ * client's key. So only a whole secret is found, not one in the midst of other text.
  */
 export function knownSecrets(config: Config): (text: string) => boolean {
   const digests = new Set(config.auth.keys.map(({ digest }) => digest.toString('hex')))

@@ -48,7 +48,10 @@ export interface LoadSources {
   readonly readFile?: (path: string) => Uint8Array
   readonly readSecretFile?: (path: string) => string
   readonly nowEpochMs?: number | undefined
-  /** Told of every text as it was read, by the path it was asked for: who keeps them can load the same config again. */
+  /**
+   * Called with every text as it was read, by the path it was asked for; with these texts the same config can be loaded
+   * again.
+   */
   readonly onRead?: (path: string, text: string) => void
 }
 

@@ -62,7 +62,7 @@ export interface Route {
 export interface EgressConfig {
   readonly httpsProxy: EgressProxy | undefined
   readonly httpProxy: EgressProxy | undefined
-  /** Who is reached without it: hosts, `.suffixes`, ranges, each with a port or without; `*`. */
+  /** Reached without it: hosts, `.suffixes`, ranges, each with a port or without; `*`. */
   readonly noProxy: readonly string[]
   /** Added to the system's CAs. */
   readonly ca: readonly Secret[]

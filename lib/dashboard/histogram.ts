@@ -1,9 +1,9 @@
-// Durations counted in buckets whose width grows with the duration, so that a percentile costs a few numbers and can be
-// added up over steps and processes. Pure.
+// Durations counted in buckets whose width grows with the duration. A percentile costs a few numbers and can be added
+// up over steps and processes. Pure.
 
 /** Buckets for one doubling: a percentile is off by one bucket at most, 19 %, and mostly by far less. */
 const PER_DOUBLING = 4
-/** The longest duration told apart, in milliseconds: the 600 s that the longest calls take. */
+/** The longest duration with a bucket of its own, in milliseconds: the 600 s that the longest calls take. */
 const MAX_MS = 600_000
 /** One for below 1 ms, and the rest up to MAX_MS: 78. */
 export const BUCKETS = Math.ceil(Math.log2(MAX_MS) * PER_DOUBLING) + 1

@@ -1,4 +1,4 @@
-// The live status page's routes: the page, its event stream, eject and restore by hand. Who may is decided before
+// The live status page's routes: the page, its event stream, an operator's eject and restore. Who may is decided before
 // (server/auth).
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Clock } from '../clock.ts'

@@ -1,4 +1,5 @@
-// Those who watch the live status page: told every second of what is new, at most so many, never waited for.
+// Viewers of the live status page: each is sent what is new every second. Their number is bounded, and none is waited
+// for.
 import type { ServerResponse } from 'node:http'
 import type { Clock, Timer } from '../clock.ts'
 import type { Sequenced } from './entries.ts'
@@ -7,11 +8,11 @@ import { viewOf } from './view.ts'
 
 /** Streams open at once: a team around one fault, several tabs each. Each costs a snapshot a second. */
 export const MAX_VIEWERS = 16
-/** How often viewers are told. */
+/** How often viewers are sent what is new. */
 const TICK_MS = 1_000
 /** Steps of history in a tick: what a viewer who missed a few ticks lacks. */
 const TICK_STEPS = 3
-/** Finished requests told of in one tick; more cannot be read. The rest is counted. */
+/** Finished requests sent in one tick; more cannot be read. The rest is counted. */
 const MAX_TOLD_REQUESTS = 50
 /** Ticks that a viewer may fail to take before it is dropped: until then one event at most waits for it in memory. */
 const VIEWER_PATIENCE_TICKS = 10
@@ -23,7 +24,7 @@ export const FULL_WAIT_MS = 10_000
 interface Viewer {
   readonly response: ServerResponse
   readonly mayStay: () => boolean
-  /** The last request and the last change told of, by process. */
+  /** The last request and the last change sent, by process. */
   readonly seenRequests: Map<string, number>
   readonly seenChanges: Map<string, number>
   ready: boolean
@@ -60,7 +61,7 @@ function noteAll(viewer: Viewer, snapshot: StatusSnapshot): void {
   for (const { source, seq } of snapshot.changes) note(viewer.seenChanges, source, seq)
 }
 
-/** What one viewer has not been told yet: a tick, the requests, the changes. */
+/** What one viewer has not been sent yet: a tick, the requests, the changes. */
 function newsFor(viewer: Viewer, snapshot: StatusSnapshot, tick: string): string {
   let text = tick
   const count = finishedSince(snapshot.finished, viewer.seenRequests)

@@ -3,7 +3,7 @@ import { addHistogram, type Histogram } from './histogram.ts'
 
 /** Length of a step: short enough to see a fault begin, long enough that a quiet backend's step is not empty. */
 export const STEP_MS = 10_000
-/** Steps kept: 15 minutes, what a person who is called to a fault wants to look back at. */
+/** Steps kept: 15 minutes, as far as an operator called to a fault looks back. */
 export const STEPS = 90
 
 /** What happened in one step. */

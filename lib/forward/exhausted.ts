@@ -1,6 +1,6 @@
 // The error for a client whom no backend gave an answer. Pure.
 import type { PickResult } from '../balancer/pool.ts'
-import { MAX_TOLD_WAIT_MS, type Refusal } from '../errors.ts'
+import { MAX_NAMED_WAIT_MS, type Refusal } from '../errors.ts'
 import type { Outcome } from './outcome.ts'
 
 /** What a request has met on its way. */
@@ -28,7 +28,7 @@ function throttledRefusal(model: string, waitMs: number): Refusal {
     // A wait that passed while others were tried: told as a moment, since SDKs spend their retries within milliseconds
     // else.
     retryAfterMs: waitMs > 0 ? waitMs : MOMENT_MS,
-    pointless: waitMs > MAX_TOLD_WAIT_MS,
+    pointless: waitMs > MAX_NAMED_WAIT_MS,
   }
 }
 

@@ -2,7 +2,7 @@
 // chance: a part never looks like the whole.
 
 import { pipeline } from 'node:stream/promises'
-import { MAX_TOLD_WAIT_MS } from '../errors.ts'
+import { MAX_NAMED_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/send.ts'
 import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
 import { capWaits } from './cap-waits.ts'
@@ -36,7 +36,7 @@ function writeHead(
   const { response, record } = exchange
   const { headers, values, contentLength } = upstreamResponse.headers
   const list = response.hasHeader(ALLOW_ORIGIN) ? withoutUpstreamCors(headers) : headers
-  if (upstreamResponse.status >= 400) capWaits(list, MAX_TOLD_WAIT_MS, epochMs)
+  if (upstreamResponse.status >= 400) capWaits(list, MAX_NAMED_WAIT_MS, epochMs)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   declareLength(list, contentLength, upstreamResponse.status, body)
   // nginx in front would gather events into buffers of its own (its module ngx_http_proxy_module, `X-Accel-Buffering`).

@@ -39,7 +39,7 @@ export const LEEWAY_S = 60
 
 /**
  * Hosts that issue Entra's tokens, in all clouds (learn.microsoft.com/entra/identity-platform/access-tokens). A tenant
- * is told by its id, which is the same whichever host and version the token names.
+ * is identified by its id, which is the same for every host and version that a token may name.
  */
 const ENTRA_HOSTS: ReadonlySet<string> = new Set([
   'login.microsoftonline.com',

@@ -1,5 +1,5 @@
-// The key sets of issuers, each fetched once for everybody: at the start, once an hour in the background, and for a key
-// id that is not known. Keys that are there serve on while their issuer is down. How a set is fetched is handed in.
+// The key sets of issuers, each fetched once for all requests: at the start, hourly in the background, and for an
+// unknown key id. Keys that are there serve on while their issuer is down. How a set is fetched is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { KeySource } from '../config/types.ts'
 import type { VerificationKey } from './jwt.ts'

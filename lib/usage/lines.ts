@@ -58,7 +58,7 @@ async function* joined(start: Buffer, chunks: AsyncIterator<Buffer>): AsyncGener
 }
 
 /**
- * Calls `onLine` for each line of a stream of bytes; gzip is told by its first bytes.
+ * Calls `onLine` for each line of a stream of bytes; gzip is recognised by its first bytes.
  * @throws what reading throws, a cut gzip file's error among it, after the lines that could be read
  */
 export async function readLines(source: Readable, onLine: (line: string) => void): Promise<void> {

@@ -66,8 +66,8 @@ export type FromWorker =
 
 export type ToWorker =
   /**
-   * The answer to `awake`: the config to begin with (not from the disk, where a broken one may lie by now), and all
-   * that is known.
+   * The reply to `awake`: the config to begin with, and all that is known. The config is not read from the disk, where
+   * a broken one may lie by now.
    */
   | { readonly kind: 'start'; readonly texts: FileTexts; readonly items: readonly StateUpdate[] }
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }

@@ -1,5 +1,5 @@
 // A worker's questions to its primary. Limits of client keys are counted there, so that they hold for all workers
-// together; figures are gathered there, so that whichever worker is asked answers for the whole.
+// together. Figures are gathered there, so that every worker can report the whole.
 
 import type { KeyLimiter } from '../balancer/key-limits.ts'
 import type { Clock, Timer } from '../clock.ts'

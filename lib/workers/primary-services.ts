@@ -1,5 +1,5 @@
-// Services of the primary for its workers, besides running them: counts the limits of keys, keeps what is shared and
-// what is counted, and passes on what one worker learns. It outlives every worker.
+// Services of the primary for its workers, besides running them. It counts the limits of keys, keeps shared state and
+// counters, and passes on what one worker learns. It outlives every worker.
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'

@@ -1,5 +1,5 @@
-// One worker's news to the others and theirs to it: the health of deployments (whole states with a version, so that a
-// message lost, late or doubled changes nothing in the end), and which resource holds a response and which key made it.
+// One worker's news to the others and theirs to it: the health of deployments, and owner and maker of stored responses.
+// Health travels as whole states with a version: a message lost, late or doubled changes nothing in the end.
 import type { BackendHealth } from '../balancer/health.ts'
 import type { SharedState } from '../runtime.ts'
 import type { StateUpdate } from './messages.ts'

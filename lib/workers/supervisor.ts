@@ -1,5 +1,5 @@
-// The primary process of a proxy with several workers: starts them, replaces one that dies, passes on what they learn,
-// and ends all of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them:
+// The primary process of a proxy with several workers. It starts them, replaces one that dies, passes on what they
+// learn, and ends all of them together. It serves no request itself. Decisions: supervision.ts; what it keeps for them:
 // primary-services.ts.
 import cluster, { type Worker } from 'node:cluster'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'

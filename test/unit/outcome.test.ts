@@ -3,7 +3,7 @@
 import t, { type Test } from 'tap'
 import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
 import type { EjectReason } from '../../lib/balancer/health.ts'
-import { errorJson, MAX_TOLD_WAIT_MS, refusalParts, waitHeaders } from '../../lib/errors.ts'
+import { errorJson, MAX_NAMED_WAIT_MS, refusalParts, waitHeaders } from '../../lib/errors.ts'
 import { exhaustedError, type History } from '../../lib/forward/exhausted.ts'
 import {
   blameOf,
@@ -383,7 +383,7 @@ t.test('429 rate_limit_exceeded with the time when the soonest is back, while an
 })
 
 t.test('a wait of more than a minute is not told, and the answer says that retrying is pointless', t => {
-  t.equal(MAX_TOLD_WAIT_MS, 60_000)
+  t.equal(MAX_NAMED_WAIT_MS, 60_000)
   told(t, history([throttled], busyFor(60_000)), { status: 429, pointless: false })
   told(t, history([throttled], busyFor(60_001)), { status: 429, pointless: true })
   t.end()
