@@ -37,8 +37,8 @@ export function noteSignals(member: Member, values: ResponseValues, healthRegist
 /** What may be shown in a log line: bounded, and only what such ids and names are made of. */
 function safeForLog(value: string | undefined): string | undefined {
   if (value === undefined || !/^[\w .:/-]{1,128}$/.test(value)) return undefined
-  // A copy: a value is a slice of its answer's head, which would be kept for as long as the stream or the status page
-  // shows it.
+  // A copy: a value is a slice of its response's head. That head would be kept for as long as the stream runs or the
+  // status page shows it.
   return Buffer.from(value, 'latin1').toString('latin1')
 }
 

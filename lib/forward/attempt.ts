@@ -44,8 +44,8 @@ function failureOf(error: Error): Outcome {
 }
 
 /**
- * A used connection that dies this soon after a request was sent, before any byte of an answer, was closed by the far
- * side before it saw that request. Later the backend may have worked on it for minutes: sent again it is paid twice.
+ * A used connection that dies this soon after a request was sent, without a byte of a response, was closed before the
+ * request arrived. Later the backend may have worked on it for minutes: sent again it is paid twice.
  */
 const STALE_MS = 1_000
 
@@ -134,8 +134,8 @@ export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptRe
 }
 
 /**
- * One try to open a WebSocket, on a connection of its own: either the backend agrees, or it answers like any HTTP
- * request and that answer is judged.
+ * One try to open a WebSocket, on a connection of its own. Either the backend agrees, or it sends a plain HTTP
+ * response, which is judged.
  * @param plan its wire headers ask for the upgrade already
  */
 export function attemptUpgrade(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult | Upgraded> {

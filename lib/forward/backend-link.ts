@@ -6,8 +6,8 @@ import { CLOSE_GRACE_MS } from './tunnel.ts'
 import { CLOSE, createFrameReader, type FramePart, frameOf, TEXT } from './websocket-frames.ts'
 
 /**
- * A backend's message up to this size is looked at before it goes on, so that an error can be mended or kept; longer
- * ones pass.
+ * A backend's message up to this size is read before it goes on, so that an error can be rewritten or kept; longer ones
+ * pass.
  */
 const HOLD_MAX_BYTES = 64 * 1024
 /** How much of a longer message is kept for a look at its beginning. */
@@ -50,7 +50,7 @@ export interface BackendLinkOptions {
   /** A ping or pong for the client, as it came. */
   onControl(raw: Buffer): void
   /** The backend said goodbye, with these bytes, or is gone without a word. */
-  onGone(farewell: Buffer | undefined): void
+  onGone(closePayload: Buffer | undefined): void
 }
 
 /** Gathers a backend's message: whole ones up to HOLD_MAX_BYTES are held back, the pieces of longer ones go on. */
@@ -119,11 +119,11 @@ export function createBackendLink(options: BackendLinkOptions): BackendLink {
   let control: Buffer[] = []
   let controlPayload: Buffer[] = []
 
-  const gone = (farewell: Buffer | undefined): void => {
+  const gone = (closePayload: Buffer | undefined): void => {
     if (isOver) return
     isOver = true
     socket.destroy()
-    options.onGone(farewell)
+    options.onGone(closePayload)
   }
   const reader = createFrameReader(
     false,

@@ -42,9 +42,9 @@ export interface Reading {
   readonly onLost: (outcome: Outcome) => void
 }
 
-/** A reading under way. */
+/** A reading in progress. */
 export interface Reader {
-  /** Lets go of the body; the caller pauses or destroys it. */
+  /** Detaches from the body; the caller pauses or destroys it. */
   stop(): void
   /** Calls `act` at that time, in monotonic ms, whatever comes. */
   limit(dueMs: number, act: () => void): void

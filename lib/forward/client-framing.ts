@@ -1,5 +1,5 @@
-// The end of an answer as the client sees it (RFC 9112 section 6.3): the one place that decides it, for it alone knows
-// whether bytes may be added to the body or taken away from it on its way.
+// The end of a response as the client sees it (RFC 9112 section 6.3). This is the one place that decides it: here it is
+// known whether bytes may be added to the body or taken from it.
 import type { ServerResponse } from 'node:http'
 
 /** What becomes of a body between upstream and client. */
@@ -35,9 +35,9 @@ export function declareLength(headers: string[], declared: number | undefined, s
   if (body.kind === 'whole' && body.bytes !== declared) headers.push('content-length', String(body.bytes))
 }
 
-// The body of an event stream, a chunk for each piece (RFC 9112 section 7.1). node:http would send a chunk's size, line
-// end, data and line end as four writes that it then gathers; one buffer costs 4 to 7 µs less an event of an open
-// stream.
+// The body of an event stream, a chunk for each piece (RFC 9112 section 7.1). The chunks are framed here, since
+// node:http makes four writes of size, line end, data and line end, and gathers them. One buffer costs 4 to 7 µs less
+// an event of an open stream.
 
 /** Of an answer whose head has been written. */
 export interface ChunkFraming {

@@ -1,5 +1,5 @@
-// The client's end of a WebSocket whose messages are read on their way: bytes of whole messages, with back-pressure; a
-// frame of the proxy's own only ever stands between messages.
+// The client's end of a WebSocket whose messages are read on their way: bytes of whole messages, with back-pressure. A
+// frame of the proxy's own stands only between messages.
 import type { Duplex } from 'node:stream'
 import type { BodyBudget } from '../body/take.ts'
 import { CLOSE_GRACE_MS, closeFrame } from './tunnel.ts'
@@ -103,7 +103,7 @@ function createHeldMessage({
 interface ClientWriter {
   /** Writes what may stand here. @returns false: wait for the socket's `drain` */
   write(bytes: Buffer): boolean
-  /** Writes a frame of the proxy's own, once the message that is under way has ended. */
+  /** Writes a frame of the proxy's own, once the message in progress has ended. */
   inject(frame: Buffer): void
   pass: ClientLink['pass']
   isMidMessage(): boolean

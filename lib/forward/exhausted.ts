@@ -25,8 +25,8 @@ function throttledRefusal(model: string, waitMs: number): Refusal {
     status: 429,
     code: 'rate_limit_exceeded',
     message: `All backends of model "${model}" that could take this request are throttled or full. Try again after the time given.`,
-    // A wait that passed while others were tried: told as a moment, since SDKs spend their retries within milliseconds
-    // else.
+    // A wait that passed while others were tried is returned as a moment: without one, SDKs spend their retries within
+    // milliseconds.
     retryAfterMs: waitMs > 0 ? waitMs : MOMENT_MS,
     pointless: waitMs > MAX_NAMED_WAIT_MS,
   }

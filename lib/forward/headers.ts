@@ -45,9 +45,9 @@ const STAYS = names(
 /** Headers that hold a key. Never to a client either: a gateway in between may echo what it was sent. */
 const NEVER_BACK = names('api-key', 'x-api-key', 'authorization', 'ocp-apim-subscription-key')
 /**
- * Speak of the upstream's host or to its own front, and would act on the proxy's: other hosts or protocols for its
- * clients (RFC 7838), HTTPS for a whole domain (RFC 6797), pins of another's keys (RFC 7469), commands to an nginx in
- * front of it.
+ * Headers that concern the upstream's host or its own front, and would act on the proxy's. They name other hosts or
+ * protocols for its clients (RFC 7838), HTTPS for a whole domain (RFC 6797), or pins of another's keys (RFC 7469).
+ * Others are commands to an nginx in front of it.
  */
 const HOST_BOUND = names('alt-svc', 'strict-transport-security', 'public-key-pins', 'public-key-pins-report-only')
 const FRONT_PREFIX = 'x-accel-'

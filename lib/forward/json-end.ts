@@ -1,6 +1,6 @@
-// The end of JSON that ends with its connection: has it come whole? Such a body has no length to check; over TLS its
-// end should be announced (RFC 9112 section 9.8), but node:tls does not say whether a close_notify came. The last byte
-// of JSON does.
+// The end of JSON that ends with its connection: has it come whole? Such a body has no length to check. Over TLS its
+// end should be announced (RFC 9112 section 9.8), but node:tls does not report whether a close_notify came. The last
+// byte of JSON does.
 import type { ResponseHead } from '../http1/send.ts'
 import { isEncoded, type ResponseValues } from './headers.ts'
 

@@ -160,8 +160,8 @@ function classifyRefusal(status: number, error: UpstreamError, detail: string): 
 }
 
 /**
- * What an error inside a 200 means while the client has seen nothing: an event of a stream, or a whole body that is
- * only an error.
+ * The outcome of an error inside a 200 while the client has seen nothing: an event of a stream, or a body that is only
+ * an error.
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
  */
 export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
@@ -188,7 +188,7 @@ export function reachedBackend(outcome: Outcome): boolean {
 }
 
 /**
- * What the backend is told of it.
+ * What the outcome means for the backend's health.
  * @param metSuspect whether the request has met suspect trouble at another backend before
  */
 export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {

@@ -5,7 +5,7 @@ import type { Clock, Timer } from '../clock.ts'
 /** How often a full side is looked at, in milliseconds. */
 const LOOK_MS = 1_000
 /**
- * Bytes that may wait for a full side before the other one is paused: a paused socket reports neither FIN nor RST, and
+ * Bytes that may wait for a full side before the other one is paused. A paused socket reports neither FIN nor RST, and
  * a client that has left must be noticed. Sixteen seconds of a session's audio.
  */
 const MAX_WAITING_BYTES = 1024 * 1024

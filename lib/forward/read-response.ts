@@ -1,5 +1,6 @@
-// Reads an answer until it is clear whose it is: an event stream to its first output, an error or a short answer to its
-// end, anything else to its first byte. Until then the client has seen nothing, and another backend may still be asked.
+// Reads an upstream response far enough to decide: pass it on, or try another backend. That is an event stream to its
+// first output, an error or a short body to its end, anything else to its first byte. Until then the client has seen
+// nothing, and another backend may still be asked.
 import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'

@@ -152,14 +152,14 @@ export function relay(
 
 const COMPLETE: RelayResult = { kind: 'complete' }
 
-/** A stream under way. Holds nothing of its beginning: it may last for minutes, and there may be thousands of it. */
+/** A stream in progress. Holds nothing of its beginning: it may last for minutes, and there may be thousands of it. */
 interface Passing {
   readonly exchange: Exchange
   readonly options: RelayOptions
   readonly watcher: EventStreamWatcher
   readonly tail: Tail
   readonly sink: EventSink
-  /** Usage that its first events told. */
+  /** Usage that its first events reported. */
   readonly begun: Usage
   /** Monotonic time by which output must have begun. */
   readonly firstOutputDueMs: number

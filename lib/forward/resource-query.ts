@@ -25,7 +25,7 @@ export type OwnerLookup =
   | { readonly kind: 'nowhere' }
   /** None that answered holds it, but these could not be asked. */
   | { readonly kind: 'unsure'; readonly silent: readonly string[] }
-  /** As many questions are under way as may be. */
+  /** As many questions are in progress as may be. */
   | { readonly kind: 'busy' }
 
 export interface OwnerFinderDeps {
@@ -55,7 +55,7 @@ const MAX_NOWHERE = 1_000
 export interface OwnerFinder {
   /**
    * @param members the backends of all models that come into question; of each resource one is asked
-   * @param key the name of the client's key, whose share of the lookups it takes; undefined: nobody's in particular
+   * @param key the name of the client's key, whose share of the lookups it takes; undefined: no key's
    */
   find(id: string, members: readonly Member[], key: string | undefined): Promise<OwnerLookup>
 }

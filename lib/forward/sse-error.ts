@@ -12,8 +12,8 @@ const LAST_SEQUENCE = /"sequence_number"\s*:\s*(\d{1,9})(?!.*"sequence_number")/
 /**
  * The error event's bytes, or undefined where the dialect has none (the connection is cut then). Chat: `data:
  * {"error":…}`, which every SDK throws for. Responses: the flat form of OpenAI's reference and Azure's nested one in
- * one event, because half of the SDKs throw only for the nested form (azure/README.md 5.5). Claude: Anthropic's form,
- * which its SDKs read only under its own `event:` line.
+ * one event. Half of the SDKs throw only for the nested form (azure/README.md 5.5). Claude: Anthropic's form, which its
+ * SDKs read only under its own `event:` line.
  * @param tail the stream's last bytes, for the sequence number that goes on from there
  */
 export function streamErrorEvent(dialect: Dialect, { code, message }: StreamTrouble, tail: Buffer): Buffer | undefined {

@@ -1,5 +1,5 @@
-// Watches an event stream as its bytes pass: where its events end, whether it has shown output yet, whether it came to
-// its protocol's own end. Changes nothing, holds no more than an unfinished event, knows nothing of sockets.
+// Watches an event stream as its bytes pass: where events end, whether output has been shown, whether the protocol's
+// own end has come. Changes nothing, holds no more than an unfinished event, knows nothing of sockets.
 import type { UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
 import { type Meaning, STREAM_RULES } from './sse-dialects.ts'
@@ -106,7 +106,7 @@ export function watchEventStream(dialect: Dialect): EventStreamWatcher {
 
   return {
     push(chunk) {
-      // Nearly every chunk of a stream under way is whole events of output: seen as one, it costs one search (0.1 µs).
+      // Nearly every chunk of an open stream is whole events of output: seen as one, it costs one search (0.1 µs).
       if (phase.kind === 'output' && endsWithBlankLine(chunk) && splitter.atBoundary() && !mayMatter(chunk)) {
         return chunk.length
       }

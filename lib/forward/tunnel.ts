@@ -6,8 +6,8 @@ import type { Cancellation, CancelReason } from '../request-context.ts'
 import { createPacedWrites, type PacedWrites } from './paced-writes.ts'
 import type { RelayResult } from './upstream.ts'
 
-// Where WebSocket frames begin and end in the bytes that pass (RFC 6455, section 5.2), and the close frame with which a
-// tunnel says why it ends. Payloads are skipped, never unmasked, never held.
+// The boundaries of WebSocket frames in the bytes that pass (RFC 6455, section 5.2), and the close frame with a
+// tunnel's reason. Payloads are skipped, never unmasked, never held.
 
 /** Follows one direction of a WebSocket. */
 export interface FrameTracker {
@@ -116,12 +116,12 @@ class Tunnel {
   readonly #resolve: (end: RelayResult) => void
   readonly #fromBackend = trackFrames()
   readonly #fromClient = trackFrames()
-  // pipeline would destroy the client together with a backend that broke off, and its farewell with it.
+  // pipeline would destroy the client together with a backend that broke off, and its last frame with it.
   readonly #toBackend: PacedWrites
   readonly #toClient: PacedWrites
   #over = false
   #stopWatching: () => void = () => undefined
-  #farewell: { readonly frame: Buffer; readonly end: RelayResult } | undefined
+  #lastFrame: { readonly frame: Buffer; readonly end: RelayResult } | undefined
 
   constructor(options: TunnelOptions, resolve: (end: RelayResult) => void) {
     const { client, backend, clock, idleMs } = options
@@ -180,16 +180,16 @@ class Tunnel {
     this.#resolve(end)
   }
 
-  #sayFarewell(frame: Buffer, end: RelayResult): void {
+  #sendLastFrame(frame: Buffer, end: RelayResult): void {
     const { client } = this.#options
     if (client.writable && !this.#fromBackend.closed()) client.write(frame)
     this.#finish(end)
   }
 
-  /** Nothing more comes from the backend: the client hears why, unless a frame is under way. */
+  /** Nothing more comes from the backend: the client gets the reason, unless a frame is half sent. */
   #breakOff(frame: Buffer, end: RelayResult): void {
     if (!this.#fromBackend.atBoundary()) this.#options.client.destroy()
-    this.#sayFarewell(frame, end)
+    this.#sendLastFrame(frame, end)
   }
 
   #clientBytes(chunk: Buffer): void {
@@ -203,13 +203,13 @@ class Tunnel {
     if (this.#over) return
     const whole = this.#fromBackend.push(chunk)
     this.#options.onBytes('out', chunk.length)
-    if (this.#farewell === undefined || whole === 0) {
+    if (this.#lastFrame === undefined || whole === 0) {
       this.#toClient.write(chunk)
       return
     }
-    // The frame that was under way has ended: now a last one of our own may follow.
+    // The half-sent frame has ended: now a last one of our own may follow.
     this.#options.client.write(chunk.subarray(0, whole))
-    this.#sayFarewell(this.#farewell.frame, this.#farewell.end)
+    this.#sendLastFrame(this.#lastFrame.frame, this.#lastFrame.end)
   }
 
   /** A close frame has passed, of either side. */
@@ -227,12 +227,12 @@ class Tunnel {
     this.#finish(this.#isClosing() ? { kind: 'complete' } : { kind: 'cancelled', reason: 'client_closed' })
   }
 
-  /** The proxy ends the session: when it shuts down, with a farewell between two frames if one comes in time. */
+  /** The proxy ends the session: when it shuts down, with a close frame between two frames if one comes in time. */
   #cancel(end: RelayResult, reason: CancelReason): void {
     if (reason !== 'shutdown') this.#finish(end)
-    else if (this.#fromBackend.atBoundary()) this.#sayFarewell(GOING_AWAY, end)
+    else if (this.#fromBackend.atBoundary()) this.#sendLastFrame(GOING_AWAY, end)
     else {
-      this.#farewell = { frame: GOING_AWAY, end }
+      this.#lastFrame = { frame: GOING_AWAY, end }
       this.#options.clock.after(CLOSE_GRACE_MS, () => {
         if (this.#over) return
         this.#options.client.destroy()

@@ -1,5 +1,5 @@
-// Reads an answer's token usage from the bytes that pass: the last few kilobytes are enough, since usage stands at the
-// end of a JSON answer and of a stream. Nothing is held back for it.
+// Reads a response's token usage from the bytes that pass. The last few kilobytes are enough: usage stands at the end
+// of a JSON body and of a stream. Nothing is held back for it.
 import { NO_USAGE, type Usage } from '../request-context.ts'
 
 /**
@@ -135,7 +135,7 @@ export function readFirstUsage(bytes: Buffer): Usage {
   return (at === -1 ? undefined : usageAt(bytes, at)) ?? NO_USAGE
 }
 
-/** Usage that a stream tells in two parts: what its end leaves out was told at its start. */
+/** Usage that a stream reports in two parts: what its end leaves out was in its start. */
 export function joinUsage(start: Usage, end: Usage): Usage {
   return {
     promptTokens: end.promptTokens ?? start.promptTokens,

@@ -41,8 +41,8 @@ function homesIn(pools: readonly Pool[], usable: (member: Member) => boolean): r
 }
 
 /**
- * Where a new conversation is best made: at the resource that serves most of the models, so that most of them can go on
- * with it; among equals by weight.
+ * The resource where a new conversation is best made: it serves most of the models, so that most of them can go on with
+ * it. Among equals weight decides.
  * @param pools of the models that the key may use
  */
 export function chooseHome(pools: readonly Pool[], random: Random): Home | undefined {

@@ -1,6 +1,6 @@
-// Ephemeral keys of realtime sessions: the resource that issued one is the only one that takes it, so it is remembered,
-// by the key's digest, in the same bounded table as the owners of responses. Whoever shows such a key may use that
-// session and nothing else.
+// Ephemeral keys of realtime sessions. Only the resource that issued one takes it: it is remembered, by the key's
+// digest, in the same bounded table as the owners of responses. A client with such a key may use that session and
+// nothing else.
 import type { IncomingHttpHeaders } from 'node:http'
 import { ephemeralKeyId, MAX_KEY_CHARS, type Owners } from '../balancer/owners.ts'
 import type { UpstreamResponse } from '../forward/upstream.ts'

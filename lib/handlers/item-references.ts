@@ -1,5 +1,5 @@
 // The items of stored state that a body names instead of holding, in every spelling that JSON allows and at every
-// length: ownership is checked against all of them. Where a request goes is decided by fewer (named-state.ts).
+// length. Ownership is checked for all of them. Where a request goes is decided by fewer (named-state.ts).
 import { arrayElements } from '../body/array-elements.ts'
 import { type ByteRange, sliceBytes } from '../body/chunk-list.ts'
 import { type JsonMember, jsonScannerFor } from '../body/json-scan.ts'

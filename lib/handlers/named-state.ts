@@ -1,5 +1,5 @@
-// The state that a request of the Responses API names, and the ids that an answer shows: both read from bytes, nothing
-// parsed but single small items. It knows no resources.
+// The state that a request of the Responses API names, and the ids in an upstream response. Both are read from bytes;
+// only single small items are parsed. It knows no resources.
 import { createHash } from 'node:crypto'
 import { isObjectId } from '../azure/ids.ts'
 import { arrayElements } from '../body/array-elements.ts'

@@ -1,5 +1,5 @@
-// A request for something that lives in one resource, passed on byte for byte: its body is held for the attempt, its
-// answer shown to the caller before it goes out.
+// A request for an object that lives in one resource, passed on byte for byte. Its body is held for the attempt; the
+// upstream response is shown to the caller before it goes out.
 import { resourceObjectPath } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import { type HeldBody, takeBody } from '../body/take.ts'

@@ -1,5 +1,5 @@
-// Files, batches, vector stores, fine-tuning, evals, containers, stored completions: they live in one resource and
-// belong to no model, so a request has to name a backend, or an object that the proxy has seen made.
+// Files, batches, vector stores, fine-tuning, evals, containers, stored completions. They live in one resource and
+// belong to no model: a request names a backend, or an object that the proxy has seen made.
 import { refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'

@@ -16,8 +16,8 @@ export interface ResponsesSocketRoute {
 }
 
 /**
- * Answers GET /v1/responses. A handshake that no backend could have gets 426: the one answer on which Codex goes on by
- * HTTP at once, where any other costs it seven tries (codex-rs, responses_websocket.rs).
+ * Answers GET /v1/responses. A handshake that no backend could have gets 426. On that status alone Codex goes on by
+ * HTTP at once; any other costs it seven tries (codex-rs, responses_websocket.rs).
  */
 export function handleResponsesSocket(
   exchange: Exchange,

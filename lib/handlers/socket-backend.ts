@@ -1,6 +1,6 @@
-// The backend's side of a session of Responses over WebSocket: the first turn may go from one backend to the next while
-// nothing of its answer has been shown; later ones stay. What passes is read for owners, usage, errors and the ends of
-// turns.
+// The backend's side of a session of Responses over WebSocket. The first turn may move to the next backend while
+// nothing of its response has been shown; later turns stay. What passes is read for owners, usage, errors and the ends
+// of turns.
 import type { Deadline } from '../clock.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
 import { type BackendLink, type BackendMessage, createBackendLink } from '../forward/backend-link.ts'
@@ -189,7 +189,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
     passError(event, raw)
     turn.exchange.record.status = status
     turn.exchange.record.error = 'upstream_stream_error'
-    // After output the backend has done its part, as far as can be told.
+    // After output the backend has done its part, as far as can be seen.
     endTurn(turn, turn.hasOutput && outcome.kind === 'failed' ? { kind: 'served' } : outcome)
   }
   const fromBackend = ({ payload, isWhole, tail, raw }: BackendMessage): void => {
@@ -222,7 +222,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
     record.usage = readUsage(tail)
     endTurn(turn, { kind: 'served' })
   }
-  const lost = (farewell: Buffer | undefined): void => {
+  const lost = (closePayload: Buffer | undefined): void => {
     const outcome = transportFailure('connection_lost', 'socket closed')
     if (movesOn(turns[0], outcome)) return
     showHeld()
@@ -231,8 +231,8 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
       turn.exchange.record.error = 'cut: connection_lost'
       settle(turn, turn.hasOutput ? { kind: 'served' } : outcome)
     }
-    const isSaid = farewell !== undefined && farewell.length >= 2
-    if (isSaid) options.end(farewell.readUInt16BE(0), farewell.toString('utf8', 2), undefined)
+    const isSaid = closePayload !== undefined && closePayload.length >= 2
+    if (isSaid) options.end(closePayload.readUInt16BE(0), closePayload.toString('utf8', 2), undefined)
     else options.end(1011, 'The backend broke off.', 'cut: connection_lost')
   }
   const linkTo = ({ socket: backend, head }: Upgraded): BackendLink => {
@@ -248,7 +248,7 @@ export function createSessionBackend(options: SessionBackendOptions): SessionBac
         passOn(raw, true)
       },
       onControl: raw => void (isCurrent() && passOn(raw, false)),
-      onGone: farewell => void (isCurrent() && lost(farewell)),
+      onGone: closePayload => void (isCurrent() && lost(closePayload)),
     })
     return link
   }

@@ -1,5 +1,5 @@
-// The choice of a backend for a session of Responses over WebSocket: handshakes in turn, with the failover of any
-// request, until one agrees; and once more from there, while the client has seen nothing of the first turn.
+// The choice of a backend for a session of Responses over WebSocket: one handshake after the other, with failover,
+// until a backend agrees. The choice goes on from there while the client has seen nothing of the first turn.
 import { randomBytes } from 'node:crypto'
 import { responsesSocketPath, speaksV1 } from '../azure/operations.ts'
 import type { Lease } from '../balancer/health.ts'

@@ -1,5 +1,5 @@
-// A session of Responses over WebSocket, from the proxy's 101 to its end: messages of the client in order, each
-// `response.create` admitted, limited, logged and counted by itself. What is refused is an error message, and the
+// A session of Responses over WebSocket, from the proxy's 101 to its end. The client's messages go in order; each
+// `response.create` is admitted, limited, logged and counted by itself. What is refused is an error message, and the
 // session goes on.
 import type { Operation } from '../azure/operations.ts'
 import { estimateTokens } from '../balancer/key-limits.ts'

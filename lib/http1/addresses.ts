@@ -26,7 +26,7 @@ export function inTurn(addresses: readonly string[]): readonly string[] {
 /**
  * Tries addresses one after another: the next one a little after the one before, or as soon as that fails.
  * @param attempt begins with one address; calls `failed` once if that comes to nothing
- * @param exhausted all have failed; with the code of the first, which the resolver likes best
+ * @param exhausted all have failed; the code is that of the first, which the resolver likes best
  * @returns no further address is tried
  */
 export function tryInTurn(

@@ -8,7 +8,7 @@ import { ResponseBody } from './response-body.ts'
 import type { ResponseFault, ResponseHead } from './response-head.ts'
 import { ResponseParser } from './response-parser.ts'
 
-/** Told what becomes of one request. */
+/** Receives the course of one request. */
 export interface ResponseHandler {
   /** The address is known: what follows is the other side's time. Not called for a reused connection. */
   connecting?(): void
@@ -21,13 +21,13 @@ export interface ResponseHandler {
   /**
    * No answer will come. The error is a ConnectError where no connection was made, a ProtocolError where what came is
    * no HTTP.
-   * @param stale it went out on a connection that had rested, and not a byte came back: the far side may have closed it
-   * long ago
+   * @param stale it went out on a connection that had been idle, and no byte came back: the far side may have closed it
+   * earlier
    */
   failed(error: Error, stale: boolean): void
 }
 
-/** A request under way. */
+/** A request in progress. */
 export interface Sent {
   /** Whether the connection has yet to be made. */
   readonly connecting: boolean
@@ -38,7 +38,7 @@ export interface Sent {
   destroy(): void
 }
 
-/** What the pool of a connection is told. */
+/** Events of a connection for its pool. */
 export interface ConnectionOwner {
   /** It has nothing to do and may be used again, within so many milliseconds. */
   rests(connection: Connection, forMs: number): void
@@ -114,7 +114,7 @@ export class Connection implements KeptConnection {
     socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
   }
 
-  /** Sends a request; its answer is the handler's. The connection must be at rest. */
+  /** Sends a request; its answer is the handler's. The connection must be idle. */
   send(request: RequestBytes, handler: ResponseHandler): Sent {
     const { socket } = this
     this.handler = handler
@@ -129,7 +129,7 @@ export class Connection implements KeptConnection {
     }
   }
 
-  /** Gives the current request up: nothing more is told, and the connection is closed. */
+  /** Gives the current request up: its handler is not called again, and the connection is closed. */
   abandon(): void {
     this.handler = undefined
     this.responseBody = undefined

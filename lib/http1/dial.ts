@@ -1,5 +1,5 @@
-// Makes one connection: name, address, perhaps a proxy and its tunnel, TLS. All addresses of a name are tried, the next
-// one soon after the one before (RFC 8305); the resolver's time is not counted as the backend's.
+// Makes one connection: name, address, perhaps a proxy and its tunnel, TLS. All addresses of a name are tried, each
+// soon after the one before (RFC 8305). The resolver's time is not counted as the backend's.
 import net from 'node:net'
 import type tls from 'node:tls'
 import type { Clock, Timer } from '../clock.ts'

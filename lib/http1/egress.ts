@@ -1,5 +1,5 @@
-// The way out through a proxy: asking it for a tunnel (CONNECT, RFC 9110 section 9.3.6), what its answers mean, and
-// whether it works at all. A proxy that is dead is one fact, however many backends lie behind it.
+// The way out through a proxy: the request for a tunnel (CONNECT, RFC 9110 section 9.3.6), the meaning of its response,
+// the proxy's health. A proxy that is dead is one fact, however many backends lie behind it.
 import type { Socket } from 'node:net'
 import type { Clock } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'

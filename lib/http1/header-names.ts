@@ -1,5 +1,5 @@
-// Facts of a header's name, remembered: the same few dozen names come with every message, and making a name lower case
-// and looking it up in several lists anew each time costs more than finding it again.
+// Facts of a header's name, remembered. The same few dozen names come with every message. To find one again costs less
+// than lower case and a look into several lists.
 
 /** Tells what is known of a name; undefined for what is no name at all (RFC 9110 section 5.6.2, token). */
 export type NameMemory<T> = (name: string) => T | undefined

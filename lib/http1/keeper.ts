@@ -1,5 +1,5 @@
-// The connections of one agent: which rest and may be used again, how long they may rest, how old they may get, how
-// many there are. It knows neither requests nor how a connection is made.
+// The connections of one agent: which are idle and may be reused, how long they may idle, how old they may get, their
+// number. It knows neither requests nor how a connection is made.
 import type { Socket } from 'node:net'
 import type { Clock, Timer } from '../clock.ts'
 import type { Endpoint } from '../config/types.ts'

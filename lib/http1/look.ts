@@ -1,5 +1,5 @@
-// One look at the way to an endpoint, for --probe: the same name, addresses, proxy and TLS that requests get, with the
-// time of each step. No request is sent.
+// One look at the way to an endpoint, for --probe: the name, addresses, proxy and TLS that requests get, with the time
+// of each step. No request is sent.
 import tls from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { Endpoint } from '../config/types.ts'

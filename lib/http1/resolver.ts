@@ -1,7 +1,7 @@
-// Names to addresses. Each name is looked up once at a time, however many connections want it; while the resolver is
-// late or fails, the last good answer serves. Lookups go through getaddrinfo, because only that honours /etc/hosts,
+// Names to addresses. Each name is looked up once at a time, however many connections want it. While the resolver is
+// late or fails, the last good addresses serve. Lookups go through getaddrinfo, because only that honours /etc/hosts,
 // search domains and whatever else the machine's name service is made of. It runs on libuv's thread pool, which admits
-// half of its threads (rounded up) to it at once: names that hang must not take all of these places, so the slow ones
+// half of its threads (rounded up) to it at once. Names that hang must not take all of these places: the slow ones
 // share what is left of a reserve.
 import dns from 'node:dns'
 import type { Clock, Timer } from '../clock.ts'

@@ -1,5 +1,5 @@
-// An answer's body as it comes off a connection, for whoever has attached. Bytes that nobody has attached for
-// are not lost: the connection is paused, and what has come by then is kept for the next one to attach.
+// A response body as it comes off a connection, for one attached consumer. Without one the connection is paused, and
+// the bytes read by then are kept for the next one to attach.
 import { Readable } from 'node:stream'
 
 /** Takes a body. After `end` or `lost` nothing more comes. */
@@ -37,7 +37,7 @@ export class ResponseBody {
     this.sink = sink
   }
 
-  /** Nothing is told to the sink until `resume`. */
+  /** The sink is not called until `resume`. */
   pause(): void {
     this.paused = true
     this.source?.pause()
@@ -50,14 +50,14 @@ export class ResponseBody {
   }
 
   /**
-   * Reads on to the end for nobody, so that the connection can be used again. @param over told when that end has come
+   * Reads on to the end for nobody, so that the connection can be used again. @param over called when that end has come
    */
   discard(over: () => void = () => undefined): void {
     this.attach({ data: () => undefined, end: over, lost: over })
     this.resume()
   }
 
-  /** Gives it up: nothing more is told, and a connection that still brings it is closed. */
+  /** Gives the body up: the sink is not called again, and a connection that still brings it is closed. */
   destroy(): void {
     if (this.destroyed) return
     this.destroyed = true
@@ -66,7 +66,7 @@ export class ResponseBody {
     this.source = undefined
   }
 
-  /** Whether all of it has come and been told, but for the end. */
+  /** Every byte has been delivered; only the end is outstanding. */
   isWhole(): boolean {
     return this.outcome === 'whole' && this.kept === undefined
   }
@@ -106,13 +106,13 @@ export class ResponseBody {
     }
     const { outcome } = this
     if (outcome === 'open') return
-    // Told once.
+    // Called once.
     this.destroyed = true
     if (outcome === 'whole') this.sink.end()
     else this.sink.lost(outcome)
   }
 
-  /** A sink may pause or destroy what it is just being told. */
+  /** A sink may pause or destroy the body while it is called. */
   private isHeldUp(): boolean {
     return this.destroyed || this.paused
   }

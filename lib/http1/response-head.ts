@@ -1,4 +1,4 @@
-// The head of an answer in HTTP/1.1: status line and headers, and what they say of where the body ends and whether the
+// The head of a response in HTTP/1.1: status line and headers. It decides where the body ends, and whether the
 // connection can be used again (RFC 9112). Pure; strict, since what two readers could understand differently is a
 // fault.
 import type { LowerCaseName } from './header-names.ts'
@@ -68,8 +68,8 @@ function lists(list: string | undefined, token: string): boolean {
 }
 
 /**
- * What is already known to be wrong with a head that has not come whole: who speaks another protocol, or ends lines
- * otherwise, might never send its end.
+ * The fault of a head that has not come whole. A server that speaks another protocol, or ends lines otherwise, might
+ * never send its end.
  * @param begun as much as has come, as latin1
  */
 export function faultOfPart(begun: string): ResponseFault | undefined {

@@ -1,7 +1,7 @@
 // Reads answers off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112
-// sections 6 and 7). Knows no sockets. What one read of the socket brought of a body comes out as one piece: an event
-// stream sends each event as a chunk of its own, and handing on two hundred of them one by one costs eight times as
-// much. What it is given may lie in memory that the next read writes over: it keeps and hands out copies.
+// sections 6 and 7). Knows no sockets. The bytes of a body in one read of the socket come out as one piece. An event
+// stream sends each event as a chunk of its own; two hundred of them one by one cost eight times as much. What it is
+// given may lie in memory that the next read writes over: it keeps and hands out copies.
 
 import type { LowerCaseName } from './header-names.ts'
 import { faultOfPart, parseHead, type ResponseFault, type ResponseHead } from './response-head.ts'
@@ -20,7 +20,7 @@ export interface ParserEvents {
 /** An answer's head beyond this is an error of the far side; Node's own default. */
 const MAX_HEAD_BYTES = 16 * 1024
 /**
- * 100, 102 and 103 may come before an answer for as long as its time limit lets them: a slow server sends a 102 every
+ * 100, 102 and 103 may come before a response for as long as its time limit lets them. A slow server sends a 102 every
  * few seconds (RFC 2518 section 10.1). All of their heads together; nobody sends a hundredth of this.
  */
 const MAX_INTERIM_BYTES = 1024 * 1024
@@ -268,7 +268,7 @@ export class ResponseParser {
     return undefined
   }
 
-  /** What came before a fault is told all the same, as it would be had it come by itself. */
+  /** The bytes before a fault are emitted, so that the result does not depend on how reads were split. */
   private broken(bytes: Buffer, from: number, to: number): ResponseFault {
     if (to > from) this.events.body(Buffer.from(bytes.subarray(from, to)))
     return 'bad_chunk'

@@ -240,8 +240,8 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     maxAgeMs,
     makeSocket,
   )
-  // One buffer for all: a buffer made for each read, 64 KB cut down to what came, and its way through a stream cost 4
-  // µs an event of an open stream.
+  // One buffer for all. A buffer made for each read (64 KB, cut to size) and its way through a stream cost 4 µs an
+  // event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
   const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer }
 

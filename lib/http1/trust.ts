@@ -1,5 +1,5 @@
-// The CAs that are trusted, and the certificate that is shown, for a route: one TLS context for each, made when it is
-// first needed, because reading some 150 certificates takes tens of milliseconds.
+// The CAs that are trusted, and the certificate that is shown, for a route. Each has one TLS context, made when it is
+// first needed: to read some 150 certificates takes tens of milliseconds.
 import { readFileSync } from 'node:fs'
 import { isIP, type Socket } from 'node:net'
 import tls from 'node:tls'

@@ -9,8 +9,8 @@ function ms(value: number | undefined): number | null {
 }
 
 /**
- * Step 12 of a request (lib/README.md): one line, the documented fields (deploy/reference.md, "The log line") first,
- * then those that are there only when they say something.
+ * Step 12 of a request (lib/README.md): one line. The documented fields (deploy/reference.md, "The log line") stand
+ * first, then those that only some requests have.
  */
 export function logFinished(
   log: Log,

@@ -35,7 +35,7 @@ export interface App {
   refuseBroken(response: ServerResponse, refusal: Refusal): boolean
   /** Refuses new work from now on; resolves when the last request in flight has ended. */
   drain(): Promise<void>
-  /** Ends what is still in flight: streams are told, the rest is cut. */
+  /** Ends what is still in flight: streams end in an error event, the rest is cut. */
   cancelAll(): void
   inFlight(): number
   openStreams(): number

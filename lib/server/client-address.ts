@@ -16,8 +16,8 @@ function entryAddress(entry: string): string | undefined {
 
 /**
  * The client's address in plain form: IPv4 is written as IPv4. X-Forwarded-For is walked from the right, past the
- * trusted proxies, each of which added the address it saw; what stands left of the first other address is the client's
- * own claim.
+ * trusted proxies, each of which added the address it saw. Entries left of the first other address are the client's own
+ * claim.
  * @param trusted undefined: the header is not read
  * @returns undefined when the connection was gone before anything was known of it
  */

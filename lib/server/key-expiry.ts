@@ -20,8 +20,8 @@ export function endingKeys(keys: readonly ClientKey[], epochMs: number): readonl
 }
 
 /**
- * When each name's next key ends, in seconds since the epoch: two keys may share a name while they rotate, and the one
- * that is over already is of no interest then.
+ * When each name's next key ends, in seconds since the epoch. Two keys may share a name while they rotate; one that has
+ * ended already is of no interest then.
  */
 export function expiryByName(keys: readonly ClientKey[], epochMs: number): ReadonlyMap<string, number> {
   const byName = new Map<string, number>()

@@ -1,5 +1,5 @@
-// The way to the backends as one proxy has it: the transport, the exchange with token endpoints and issuers, and what
-// is said of an outbound proxy. A proxy that dies is one line, however many backends lie behind it.
+// One proxy's way to the backends: the transport, the exchange with token endpoints and issuers, and log lines about an
+// outbound proxy. A proxy that dies is one line, however many backends lie behind it.
 import { credentialId } from '../azure/credentials.ts'
 import { createExchange, type Exchange } from '../azure/entra-http.ts'
 import type { BackendHealth, HealthChange } from '../balancer/health.ts'

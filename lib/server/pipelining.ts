@@ -1,6 +1,6 @@
-// Requests that stand behind another one on their connection (pipelining, RFC 9112 section 9.3.2): one is worked on at
-// a time, a bounded number waits, and nothing is answered before what came earlier. Node parses all that one read
-// brought, 2,000 requests of 33 bytes, and would start every one of them.
+// Requests that stand behind another one on their connection (pipelining, RFC 9112 section 9.3.2). One is worked on at
+// a time, a bounded number waits, and responses keep the order of the requests. Node parses all that one read brought,
+// 2,000 requests of 33 bytes, and would start every one of them.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 

@@ -35,7 +35,7 @@ export interface ProxyOptions {
   /** Fetches the keys of `auth.tokens` issuers; left out: from their URLs and files. */
   readonly fetchKeys?: KeyFetcher
   readonly tls?: TlsFiles
-  /** One of several processes: what it learns is sent, and it probes only when told to. */
+  /** One of several processes: what it learns is sent, and it probes only on the primary's order. */
   readonly shareWith?: (items: readonly StateUpdate[]) => void
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>

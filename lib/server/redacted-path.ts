@@ -1,5 +1,4 @@
-// A request's path as shown in the log, on the status page and in an error: never its query, never a key that stands in
-// it.
+// A request's path as shown in the log, on the status page and in errors: without its query, and without any key in it.
 import { allOperations } from '../azure/operations.ts'
 
 /** Characters of a path that are shown; the rest says nothing more. */
@@ -40,8 +39,8 @@ function decoded(text: string): string {
  * @param isSecret whether a text is a key that must not be shown
  */
 export function redactedPath(target: string, isSecret: (text: string) => boolean): string {
-  // Most requests, for 0.1 µs instead of 0.8. What is given back is the program's own text: a piece of the client's
-  // would keep the whole target in memory, and what stands in its query.
+  // Most requests, for 0.1 µs instead of 0.8. The result is the program's own text: a piece of the client's would keep
+  // the whole target in memory, with its query.
   const mark = target.indexOf('?')
   const known = KNOWN.get(mark === -1 ? target : target.slice(0, mark))
   if (known !== undefined) return known

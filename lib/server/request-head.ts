@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Refusal } from '../errors.ts'
 
-/** Headers of one request; SDKs send about 20. Node is told to keep all, so that none is cut off in silence. */
+/** Headers of one request; SDKs send about 20. Node is set to keep all, so that none is cut off in silence. */
 export const MAX_HEADERS = 512
 
 function hostsIn(rawHeaders: readonly string[]): number {

@@ -1,5 +1,5 @@
-// The proxy's knowledge of itself, for the status page and alerts: which one it is, its last reload, when its
-// certificate ends, and which deployments a probe has met.
+// The proxy's knowledge of itself, for the status page and alerts: name, last reload, end of the certificate, and the
+// deployments that a probe has reached.
 import { X509Certificate } from 'node:crypto'
 import type { Clock } from '../clock.ts'
 import type { ProxyEntry } from '../dashboard/entries.ts'

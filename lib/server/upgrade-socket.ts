@@ -1,5 +1,5 @@
-// A socket on which a client asked for another protocol. Node has let go of it by then: a WebSocket keeps it that way
-// until it is agreed to or refused, anything else goes back to the HTTP server as the plain request it also is.
+// A socket on which a client asked for another protocol. Node has released it by then. For a WebSocket it stays
+// released until it is agreed to or refused. Anything else goes back to the HTTP server as a plain request.
 import { type IncomingMessage, type Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'

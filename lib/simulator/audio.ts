@@ -1,5 +1,5 @@
-// Speech, transcriptions and translations. The speech is a tone whose pitch the text decides; a transcription tells the
-// file's length and digest, so that a byte that went astray shows.
+// Speech, transcriptions and translations. The speech is a tone whose pitch depends on the text. A transcription names
+// the file's length and digest, so that a lost or changed byte shows.
 import { createHash } from 'node:crypto'
 import type { Reply } from './chat.ts'
 import { type Answer, modelError } from './errors.ts'

@@ -1,5 +1,5 @@
-// A self-signed certificate made on the spot, for `--demo --tls` and for tests: node:crypto signs, but makes no X.509,
-// so the few DER elements of one are written here (X.690, RFC 5280).
+// A self-signed certificate made on the spot, for `--demo --tls` and for tests. Since node:crypto signs, but makes no
+// X.509, the few DER elements of one are written here (X.690, RFC 5280).
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 
 export interface Certificate {

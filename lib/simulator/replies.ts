@@ -1,5 +1,5 @@
-// The replies of one simulated resource to requests that were let in: what a deployment makes, after its checks and
-// limits, and what is read of the resource's state.
+// The replies of one simulated resource to admitted requests: the output of a deployment, after its checks and limits,
+// and reads of the resource's state.
 import type { IncomingHttpHeaders } from 'node:http'
 import { servedHeaders } from './answer-headers.ts'
 import type { Reply } from './chat.ts'

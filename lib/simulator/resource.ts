@@ -160,7 +160,7 @@ function createResourceServer(service: Service, record: RecordRequest) {
   return { server, sockets }
 }
 
-/** A resource that listens where it is told to, and keeps what it was sent. */
+/** A resource that listens at a given address, and keeps what it was sent. */
 export function createSimulatedResource(options: SimulatedResourceOptions): SimulatedResource {
   const { clock, name } = options
   const deployments = createDeployments(options.deployments, clock, options.promptCache === true)

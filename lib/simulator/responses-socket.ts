@@ -1,5 +1,5 @@
-// Responses over WebSocket as a simulated resource holds it: turns one after the other, the latest response in memory,
-// errors as frames with `status` (azure/README.md 13.1).
+// Responses over WebSocket as a simulated resource holds it (azure/README.md 13.1): turns in order, the latest response
+// in memory, errors as frames with `status`.
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'

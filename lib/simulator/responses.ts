@@ -1,6 +1,6 @@
-// The Responses API with its state, which lives in one resource: create, stream, read, resume, delete, cancel, list
-// inputs; items that can be referred to, and reasoning that only its maker can decrypt (azure/README.md 1.4, 1.5, 4.3,
-// 5.3, 13.4).
+// The Responses API with its state, which lives in one resource (azure/README.md 1.4, 1.5, 4.3, 5.3, 13.4). It has
+// create, stream, read, resume, delete, cancel, list inputs, items that can be referred to, and reasoning that only its
+// maker can decrypt.
 import { createHmac } from 'node:crypto'
 import { promptText, type Reply } from './chat.ts'
 import { type ConversationStore, createConversationStore, listPage } from './conversations.ts'

@@ -1,5 +1,5 @@
-// One request of a simulated resource: the fault that was asked for first, then the checks of a strict front end, then
-// the reply; the same order for a plain request and for a WebSocket handshake.
+// One request of a simulated resource: first the fault that was asked for, then the checks of a strict front end, then
+// the reply. The order is the same for a plain request and for a WebSocket handshake.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { commonHeaders } from './answer-headers.ts'

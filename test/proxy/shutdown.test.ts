@@ -12,7 +12,7 @@ import { startResource } from '../fixtures/start-simulator.ts'
 /** Below every limit on a client's silence, so that nothing but the grace period ends. */
 const GRACE_MS = 20_000
 /** More than the time in which those who are cut off hear of it. */
-const FAREWELL_MS = 1_000
+const CLOSE_GRACE_MS = 1_000
 const COMPLETION = '{"object":"chat.completion","choices":[]}'
 
 interface Ready {
@@ -69,7 +69,7 @@ async function passGrace(clock: FakeClock, down: Promise<void>, told: readonly P
   clock.advance(GRACE_MS)
   await settled()
   await Promise.all(told)
-  clock.advance(FAREWELL_MS)
+  clock.advance(CLOSE_GRACE_MS)
   await down
 }
 
