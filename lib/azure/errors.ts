@@ -11,6 +11,8 @@ export interface UpstreamError {
   readonly param: string | undefined
   /** Azure's, API Management's or OpenAI's own form; left out for pages, texts and JSON of other boxes. */
   readonly shape?: 'api'
+  /** It is API Management's own form: the gateway has answered, not Azure OpenAI behind it. */
+  readonly isGateways?: true
 }
 
 const NOTHING: UpstreamError = { code: undefined, type: undefined, message: '', param: undefined }
@@ -31,9 +33,10 @@ function text(value: unknown): string | undefined {
 export function readError(value: unknown): UpstreamError {
   if (!isObject(value)) return NOTHING
   const inner = isObject(value.error) ? value.error : value
-  const isApi = inner !== value || typeof value.statusCode === 'number'
+  const isGateways = inner === value && typeof value.statusCode === 'number'
   return {
-    ...(isApi ? { shape: 'api' as const } : {}),
+    ...(isGateways || inner !== value ? { shape: 'api' as const } : {}),
+    ...(isGateways ? { isGateways } : {}),
     code: text(inner.code) ?? (inner === value ? text(value.statusCode) : undefined),
     type: text(inner.type),
     message: text(inner.message) ?? (typeof value.error === 'string' ? value.error : ''),

@@ -1,6 +1,7 @@
 // One sentence for each reason of trouble that says what to do about it: the same in log, status page, --probe and
 // alerts. Pure.
 import type { EjectReason } from './health-state.ts'
+import type { WrongPart } from './unsupported.ts'
 
 /** A kind of trouble with a cure of its own: a reason, or what a reason's detail tells more closely. */
 export type AdviceCode =
@@ -11,6 +12,8 @@ export type AdviceCode =
   | 'certificate_name'
   | 'plain_port'
   | 'wrong_version'
+  | 'wrong_path'
+  | 'certificate_ends'
 
 /** English; the status page has them in Chinese too (dashboard/page/words.zh.json, `todo_CODE`). */
 export const ADVICE: Readonly<Record<AdviceCode, string>> = {
@@ -45,11 +48,14 @@ export const ADVICE: Readonly<Record<AdviceCode, string>> = {
   credential_unavailable: 'Check the identity, and that this machine reaches the token endpoint.',
   probe_failed: 'Run --probe to see what fails.',
   by_hand: 'Restore it on the status page when the work is done.',
-  wrong_version: 'Check api_version and the path of the endpoint: this operation is not served there.',
+  wrong_version: 'Check api_version in the config: this operation is not served there at that version.',
+  wrong_path:
+    "Check the path of the endpoint, or a gateway's routes; then api_version: this operation is not served there.",
+  certificate_ends: 'Its certificate ends soon: renew it there.',
 }
 
-/** Codes of node and OpenSSL in a detail, and what they tell. */
-const DETAILS: readonly (readonly [RegExp, AdviceCode])[] = [
+/** Codes of node and OpenSSL in the detail of a failed connection, and what they tell. */
+const CONNECT_DETAILS: readonly (readonly [RegExp, AdviceCode])[] = [
   [/\b(?:ENOTFOUND|EAI_AGAIN|ENODATA|EAI_NONAME)\b/, 'name_unknown'],
   [/\b(?:UNABLE_TO_(?:VERIFY|GET)_\w+|(?:DEPTH_ZERO_)?SELF_SIGNED_CERT\w*|CERT_UNTRUSTED)\b/, 'ca_unknown'],
   [/\bCERT_(?:HAS_EXPIRED|NOT_YET_VALID)\b/, 'certificate_ended'],
@@ -57,16 +63,45 @@ const DETAILS: readonly (readonly [RegExp, AdviceCode])[] = [
   [/\b(?:ERR_SSL_WRONG_VERSION_NUMBER|ERR_SSL_PACKET_LENGTH_TOO_LONG)\b/, 'plain_port'],
 ]
 
+/** A probe's detail begins with the reason of what it met. */
+const PROBED = /^(\w+): /
+/** A page that is no login page: no route, or no such path. */
+const NO_ROUTE = /^(?:404|410) /
+
+function isAdviceCode(text: string): text is AdviceCode {
+  return Object.hasOwn(ADVICE, text)
+}
+
+function connectCode(detail: string): AdviceCode | undefined {
+  return CONNECT_DETAILS.find(([pattern]) => pattern.test(detail))?.[1]
+}
+
 /**
  * Which advice fits.
- * @param detail what was seen; codes of node's in it tell a failed connection more closely
+ * @param detail what was seen, which tells some reasons more closely
  */
 export function adviceCode(reason: EjectReason, detail: string): AdviceCode {
-  if (reason !== 'connect_failed' && reason !== 'probe_failed') return reason
-  return DETAILS.find(([pattern]) => pattern.test(detail))?.[1] ?? reason
+  switch (reason) {
+    case 'connect_failed':
+      return connectCode(detail) ?? reason
+    case 'not_an_api':
+      return NO_ROUTE.test(detail) ? 'wrong_path' : reason
+    case 'probe_failed': {
+      const met = PROBED.exec(detail)?.[1] ?? ''
+      if (met === 'connect_failed') return connectCode(detail) ?? met
+      return isAdviceCode(met) ? met : reason
+    }
+    default:
+      return reason
+  }
 }
 
 /** The sentence for a reason and what was seen. */
 export function adviceFor(reason: EjectReason, detail: string): string {
   return ADVICE[adviceCode(reason, detail)]
+}
+
+/** The sentence for an operation that a backend does not offer. */
+export function lackAdvice(wrong: WrongPart): string {
+  return ADVICE[`wrong_${wrong}`]
 }

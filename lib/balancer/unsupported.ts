@@ -18,24 +18,36 @@ export interface Lack {
   readonly apiVersion: string
 }
 
+/** The part of a backend's URL that is probably wrong. */
+export type WrongPart = 'version' | 'path'
+
 /** A change for people. `forMs` 0: it was answered after all. */
 export interface LackChange extends Lack {
   readonly forMs: number
+  readonly wrong: WrongPart
+}
+
+export interface KnownLack {
+  readonly what: string
+  readonly apiVersion: string
+  readonly untilMs: number
+  readonly wrong: WrongPart
 }
 
 export interface UnsupportedOperations {
   /** A deployment refused something. @param forMs how long to avoid it; left out: longer each time */
-  note(lack: Lack, forMs?: number): void
+  note(lack: Lack, how?: { readonly forMs?: number; readonly wrong?: WrongPart }): void
   has(lack: Lack): boolean
   /** The deployment has answered: it offers this. */
   answered(lack: Lack): void
   /** What a deployment is avoided for now, for the status page. */
-  of(deployment: string): readonly { readonly what: string; readonly apiVersion: string; readonly untilMs: number }[]
+  of(deployment: string): readonly KnownLack[]
   onChange(listener: (change: LackChange) => void): void
 }
 
 interface Remembered {
   readonly lack: Lack
+  readonly wrong: WrongPart
   readonly times: number
   readonly untilMs: number
 }
@@ -47,12 +59,12 @@ function keyOf({ deployment, what, apiVersion }: Lack): string {
 export function createUnsupportedOperations(clock: Clock): UnsupportedOperations {
   const remembered = new Map<string, Remembered>()
   const listeners: ((change: LackChange) => void)[] = []
-  const tell = (lack: Lack, forMs: number): void => {
-    for (const listener of listeners) listener({ ...lack, forMs })
+  const tell = (lack: Lack, forMs: number, wrong: WrongPart): void => {
+    for (const listener of listeners) listener({ ...lack, forMs, wrong })
   }
 
   return {
-    note(lack, forMs) {
+    note(lack, { forMs, wrong = 'version' } = {}) {
       const key = keyOf(lack)
       const nowMs = clock.nowMs()
       const known = remembered.get(key)
@@ -61,21 +73,22 @@ export function createUnsupportedOperations(clock: Clock): UnsupportedOperations
       if (remembered.size >= MAX_REMEMBERED) remembered.clear()
       const times = known !== undefined && nowMs - known.untilMs < FORGOTTEN_MS ? known.times + 1 : 0
       const avoidedMs = forMs ?? AVOIDED_MS[Math.min(times, AVOIDED_MS.length - 1)] ?? OPTION_REFUSED_MS
-      remembered.set(key, { lack, times, untilMs: nowMs + avoidedMs })
-      tell(lack, avoidedMs)
+      remembered.set(key, { lack, wrong, times, untilMs: nowMs + avoidedMs })
+      tell(lack, avoidedMs, wrong)
     },
     has(lack) {
       if (remembered.size === 0) return false
       return (remembered.get(keyOf(lack))?.untilMs ?? 0) > clock.nowMs()
     },
     answered(lack) {
-      if (remembered.size > 0 && remembered.delete(keyOf(lack))) tell(lack, 0)
+      const wrong = remembered.size > 0 ? remembered.get(keyOf(lack))?.wrong : undefined
+      if (wrong !== undefined && remembered.delete(keyOf(lack))) tell(lack, 0, wrong)
     },
     of(deployment) {
       const nowMs = clock.nowMs()
       return [...remembered.values()]
         .filter(({ lack, untilMs }) => lack.deployment === deployment && untilMs > nowMs)
-        .map(({ lack: { what, apiVersion }, untilMs }) => ({ what, apiVersion, untilMs }))
+        .map(({ lack: { what, apiVersion }, untilMs, wrong }) => ({ what, apiVersion, untilMs, wrong }))
     },
     onChange(listener) {
       listeners.push(listener)

@@ -1,15 +1,31 @@
 // The meaning of the answers to --probe's questions, in words: pages in place of an API, refused keys, network rules.
 // Decides nothing about connections.
+import { type AdviceCode, adviceCode } from '../balancer/advice.ts'
+import type { EjectReason } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { AttemptResult, UpstreamResponse } from '../forward/upstream.ts'
 
 /** A model list is some 100 KB at most; what is longer is none. */
 const LIST_MAX_BYTES = 4 * 1024 * 1024
 
+/** What is wrong with a backend. Its cure is the table's (balancer/advice.ts), as in log, status page and alerts. */
 export interface Problem {
   /** A stable code, as in the log. */
   readonly reason: string
+  readonly advice: AdviceCode
   readonly problem: string
+  /** What the backend itself said, or the code of the system; empty where there is nothing to add. */
+  readonly detail: string
+}
+
+/** A problem whose reason ejects backends too. */
+function ejecting(reason: EjectReason, problem: string, detail: string): Problem {
+  return { reason, advice: adviceCode(reason, detail), problem, detail }
+}
+
+/** A problem of the probe's own, which has a cure but ejects nothing. */
+export function finding(advice: AdviceCode, problem: string, detail = ''): Problem {
+  return { reason: advice, advice, problem, detail }
 }
 
 /** A body whole, or as much of it as came within bounds. */
@@ -59,59 +75,64 @@ export function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null
 }
 
-/** What may answer in place of an API, and what to do. */
-export const PAGE = 'a proxy, a firewall or a login page in between, or the URL of a web site? Check the endpoint'
-
 /** What answers in place of an API; undefined: it may be one. */
 export function pageProblem(status: number, headers: UpstreamResponse['headers'], text: string): Problem | undefined {
-  const found = (problem: string): Problem => ({ reason: 'not_an_api', problem })
   if (status >= 300 && status < 400) {
     const at = headers.headers.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'location')
     const location = at === -1 ? undefined : headers.headers[at + 1]
     const host = location !== undefined && URL.canParse(location) ? ` to ${new URL(location).host}` : ''
-    return found(`redirects${host} (${status}): ${PAGE}`)
+    return notAnApi(`it redirects${host}`, `${status} redirect`)
   }
   const type = headers.values['content-type'] ?? ''
-  if (/^text\/html/i.test(type) || /^\s*<(?:!doctype|html)/i.test(text)) return found(`a web page answers: ${PAGE}`)
-  return undefined
+  const isPage = /^text\/html/i.test(type) || /^\s*<(?:!doctype|html)/i.test(text)
+  return isPage ? notAnApi('a web page answers', `${status} HTML`) : undefined
 }
 
-/** Azure's 403 of a resource that this address may not reach, or no public one (azure/README.md 6.2). */
-function speaksOfNetwork(result: AttemptResult): boolean {
-  if (result.kind !== 'response' || result.response.status !== 403 || result.response.body.kind !== 'whole')
-    return false
-  const text = Buffer.concat(result.response.body.chunks).toString('utf8')
-  return /virtual network|firewall rules|public access is disabled|private endpoint/i.test(text)
+/** Something else answers, not this API. */
+export function notAnApi(problem: string, detail: string): Problem {
+  return ejecting('not_an_api', problem, detail)
+}
+
+/** A server that fails, or one that says it is overloaded. */
+export function serverProblem(status: number, detail: string): Problem {
+  return ejecting('server_error', `it answers ${status}`, detail)
+}
+
+/** Reasons in the words of the probe's table. */
+const WORDS: Partial<Record<EjectReason, string>> = {
+  network_refused: "the resource's network rules refuse this machine's address",
+  credentials_refused: 'the credential is refused',
+  account_refused: 'the account or subscription is refused',
+  operation_not_supported: 'the deployment is of another kind',
+  credential_unavailable: 'no token could be had',
+  connection_lost: 'the connection breaks',
+  protocol_error: 'what answers is no HTTP',
+  header_timeout: 'it does not answer in time',
 }
 
 /** What it means that no answer came, or one that says whose trouble it is. */
-export function refusalProblem(result: AttemptResult): (Problem & { readonly keyRefused?: boolean }) | undefined {
-  const { outcome } = result
-  const status = result.kind === 'response' ? ` (${result.response.status})` : ''
-  if (outcome.kind === 'misconfigured') {
-    const { reason, detail } = outcome
-    if (reason === 'network_refused' || speaksOfNetwork(result)) {
-      const problem = `the resource's network rules refuse this machine's address${status}: allow it under Networking, or use its private endpoint`
-      return { reason: 'network_refused', problem }
+export function refusalProblem({ kind, outcome }: AttemptResult): Problem | undefined {
+  switch (outcome.kind) {
+    case 'misconfigured':
+      // Its own column and words; and a list that says so says nothing of the deployment.
+      if (outcome.reason === 'deployment_missing') return undefined
+      return ejecting(outcome.reason, WORDS[outcome.reason] ?? 'it refuses', outcome.detail)
+    case 'no_token':
+      return ejecting('credential_unavailable', 'no token could be had', outcome.detail)
+    case 'shortage':
+      if (outcome.detail === 'EAI_AGAIN')
+        return ejecting('connect_failed', 'the resolver does not answer', outcome.detail)
+      return finding('probe_failed', 'this machine has nothing left to connect with', outcome.detail)
+    case 'failed': {
+      const { reason, detail } = outcome
+      if (reason === 'not_an_api') {
+        if (/ redirect$/.test(detail)) return notAnApi('it redirects', detail)
+        if (/^(404|410) /.test(detail)) return ejecting(reason, 'nothing is served at this path', detail)
+        return notAnApi('a web page answers', detail)
+      }
+      return kind === 'no_response' ? ejecting(reason, WORDS[reason] ?? reason, detail) : undefined
     }
-    if (reason === 'credentials_refused') {
-      const problem = `the credential is refused${status}: check api_key, or the role of the identity`
-      return { reason, problem, keyRefused: true }
-    }
-    if (reason === 'deployment_missing') return undefined
-    if (result.kind === 'no_response') return { reason, problem: detail }
-    return { reason, problem: `refuses${status}: ${detail}` }
+    default:
+      return kind === 'no_response' ? ejecting('connection_lost', 'no answer', outcome.kind) : undefined
   }
-  if (outcome.kind === 'failed' && outcome.reason === 'not_an_api') {
-    const redirects = /^3\d\d/.test(outcome.detail)
-    return {
-      reason: 'not_an_api',
-      problem: `${redirects ? 'redirects' : 'a web page answers'} (${outcome.detail}): ${PAGE}`,
-    }
-  }
-  if (outcome.kind === 'failed' && result.kind === 'no_response') {
-    return { reason: outcome.reason, problem: `${outcome.reason}: ${outcome.detail}` }
-  }
-  if (result.kind === 'no_response') return { reason: 'connection_lost', problem: 'no answer' }
-  return undefined
 }

@@ -1,8 +1,8 @@
 // One look at every backend, step by step, token-free: name, network, certificate, key, deployment, api-version. For
 // --probe. The way is the one that requests take, proxy and CAs included.
 import { type Authorization, authorizerFor, type TokenAuthorizerFactory } from '../azure/credentials.ts'
-import { isDeploymentMissing, isOperationUnsupported, readErrorBody } from '../azure/errors.ts'
 import { operationNamed, operationPath, probePath, readsModelFromBody } from '../azure/operations.ts'
+import { ADVICE, adviceCode } from '../balancer/advice.ts'
 import { type Clock, createDeadlines } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
 import { type AttemptDeps, attempt } from '../forward/attempt.ts'
@@ -10,7 +10,17 @@ import { questionHeaders } from '../forward/resource-query.ts'
 import type { AttemptResult } from '../forward/upstream.ts'
 import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
-import { isObject, PAGE, type Problem, pageProblem, parseJson, refusalProblem, textOf } from './inspect-answers.ts'
+import {
+  finding,
+  isObject,
+  notAnApi,
+  type Problem,
+  pageProblem,
+  parseJson,
+  refusalProblem,
+  serverProblem,
+  textOf,
+} from './inspect-answers.ts'
 
 /**
  * What was found of one backend; null where a step could not be made because an earlier one failed. Its names are the
@@ -33,8 +43,12 @@ export interface Inspection {
   readonly latency_ms: number | null
   /** A stable code, as in the log's `reason`; null when all is well. */
   readonly reason: string | null
-  /** What is wrong and what to do. */
+  /** What is wrong. */
   readonly problem: string | null
+  /** What the backend itself said, as in the log's `detail`. */
+  readonly detail: string | null
+  /** What to do: the sentence of log, status page and alerts. */
+  readonly todo: string | null
 }
 
 /** A certificate that ends sooner is worth a word. */
@@ -96,7 +110,27 @@ async function inspectNetwork(backend: BackendConfig, found: Found, deps: Deps):
   const { error } = seen
   if (error === undefined) return undefined
   const reason = error.phase === 'proxy' ? 'egress_refused' : error.timeout ? 'connect_timeout' : 'connect_failed'
-  return { reason, problem: `${error.message} (${error.code})` }
+  return { reason, advice: adviceCode(reason, error.code), problem: error.message, detail: error.code }
+}
+
+type Reached = Extract<AttemptResult, { kind: 'response' }>['response']
+
+/** What one question brought: a problem, or an answer that this API gives. */
+async function answerOf(
+  asked: AttemptResult,
+  found: Found,
+  deps: Deps,
+): Promise<Problem | { readonly response: Reached; readonly text: string }> {
+  const refused = refusalProblem(asked)
+  if (refused?.reason === 'credentials_refused') found.key_accepted = false
+  if (refused !== undefined || asked.kind === 'no_response') return refused ?? finding('connection_lost', 'no answer')
+  const { response, outcome } = asked
+  const { status, headers } = response
+  const text = await textOf(response, deps)
+  const page = pageProblem(status, headers, text)
+  if (page !== undefined) return page
+  if (status >= 500) return serverProblem(status, 'detail' in outcome ? outcome.detail : `${status}`)
+  return { response, text }
 }
 
 /** @returns whether the list was one: `unknown` where a gateway does not offer it */
@@ -104,68 +138,97 @@ async function inspectList(backend: BackendConfig, found: Found, deps: Deps): Pr
   const beganMs = deps.clock.nowMs()
   const list = await ask(backend, 'GET', probePath(backend), '', deps)
   if (list.kind === 'response') found.latency_ms = Math.round(deps.clock.nowMs() - beganMs)
-  const refused = refusalProblem(list)
-  if (refused?.keyRefused === true) found.key_accepted = false
-  if (refused !== undefined || list.kind === 'no_response') return refused
-  const { response } = list
-  const { status, headers } = response
-  const text = await textOf(response, deps)
-  const page = pageProblem(status, headers, text)
-  if (page !== undefined) return page
-  if (status === 401 || status === 403) {
-    found.key_accepted = false
-    return { reason: 'credentials_refused', problem: `the credential is refused (${status})` }
-  }
-  if (status >= 500) return { reason: 'server_error', problem: `answers ${status}` }
-  if (status >= 400) return 'unknown'
+  if (list.kind === 'response' && list.response.status === 404) return 'unknown'
+  const answer = await answerOf(list, found, deps)
+  if ('problem' in answer) return answer
+  const { response, text } = answer
+  if (response.status >= 400) return 'unknown'
   const value = parseJson(text)
   if (isObject(value) && (Array.isArray(value) || 'data' in value)) return undefined
-  return { reason: 'not_an_api', problem: `the model list is no JSON list (${status}): ${PAGE}` }
+  return notAnApi('the model list is no JSON list', `${response.status}`)
 }
+
+/** A version of each surface that every resource serves: does the list answer at any of them? */
+const KNOWN_VERSIONS = ['v1', '2024-10-21']
+
+/** Azure's 404 is the same for a version and for a path: another version's list tells them apart. */
+async function isVersionToBlame(backend: BackendConfig, deps: Deps): Promise<boolean> {
+  if (backend.type === 'openai') return false
+  for (const apiVersion of KNOWN_VERSIONS.filter(version => version !== backend.apiVersion)) {
+    const other = { ...backend, apiVersion }
+    const list = await ask(other, 'GET', probePath(other), '', deps)
+    if (list.kind === 'response' && list.response.status < 400) return true
+  }
+  return false
+}
+
+/** Azure's own domains (azure/README.md 1.1), in all its clouds. */
+const AZURE_HOST = /\.azure\.(?:com|us|cn)$/i
+
+async function unservedProblem(
+  backend: BackendConfig,
+  { listed, said, blamesVersion }: { readonly listed: boolean; readonly said: string; readonly blamesVersion: boolean },
+  deps: Deps,
+): Promise<Problem> {
+  const { apiVersion, endpoint, type, credential } = backend
+  if (listed) return finding('wrong_version', `api_version ${apiVersion} has no chat/completions there`, said)
+  if (blamesVersion || (await isVersionToBlame(backend, deps))) {
+    return finding('wrong_version', `api_version ${apiVersion} is not served there`, said)
+  }
+  const where = `at ${endpoint.protocol}//${endpoint.host}${endpoint.basePath}`
+  const hint =
+    type === 'openai' && AZURE_HOST.test(endpoint.hostname)
+      ? ' (an Azure host: leave type: openai out)'
+      : /\/api\/projects\//.test(`${endpoint.basePath}/`) && credential.kind === 'api_key'
+        ? ' (the URL of a Foundry project takes Entra tokens, not keys)'
+        : ''
+  return finding('wrong_path', `neither the model list nor chat/completions is served ${where}${hint}`, said)
+}
+
+/** Models and deployments that are no chat models by their names: they refuse the question rightly. */
+const NO_CHAT = /embed|dall-?e|image|sora|whisper|tts|transcri|audio|realtime|rerank|moderation|claude/i
 
 /**
  * Key, then deployment and api-version by a request that every model refuses before it costs anything (azure/README.md
  * 8).
  */
-async function inspectSurface(backend: BackendConfig, found: Found, deps: Deps): Promise<Problem | undefined> {
+async function inspectSurface(
+  model: string,
+  backend: BackendConfig,
+  found: Found,
+  deps: Deps,
+): Promise<Problem | undefined> {
   const listed = await inspectList(backend, found, deps)
   if (listed !== undefined && listed !== 'unknown') return listed
   const chat = operationNamed('chat/completions')
   if (chat === undefined) return undefined
   const body = readsModelFromBody(chat, backend) ? { model: backend.deployment, messages: [] } : { messages: [] }
-  const refused = await ask(backend, 'POST', operationPath(chat, backend, ''), JSON.stringify(body), deps)
-  const problem = refusalProblem(refused)
-  if (problem?.keyRefused === true) found.key_accepted = false
-  if (problem !== undefined || refused.kind === 'no_response') return problem
-  const { response } = refused
-  const { status } = response
-  const text = await textOf(response, deps)
-  const page = pageProblem(status, response.headers, text)
-  if (page !== undefined) return page
-  if (status === 401 || status === 403) {
-    found.key_accepted = false
-    return { reason: 'credentials_refused', problem: `the credential is refused (${status})` }
+  const asked = await ask(backend, 'POST', operationPath(chat, backend, ''), JSON.stringify(body), deps)
+  const { outcome } = asked
+  if (outcome.kind === 'misconfigured' && outcome.reason === 'operation_not_supported') {
+    found.key_accepted = true
+    found.deployment_found = true
+    found.api_version_accepted = true
+    if (NO_CHAT.test(`${model} ${backend.deployment}`)) return undefined
   }
-  if (status >= 500) return { reason: 'server_error', problem: `answers ${status}` }
-  found.key_accepted = true
-  const error = readErrorBody(Buffer.from(text))
-  if (status >= 400 && isOperationUnsupported(status, error)) {
+  const isUnserved =
+    outcome.kind === 'unsupported' || (outcome.kind === 'failed' && /^(404|410) page/.test(outcome.detail))
+  if (isUnserved && asked.kind === 'response') {
     found.api_version_accepted = false
-    return {
-      reason: 'wrong_version',
-      problem:
-        listed === 'unknown'
-          ? `neither the model list nor chat/completions is served there (${status}): check the endpoint's path, type and api_version ${backend.apiVersion}`
-          : `api_version ${backend.apiVersion} is not served there (${status})`,
-    }
+    const blamesVersion = outcome.kind === 'unsupported' && outcome.wrong === 'version'
+    return unservedProblem(backend, { listed: listed === undefined, said: outcome.detail, blamesVersion }, deps)
   }
+  const answer = await answerOf(asked, found, deps)
+  if ('problem' in answer) return answer
+  found.key_accepted = true
   found.api_version_accepted = true
-  found.deployment_found = !(status >= 400 && isDeploymentMissing(error))
+  found.deployment_found = !(outcome.kind === 'misconfigured' && outcome.reason === 'deployment_missing')
   if (!found.deployment_found) {
-    return { reason: 'deployment_missing', problem: `there is no deployment "${backend.deployment}" (${status})` }
+    const said = 'detail' in outcome ? outcome.detail : ''
+    return finding('deployment_missing', `there is no deployment "${backend.deployment}"`, said)
   }
-  if (isObject(parseJson(text))) return undefined
-  return { reason: 'not_an_api', problem: `a request without messages is not refused in JSON (${status}): ${PAGE}` }
+  if (isObject(parseJson(answer.text))) return undefined
+  return notAnApi('a request without messages is not refused in JSON', `${answer.response.status}`)
 }
 
 /**
@@ -201,14 +264,18 @@ export async function inspectBackends(
       latency_ms: null,
       reason: null,
       problem: null,
+      detail: null,
+      todo: null,
     }
-    const problem = (await inspectNetwork(backend, found, deps)) ?? (await inspectSurface(backend, found, deps))
+    let problem = (await inspectNetwork(backend, found, deps)) ?? (await inspectSurface(model, backend, found, deps))
+    if (problem === undefined && found.tls_days_left !== null && found.tls_days_left < SOON_DAYS) {
+      problem = finding('certificate_ends', `its certificate ends in ${found.tls_days_left} days`)
+    }
     if (problem !== undefined) {
       found.reason = problem.reason
       found.problem = problem.problem
-    } else if (found.tls_days_left !== null && found.tls_days_left < SOON_DAYS) {
-      found.reason = 'certificate_ends'
-      found.problem = `its certificate ends in ${found.tls_days_left} days`
+      found.detail = problem.detail === '' ? null : problem.detail
+      found.todo = ADVICE[problem.advice]
     }
     return found
   }

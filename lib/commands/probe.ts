@@ -25,6 +25,12 @@ function yesNo(value: boolean | null): string {
   return value === null ? '?' : value ? 'yes' : 'NO'
 }
 
+/** `the credential is refused (401: Access denied …). Check api_key, …`: what is wrong, what was said, what to do. */
+function verdict({ problem, detail, todo }: Inspection): string {
+  if (problem === null) return 'ok'
+  return `${problem}${detail === null ? '' : ` (${detail})`}. ${todo ?? ''}`.trimEnd()
+}
+
 function row(found: Inspection): string[] {
   return [
     found.model,
@@ -36,19 +42,28 @@ function row(found: Inspection): string[] {
     yesNo(found.deployment_found),
     yesNo(found.api_version_accepted),
     found.latency_ms === null ? '-' : `${found.latency_ms} ms`,
-    found.problem ?? 'ok',
+    verdict(found),
   ]
 }
 
+/** Backends named in the last line, for one reason. */
+const MAX_NAMED = 5
+
 const HEAD = ['MODEL', 'BACKEND', 'DNS', 'TCP', 'TLS', 'KEY', 'DEPLOYMENT', 'VERSION', 'LATENCY', 'VERDICT']
 
-/** `2 of 5 backends are not well: …`, with what concerns many said once. */
+/** `2 of 5 backends are not well: network_refused (eastus, sweden).`: what concerns many is said once. */
 function summary(all: readonly Inspection[]): string {
   const bad = all.filter(({ problem }) => problem !== null)
   const proxies = [...new Set(all.flatMap(({ proxy }) => proxy ?? []))]
   const way = proxies.length === 0 ? '' : `; by the proxy ${proxies.join(', ')}`
   if (bad.length === 0) return `${all.length === 1 ? 'The backend is' : `All ${all.length} backends are`} well${way}.`
-  return `${bad.length} of ${all.length} ${bad.length === 1 ? 'backends is' : 'backends are'} not well${way}.`
+  const reasons = [...new Set(bad.map(({ reason }) => reason ?? ''))].map(reason => {
+    const names = [...new Set(bad.filter(each => each.reason === reason).map(({ backend }) => backend))]
+    const more = names.length > MAX_NAMED ? ` and ${names.length - MAX_NAMED} more` : ''
+    return `${reason} (${names.slice(0, MAX_NAMED).join(', ')}${more})`
+  })
+  const are = bad.length === 1 ? 'is' : 'are'
+  return `${bad.length} of ${all.length} backends ${are} not well${way}: ${reasons.join(', ')}.`
 }
 
 /** What was not found out is left out. */

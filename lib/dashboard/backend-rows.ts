@@ -1,6 +1,7 @@
 // The state of the config's backends, in the words of the live status page.
-import { adviceCode, adviceFor } from '../balancer/advice.ts'
+import { adviceCode, adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { type BackendHealth, type HealthChange, isEjected, type Trouble, throttledForMs } from '../balancer/health.ts'
+import type { WrongPart } from '../balancer/unsupported.ts'
 import type { Clock } from '../clock.ts'
 import type { BackendState, ChangeEntry } from './entries.ts'
 
@@ -11,6 +12,21 @@ export interface PlacedPool {
     readonly backend: { readonly name: string; readonly priority: number; readonly weight: number }
     readonly health: BackendHealth
   }[]
+}
+
+/** An operation that a deployment does not serve: `chat/completions (2024-10-21)`, and what is probably wrong. */
+export interface ShownLack {
+  readonly what: string
+  readonly wrong: WrongPart
+}
+
+function lackColumns([first, ...rest]: readonly ShownLack[]): Pick<
+  BackendState,
+  'lacks' | 'lack_advice' | 'lack_todo'
+> {
+  if (first === undefined) return { lacks: [], lack_advice: null, lack_todo: null }
+  const lacks = [first, ...rest].map(({ what }) => what)
+  return { lacks, lack_advice: `wrong_${first.wrong}`, lack_todo: lackAdvice(first.wrong) }
 }
 
 /** From monotonic to epoch milliseconds; null for what never ends or never was. */
@@ -55,13 +71,13 @@ function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
 /**
  * One entry for each backend of each model, in the config's order.
  * @param wasProbed whether a probe has met a deployment, by its id
- * @param lacksOf what a deployment does not serve, as `chat/completions (2024-10-21)`
+ * @param lacksOf what a deployment does not serve
  */
 export function backendRows(
   pools: readonly PlacedPool[],
   clock: Clock,
   wasProbed: (id: string) => boolean = () => false,
-  lacksOf: (id: string) => readonly string[] = () => [],
+  lacksOf: (id: string) => readonly ShownLack[] = () => [],
 ): readonly BackendState[] {
   const deployments = new Map<string, number>()
   const entries: BackendState[] = []
@@ -78,7 +94,7 @@ export function backendRows(
         weight: backend.weight,
         ...stateColumns(health, clock),
         in_flight: health.inFlight,
-        lacks: lacksOf(health.id),
+        ...lackColumns(lacksOf(health.id)),
         asked:
           health.lastAnsweredMs > Number.NEGATIVE_INFINITY || wasProbed(health.id) || health.state.phase.kind !== 'in',
         headroom:

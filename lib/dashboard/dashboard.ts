@@ -11,7 +11,7 @@ import { type MetricsState, mergeMetrics } from '../metrics.ts'
 import type { Exchange, FinishedRequest } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { namesOf, principalId, principalOf } from '../runtime.ts'
-import { backendRows, changeEntry } from './backend-rows.ts'
+import { backendRows, changeEntry, type ShownLack } from './backend-rows.ts'
 import type { EndingKey, ProxyEntry, RequestEntry } from './entries.ts'
 import { keyEntries } from './keys.ts'
 import { mergeSnapshots } from './merge.ts'
@@ -41,7 +41,7 @@ export interface DashboardDeps {
   processes(): Promise<readonly ProcessFiguresOf[]>
   wasProbed(id: string): boolean
   /** What a deployment does not serve at its api_version, for people. */
-  lacksOf(id: string): readonly string[]
+  lacksOf(id: string): readonly ShownLack[]
   proxy(): Omit<ProxyEntry, 'started_ms' | 'workers'>
   readonly keyLimiter: Pick<KeyLimiter, 'used'>
 }

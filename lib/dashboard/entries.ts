@@ -91,6 +91,9 @@ export interface BackendState {
    * Operations that it does not serve at its api_version, and the version: a wrong one, most likely, or a wrong path.
    */
   readonly lacks: readonly string[]
+  /** What to do about the first of them: a code of balancer/advice.ts, and its sentence. */
+  readonly lack_advice: string | null
+  readonly lack_todo: string | null
   readonly todo: string | null
 }
 

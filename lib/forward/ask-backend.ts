@@ -41,7 +41,7 @@ export function outcomeFor(exchange: Exchange, { upgrade }: ForwardRequest, resu
   if (result.kind !== 'response') return outcome
   // A handshake whose refusal is no answer to the client: it speaks of the route, not of a request.
   if (upgrade?.refusalsMoveOn === true && (outcome.kind === 'served' || outcome.kind === 'clients_own')) {
-    return { kind: 'unsupported', detail: `${result.response.status} to a handshake` }
+    return { kind: 'unsupported', detail: `${result.response.status} to a handshake`, wrong: 'either' }
   }
   if (exchange.ephemeral !== undefined && outcome.kind === 'misconfigured') return CLIENTS
   if (outcome.kind !== 'misconfigured' && outcome.kind !== 'failed') return outcome
@@ -97,7 +97,7 @@ export async function askBackend(
     result = await send()
     // Only then it was the option; and not the client's own, which may be wrong in itself.
     const proved = result.kind === 'response' && result.response.status < 300
-    if (proved && usageOption === 'added') deps.unsupported.note(option, OPTION_REFUSED_MS)
+    if (proved && usageOption === 'added') deps.unsupported.note(option, { forMs: OPTION_REFUSED_MS })
   }
   return result.kind === 'upgraded' ? result : { ...result, asksUsage: askUsage }
 }

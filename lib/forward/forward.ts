@@ -110,7 +110,10 @@ function noteFailure(
   if (outcome.kind === 'no_token' && !outcome.permanent) way.awaitsToken ??= { member, waitMs: outcome.waitMs }
   const { operation } = request
   if (outcome.kind === 'unsupported' && operation !== undefined) {
-    deps.unsupported.note({ deployment: member.health.id, what: operation, apiVersion: member.backend.apiVersion })
+    const { endpoint, apiVersion } = member.backend
+    // Without a path of its own an endpoint has none that could be wrong.
+    const wrong = outcome.wrong === 'either' ? (endpoint.basePath === '' ? 'version' : 'path') : outcome.wrong
+    deps.unsupported.note({ deployment: member.health.id, what: operation, apiVersion }, { wrong })
   }
   // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry. Nor
   // is a 429 after a wait, which the request has paid for with its time.

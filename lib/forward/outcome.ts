@@ -1,5 +1,6 @@
 // The meaning of an attempt: for the request (whose answer is it, or which backend is asked next) and for the backend
 // (blame). Pure. The table stands in lib/README.md, section "Outcomes of an attempt".
+import { errorText, type Sent } from '../azure/error-text.ts'
 import {
   isAccountRefused,
   isClientMistake,
@@ -46,8 +47,8 @@ export type Outcome =
   | { readonly kind: 'misconfigured'; readonly reason: EjectReason; readonly detail: string }
   /** No token for this backend at the moment. `permanent`: it takes a mended config. */
   | { readonly kind: 'no_token'; readonly detail: string; readonly waitMs: number; readonly permanent: boolean }
-  /** This backend does not offer the operation at this api_version; others may. */
-  | { readonly kind: 'unsupported'; readonly detail: string }
+  /** This backend does not offer the operation at this api_version, or at this path; others may. */
+  | { readonly kind: 'unsupported'; readonly detail: string; readonly wrong: 'version' | 'path' | 'either' }
   /** Worth another backend, nobody's fault (408). */
   | { readonly kind: 'request_timeout'; readonly detail: string }
   /** The connection was another host's (421). */
@@ -97,64 +98,70 @@ function serverFailure(reason: EjectReason, detail: string, holdMs: number | und
 }
 
 /** The several meanings of a 403 (azure/README.md 13.6). */
-function forbidden(headers: HeaderValues, error: UpstreamError, detail: string, epochMs: number): Outcome {
+function forbidden(headers: HeaderValues, error: UpstreamError, said: () => string, epochMs: number): Outcome {
   if (namedWaitMs(headers, epochMs) !== undefined || isQuota(error)) {
-    return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
+    return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail: said() }
   }
-  if (isNetworkRefused(headers, error)) return misconfigured('network_refused', detail)
-  if (isAccountRefused(error)) return misconfigured('account_refused', detail)
-  return error.shape === 'api' ? misconfigured('credentials_refused', detail) : pageOfABox(`${detail} page`)
-}
-
-function detailOf(prefix: string, { code }: UpstreamError): string {
-  return code !== undefined && /^[\w.-]{1,64}$/.test(code) ? `${prefix} ${code}` : prefix
+  if (isNetworkRefused(headers, error)) return misconfigured('network_refused', said())
+  if (isAccountRefused(error)) return misconfigured('account_refused', said())
+  return error.shape === 'api' ? misconfigured('credentials_refused', said()) : pageOfABox('403 page')
 }
 
 /**
  * Step 10 of a request (lib/README.md): the meaning of an answer's head and, for 4xx and 5xx, of its error body.
  * @param creates false for reads of stored objects, whose 404 is the client's
  * @param epochMs the wall clock, for waits that are dates
+ * @param sent what the error may repeat of the request; left out: `detail` has no words of the upstream's
  */
 export function classifyResponse(
   status: number,
   headers: HeaderValues,
   error: UpstreamError,
-  { creates, epochMs }: { readonly creates: boolean; readonly epochMs: number },
+  { creates, epochMs, sent }: { readonly creates: boolean; readonly epochMs: number; readonly sent?: Sent },
 ): Outcome {
   if (status < 300 || status === 304) return SERVED
-  const detail = detailOf(`${status}`, error)
+  // Read only where somebody sees it: a client's own mistake costs nothing, nor does a backend that throttles.
+  const said = (): string => errorText(`${status}`, error, sent)
+  const code = (): string => errorText(`${status}`, error)
   if (status < 400) return pageOutcome(`${status} redirect`)
   switch (status) {
     case 401:
     // A box on the way that wants a password of its own (RFC 9110 section 15.5.8).
     case 407:
-      return misconfigured('credentials_refused', detail)
+      return misconfigured('credentials_refused', said())
     case 402:
-      return misconfigured('account_refused', detail)
+      return misconfigured('account_refused', said())
     case 403:
-      return forbidden(headers, error, detail, epochMs)
+      return forbidden(headers, error, said, epochMs)
     case 408:
-      return { kind: 'request_timeout', detail }
+      return { kind: 'request_timeout', detail: code() }
     case 421:
-      return { kind: 'misdirected', detail }
+      return { kind: 'misdirected', detail: code() }
     case 429:
-      return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail }
+      return { kind: 'throttled', waitMs: throttleWaitMs(headers, epochMs), detail: code() }
     // Azure Firewall's answer to plain http (azure/README.md 13.6).
     case 470:
-      return misconfigured('network_refused', detail)
+      return misconfigured('network_refused', said())
   }
-  if (status >= 500 || status === 424) return serverFailure('server_error', detail, namedWaitMs(headers, epochMs))
-  if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail }
-  return creates ? classifyRefusal(status, error, detail) : SERVED
+  if (status >= 500 || status === 424) return serverFailure('server_error', said(), namedWaitMs(headers, epochMs))
+  if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail: code() }
+  return creates ? classifyRefusal(status, error, said) : SERVED
+}
+
+/** The part of the URL that an answer finds fault with: Azure's 404 is the same for an unknown version and path. */
+function wrongPart(status: number, { isGateways }: UpstreamError): 'version' | 'path' | 'either' {
+  if (isGateways === true) return 'path'
+  return status === 404 ? 'either' : 'version'
 }
 
 /** What is left: 4xx whose body says whether the client, the config or a gateway is the cause. */
-function classifyRefusal(status: number, error: UpstreamError, detail: string): Outcome {
+function classifyRefusal(status: number, error: UpstreamError, said: () => string): Outcome {
   if ((status === 404 || status === 400 || status === 410) && isDeploymentMissing(error)) {
-    return misconfigured('deployment_missing', detail)
+    return misconfigured('deployment_missing', said())
   }
-  if (status === 400 && isOperationNotSupported(error)) return misconfigured('operation_not_supported', detail)
-  if (isOperationUnsupported(status, error)) return { kind: 'unsupported', detail }
+  if (status === 400 && isOperationNotSupported(error)) return misconfigured('operation_not_supported', said())
+  if (isOperationUnsupported(status, error))
+    return { kind: 'unsupported', detail: said(), wrong: wrongPart(status, error) }
   if ((status === 404 || status === 410) && !isReadable(error)) return pageOfABox(`${status} page`)
   return SERVED
 }
@@ -163,17 +170,26 @@ function classifyRefusal(status: number, error: UpstreamError, detail: string): 
  * The outcome of an error inside a 200 while the client has seen nothing: an event of a stream, or a body that is only
  * an error.
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
+ * @param sent as for `classifyResponse`
  */
-export function classifyStreamError(error: UpstreamError, headers: HeaderValues, epochMs: number): Outcome {
-  const detail =
-    error.code !== undefined && /^[\w.-]{1,64}$/.test(error.code) ? `in stream: ${error.code}` : 'in stream'
+export function classifyStreamError(
+  error: UpstreamError,
+  headers: HeaderValues,
+  epochMs: number,
+  sent?: Sent,
+): Outcome {
+  const said = (): string => errorText('in stream', error, sent)
   if (isThrottle(error)) {
-    return { kind: 'throttled', waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS, detail }
+    return {
+      kind: 'throttled',
+      waitMs: namedWaitMs(headers, epochMs) ?? DEFAULT_THROTTLE_MS,
+      detail: errorText('in stream', error),
+    }
   }
-  if (isDeploymentMissing(error)) return misconfigured('deployment_missing', detail)
-  if (isForeignState(400, error)) return { kind: 'state_elsewhere', detail }
+  if (isDeploymentMissing(error)) return misconfigured('deployment_missing', said())
+  if (isForeignState(400, error)) return { kind: 'state_elsewhere', detail: said() }
   if (isClientMistake(error)) return SERVED
-  return serverFailure('stream_error', detail, namedWaitMs(headers, epochMs))
+  return serverFailure('stream_error', said(), namedWaitMs(headers, epochMs))
 }
 
 /** Whether it may be the request's own doing, so that blame for it is provisional. */

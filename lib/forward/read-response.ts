@@ -1,6 +1,7 @@
 // Reads an upstream response far enough to decide: pass it on, or try another backend. That is an event stream to its
 // first output, an error or a short body to its end, anything else to its first byte. Until then the client has seen
 // nothing, and another backend may still be asked.
+import type { Sent } from '../azure/error-text.ts'
 import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
@@ -30,6 +31,11 @@ function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: 
   if (type !== undefined) return type.startsWith('text/event-stream') || /^text\/event-stream/i.test(type)
   // Some gateways lose the content type of streams (azure/README.md 5.1).
   return wantsStream && contentLength === undefined
+}
+
+/** What an upstream's error may repeat. */
+function sentBy({ wire, body }: AttemptPlan): Sent {
+  return { headers: wire.headers, body }
 }
 
 const NO_ERROR: UpstreamError = { code: undefined, type: undefined, message: '', param: undefined }
@@ -85,6 +91,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
     classifyResponse(status, values, readErrorBody(body), {
       creates: plan.isCreate,
       epochMs: deps.clock.epochMs(),
+      sent: sentBy(plan),
     })
   /** By the status alone. A 4xx that cannot be judged so is the client's answer: nobody's fault, and passed on. */
   const judgeUnread = (): Outcome => (status >= 500 || PLAIN_STATUSES.has(status) ? judge(Buffer.alloc(0)) : UNREAD)
@@ -143,12 +150,13 @@ function errorInside(
   bytes: number,
   { values }: ResponseHeaders,
   epochMs: number,
+  sent: Sent,
 ): Outcome | undefined {
   const [first] = chunks
   if (first === undefined || bytes > ERROR_OBJECT_MAX_BYTES || isEncoded(values)) return undefined
   if (!first.subarray(0, ERROR_MARK_MAX_BYTES).includes(ERROR_MARK)) return undefined
   const error = readLoneError(Buffer.concat(chunks))
-  const outcome = error && classifyStreamError(error, values, epochMs)
+  const outcome = error && classifyStreamError(error, values, epochMs, sent)
   return outcome?.kind === 'served' ? undefined : outcome
 }
 
@@ -187,7 +195,9 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
           done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
           return
         }
-        const outcome = plan.isCreate ? errorInside(chunks, bytes, begun.headers, deps.clock.epochMs()) : undefined
+        const outcome = plan.isCreate
+          ? errorInside(chunks, bytes, begun.headers, deps.clock.epochMs(), sentBy(plan))
+          : undefined
         const body: UpstreamBody = { kind: 'whole', chunks, bytes }
         if (outcome === undefined) passOn(body)
         else done({ kind: 'response', outcome, response: { ...begun, body } })

@@ -178,10 +178,10 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
  */
 function verdictOf(status: number, outcome: Outcome): ProbeVerdict {
   if (outcome.kind === 'misconfigured') {
-    return { kind: 'out', reason: outcome.reason, detail: `${status} to a probe`, timeout: false }
+    return { kind: 'out', reason: outcome.reason, detail: outcome.detail, timeout: false }
   }
   if (outcome.kind === 'failed' && outcome.suspect !== 'mark') {
-    return { kind: 'out', reason: 'probe_failed', detail: `${status} to a probe`, timeout: false }
+    return { kind: 'out', reason: 'probe_failed', detail: `${outcome.reason}: ${outcome.detail}`, timeout: false }
   }
   return status === 404 || outcome.kind === 'failed' ? { kind: 'unknown' } : { kind: 'alive' }
 }

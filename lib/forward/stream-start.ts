@@ -49,7 +49,8 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
   const decide = (): void => {
     const phase = watcher.phase()
     if (phase.kind === 'error') {
-      const outcome = classifyStreamError(phase.error, values, clock.epochMs())
+      const sent = { headers: plan.wire.headers, body: plan.body }
+      const outcome = classifyStreamError(phase.error, values, clock.epochMs(), sent)
       if (outcome.kind === 'served') accept()
       else refuse(outcome)
     } else if (phase.kind === 'output' || watcher.ended()) accept()

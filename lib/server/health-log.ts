@@ -1,6 +1,6 @@
 // Lines of the log about backends and models: one a change of state, and a reminder at long distance while one stays
 // out.
-import { adviceFor } from '../balancer/advice.ts'
+import { adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { type EjectReason, type HealthChange, isEjected, type Trouble } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { LackChange } from '../balancer/unsupported.ts'
@@ -160,10 +160,17 @@ export function createHealthLog({
 }
 
 /** Logged once a change: a deployment is avoided for an operation that it refused, or offers it again. */
-export function logLackChange(log: Log, { deployment, what, apiVersion, forMs }: LackChange, runtime: Runtime): void {
+export function logLackChange(
+  log: Log,
+  { deployment, what, apiVersion, forMs, wrong }: LackChange,
+  runtime: Runtime,
+): void {
   const fields = { operation: what, api_version: apiVersion }
   for (const place of placesOf(deployment, runtime)) {
     if (forMs === 0) log.info('operation offered again', { ...place, ...fields })
-    else log.warn('operation avoided: the backend does not offer it', { ...place, ...fields, for_ms: forMs })
+    else {
+      const advice = { reason: `wrong_${wrong}`, for_ms: forMs, todo: lackAdvice(wrong) }
+      log.warn('operation avoided: the backend does not offer it', { ...place, ...fields, ...advice })
+    }
   }
 }

@@ -2,6 +2,7 @@
 // outbound proxy. A proxy that dies is one line, however many backends lie behind it.
 import { credentialId } from '../azure/credentials.ts'
 import { createExchange, type Exchange } from '../azure/entra-http.ts'
+import { adviceFor } from '../balancer/advice.ts'
 import type { BackendHealth, HealthChange } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
@@ -40,8 +41,10 @@ export function createNetwork(options: NetworkOptions, given?: Transport): Netwo
   const { clock, log, config, makeSocket, lookupPlaces } = options
   let working: (proxyUrl: string) => void = () => undefined
   const onEgress = ({ kind, proxy, words }: EgressChange): void => {
-    if (kind === 'failing') log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words })
-    else {
+    if (kind === 'failing') {
+      const todo = adviceFor('egress_refused', words)
+      log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words, todo })
+    } else {
       log.info('egress proxy works again', { proxy })
       working(proxy)
     }

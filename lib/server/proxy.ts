@@ -176,7 +176,10 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     keyLimiter: shared.keyLimiter,
     processes: gathered.processes,
     wasProbed: self.wasProbed,
-    lacksOf: id => shared.unsupported.of(id).map(({ what, apiVersion }) => `${what} at api_version ${apiVersion}`),
+    lacksOf: id =>
+      shared.unsupported
+        .of(id)
+        .map(({ what, apiVersion, wrong }) => ({ what: `${what} at api_version ${apiVersion}`, wrong })),
     proxy: self.describe,
   })
   return { current, network, shared, self, healthLog, app, measure, state, watch, tracer }

@@ -1,5 +1,5 @@
 // Events as metrics: finished requests, attempts, and at each reading how backends and the process stand.
-import { adviceFor } from '../balancer/advice.ts'
+import { adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
@@ -141,7 +141,7 @@ function seedSeries(
 }
 
 /** Sets how every backend stands now, and whether a model has one that may be chosen. */
-function setBackendGauges(metrics: Metrics, pools: Runtime['pools'], clock: Clock): void {
+function setBackendGauges(metrics: Metrics, { pools, shared }: Runtime, clock: Clock): void {
   const nowMs = clock.nowMs()
   const toEpochMs = (ms: number): number => clock.epochMs() - (nowMs - ms)
   for (const pool of pools) {
@@ -154,6 +154,9 @@ function setBackendGauges(metrics: Metrics, pools: Runtime['pools'], clock: Cloc
       if (phase.kind !== 'in' && isEjected(health, nowMs)) {
         const { reason, detail } = phase.trouble
         metrics.set('proxy_backend_out', [...labels, reason, adviceFor(reason, detail)], 1)
+      }
+      for (const { what, wrong } of shared.unsupported.of(health.id)) {
+        metrics.set('proxy_operation_avoided', [...labels, what, `wrong_${wrong}`, lackAdvice(wrong)], 1)
       }
       metrics.set('proxy_backend_up', labels, isEjected(health, nowMs) ? 0 : 1)
       metrics.set('proxy_backend_throttled', labels, throttledForMs(health, nowMs) > 0 ? 1 : 0)
@@ -212,7 +215,7 @@ export function createRequestMetrics(deps: RequestMetricsDeps): RequestMetrics {
     const current = runtime()
     if (current !== seeded) seedSeries(series, current)
     seeded = current
-    setBackendGauges(metrics, current.pools, clock)
+    setBackendGauges(metrics, current, clock)
     setProxyGauges(metrics, deps)
     if (processFigures !== undefined) setProcessGauges(metrics, processFigures())
   })

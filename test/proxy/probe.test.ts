@@ -2,6 +2,7 @@
 // covers: lib/commands/inspect.ts, lib/http1/look.ts
 import http from 'node:http'
 import t, { type Test } from 'tap'
+import { ADVICE } from '../../lib/balancer/advice.ts'
 import { systemClock } from '../../lib/clock.ts'
 import { type Inspection, inspectBackends } from '../../lib/commands/inspect.ts'
 import { createTransport } from '../../lib/http1/send.ts'
@@ -46,19 +47,15 @@ t.test('only a JSON list and a JSON refusal make a backend well', async t => {
   const cases: readonly (readonly [string, string | undefined, RegExp | undefined])[] = [
     [url, undefined, undefined],
     [await answeringAlike(t, 200, html, '<html>blocked</html>'), 'not_an_api', /a web page answers|web page/],
-    [
-      await answeringAlike(t, 302, { location: 'https://login.corp/' }, ''),
-      'not_an_api',
-      /redirects to login\.corp \(302\)|redirect|302/,
-    ],
+    [await answeringAlike(t, 302, { location: 'https://login.corp/' }, ''), 'not_an_api', /it redirects/],
     [await answeringAlike(t, 200, json, '{"status":"ok"}'), 'not_an_api', /no JSON list/],
     [await answeringAlike(t, 200, json, '[1]'), undefined, undefined],
     [
       await answeringAlike(t, 404, json, '{"error":{"code":"404","message":"Resource not found"}}'),
-      'wrong_version',
-      /neither the model list nor chat/,
+      'wrong_path',
+      /neither the model list nor chat\/completions is served at http:\/\/127/,
     ],
-    [await answeringAlike(t, 500, json, '{}'), undefined, /500/],
+    [await answeringAlike(t, 500, json, '{}'), 'server_error', /it answers 500/],
   ]
   const found = await inspect(
     t,
@@ -79,8 +76,13 @@ t.test('network rules are told from a wrong key', async t => {
   other.resource.always(refuseWith('wrong_key'))
   const [rules, key] = await inspect(t, [{ url }, { url: other.url }])
   t.match(rules, { reason: 'network_refused', key_accepted: null })
-  t.match(rules?.problem, /network rules refuse this machine's address.*Networking/)
-  t.match(key, { reason: 'credentials_refused', key_accepted: false })
+  t.match(rules, {
+    problem: "the resource's network rules refuse this machine's address",
+    detail: '403: Access denied due to Virtual Network/Firewall rules.',
+    todo: ADVICE.network_refused,
+  })
+  t.match(key, { reason: 'credentials_refused', key_accepted: false, todo: ADVICE.credentials_refused })
+  t.match(key?.detail, /^401: Access denied due to invalid subscription key or wrong API endpoint\./)
 })
 
 t.test('it goes through the proxy, which resolves, and names what the proxy refuses', async t => {
@@ -106,8 +108,42 @@ t.test('certificates: days left, and words for what is wrong', async t => {
   }
   answer()
   const [strange] = await inspect(t, [{ url: backend.url }])
-  t.match(strange?.problem, /CA that this machine does not know.*DEPTH_ZERO_SELF_SIGNED_CERT/)
+  t.match(strange, {
+    problem: /CA that this machine does not know/,
+    detail: 'DEPTH_ZERO_SELF_SIGNED_CERT',
+    todo: ADVICE.ca_unknown,
+  })
   const [known] = await inspect(t, [{ url: backend.url }], 'egress: {ca: /ca.pem}', () => certificate.cert)
   t.equal(known?.problem, null)
   t.ok((known?.tls_days_left ?? 0) > 30)
+})
+
+t.test('a wrong version, a wrong path, a wrong deployment and a wrong kind are told apart', async t => {
+  const { url } = await startResource(t)
+  const chat = await startResource(t, {
+    deployments: [
+      { name: 'gpt-4o', kind: 'chat' },
+      { name: 'prod', kind: 'embeddings' },
+    ],
+  })
+  const found = await inspect(t, [
+    { url, name: 'version', more: 'api_version: 2031-02-01' },
+    { url: `${url}/team`, name: 'path' },
+    { url: `${url}/team`, name: 'dated-path', more: 'api_version: 2024-10-21' },
+    { url, name: 'type', more: 'type: openai' },
+    { url, name: 'deployment', more: 'deployment: gpt-4o-prod' },
+    { url, name: 'embedding', more: 'deployment: embed' },
+    { url: chat.url, name: 'kind', more: 'deployment: prod' },
+    { url: 'http://nowhere.invalid', name: 'name' },
+  ])
+  const said = Object.fromEntries(found.map(each => [each.backend, each]))
+  t.match(said.version, { reason: 'wrong_version', todo: ADVICE.wrong_version, api_version_accepted: false })
+  t.match(said.path, { reason: 'wrong_path', todo: ADVICE.wrong_path, problem: /is served at http:.*\/team$/ })
+  t.match(said['dated-path'], { reason: 'wrong_path' })
+  t.match(said.type, { reason: 'wrong_path' })
+  t.match(said.deployment, { reason: 'deployment_missing', deployment_found: false, todo: ADVICE.deployment_missing })
+  t.match(said.deployment?.problem, 'there is no deployment "gpt-4o-prod"')
+  t.equal(said.embedding?.problem, null, 'a deployment that is no chat model by its name refuses chat rightly')
+  t.match(said.kind, { reason: 'operation_not_supported', todo: ADVICE.operation_not_supported })
+  t.match(said.name, { reason: 'connect_failed', detail: 'ENOTFOUND', todo: ADVICE.name_unknown })
 })

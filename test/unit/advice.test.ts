@@ -25,6 +25,17 @@ t.test('a failed connection is told more closely by its code', async t => {
   ] as const) {
     t.equal(adviceCode('connect_failed', detail), code, detail)
   }
+  for (const [reason, detail, code] of [
+    ['probe_failed', 'connect_failed: ENOTFOUND: nowhere is not known', 'name_unknown'],
+    ['probe_failed', 'connect_timeout: no connection', 'connect_timeout'],
+    ['probe_failed', 'server_error: 503', 'server_error'],
+    ['probe_failed', 'something else: 1', 'probe_failed'],
+    ['not_an_api', '200 HTML', 'not_an_api'],
+    ['not_an_api', '404 page', 'wrong_path'],
+    ['not_an_api', '403 page', 'not_an_api'],
+  ] as const) {
+    t.equal(adviceCode(reason, detail), code, detail)
+  }
   t.equal(adviceCode('server_error', 'ENOTFOUND'), 'server_error', 'a backend may say such words too')
   t.equal(adviceFor('network_refused', '403'), ADVICE.network_refused)
 })

@@ -149,7 +149,7 @@ t.test('no panel lies over another, and none leaves the grid of 24 columns', asy
 })
 
 t.test('the rules ask only for series and labels that there are', async t => {
-  t.equal(rules.length, 11)
+  t.equal(rules.length, 12)
   for (const rule of rules) t.same(mistakesIn(text(rule, 'expr'), known), [], text(rule, 'alert'))
 })
 

@@ -24,6 +24,8 @@ const STANDING: BackendState = {
   headroom: null,
   asked: true,
   lacks: [],
+  lack_advice: null,
+  lack_todo: null,
   advice: null,
   todo: null,
 }

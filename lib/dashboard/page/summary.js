@@ -56,7 +56,7 @@ function noticeLine(state, text) {
 
 /** @param {Row} row */
 function lackLine(row) {
-  const todo = sayIfKnown('todo_wrong_version') ?? say('todo_version')
+  const todo = sayIfKnown(`todo_${row.lack_advice}`) ?? row.lack_todo ?? ''
   const values = { backend: row.backend, model: row.model, what: row.lacks.join(', ') }
   const line = noticeLine('throttled', say('notice_lacks', values))
   line.lastElementChild?.append(make('span', 'todo', todo))
