@@ -15,6 +15,7 @@ import { isEphemeralKey, type Owners } from './balancer/owners.ts'
 import { createPool, hashText, type Member, type Pool } from './balancer/pool.ts'
 import type { UnsupportedOperations } from './balancer/unsupported.ts'
 import type { WaitQueue } from './balancer/wait-queue.ts'
+import type { WarmPlaces } from './balancer/warm-places.ts'
 import type { BodyBudget } from './body/take.ts'
 import type { Clock, Deadlines, Random } from './clock.ts'
 import { knownSecrets } from './config/known-secrets.ts'
@@ -36,6 +37,7 @@ export interface SharedState {
   readonly owners: Owners
   readonly unsupported: UnsupportedOperations
   readonly waitQueue: WaitQueue
+  readonly warmPlaces: WarmPlaces
   readonly transport: Transport
   readonly deadlines: Deadlines
   readonly requestNames: NameMemory<RequestName>
@@ -107,7 +109,7 @@ function hashSeedOf({ endpoint, type, deployment }: BackendConfig, seen: Map<str
  */
 function createPools(
   config: Config,
-  { clock, random, health: healthRegistry, waitQueue }: SharedState,
+  { clock, random, health: healthRegistry, waitQueue, warmPlaces }: SharedState,
 ): readonly Pool[] {
   return config.models.map(model => {
     const seeds = new Map<string, number>()
@@ -133,6 +135,7 @@ function createPools(
       random,
       retryBudget: config.retry.budget,
       waiting: () => waitQueue.waiting({ model }),
+      warmPlaces,
     })
   })
 }

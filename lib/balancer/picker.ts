@@ -2,7 +2,9 @@
 import type { Clock, Random } from '../clock.ts'
 import type { BackendConfig, ModelConfig } from '../config/types.ts'
 import { type BackendHealth, type HealthRegistry, isAvailable, isOut, type Lease, throttledForMs } from './health.ts'
-import { type Candidate, leastBusy, promptCache, roundRobin } from './policies.ts'
+import { type Candidate, leastBusy, roundRobin } from './policies.ts'
+import type { PromptPlacement } from './prompt-placement.ts'
+import type { Place, WarmPlaces } from './warm-places.ts'
 
 /** A backend's place in one pool. */
 export interface Member extends Candidate {
@@ -81,6 +83,8 @@ export interface PoolOptions {
    * Requests of this model that wait for capacity: while there are any, it is handed out as slowly as they are woken.
    */
   readonly waiting?: () => number
+  /** Where conversations are warm, for `prompt_cache`; it outlives reloads. */
+  readonly warmPlaces: WarmPlaces
 }
 
 /** Members of equal priority, the first to be used first. */
@@ -118,6 +122,7 @@ export function isFull({ backend, health }: Member): boolean {
 export interface PickerShared {
   readonly options: PoolOptions
   readonly tiers: Tiers
+  readonly placement: PromptPlacement<Member>
   requestsInFlight: number
   furtherTriesInFlight: number
 }
@@ -134,6 +139,8 @@ export class RequestPicker implements Picker {
   /** Those of `tried` that answered 429. */
   private busy: Member[] | undefined
   private ended = false
+  /** Its conversation's place, once it was chosen by it. */
+  private place: Place | undefined
 
   constructor(shared: PickerShared, { resources, only, avoid, promptHash }: PickerOptions) {
     this.shared = shared
@@ -207,6 +214,7 @@ export class RequestPicker implements Picker {
     if (this.ended) return
     this.ended = true
     this.shared.requestsInFlight--
+    if (this.place !== undefined) this.place.inFlight--
   }
 
   private allows(member: Member): boolean {
@@ -221,8 +229,13 @@ export class RequestPicker implements Picker {
   private choose(usable: readonly Member[]): Member {
     const { model, random } = this.shared.options
     if (model.balance === 'least_busy') return leastBusy(usable, random)
-    if (model.balance === 'prompt_cache') return promptCache(usable, this.promptHash)
-    return roundRobin(usable)
+    if (model.balance === 'round_robin') return roundRobin(usable)
+    const { member, place } = this.shared.placement.choose(usable, this.promptHash)
+    if (this.place === undefined && place !== undefined) {
+      this.place = place
+      place.inFlight++
+    }
+    return member
   }
 
   /** All that it may use are out: a failed one all the same, so that an outage of the probes is none of the service. */

@@ -70,7 +70,7 @@ export function leastBusy<T extends Candidate>(members: readonly T[], random: Ra
 }
 
 /** A well-mixed 32-bit hash of two 32-bit numbers (the finalizer of MurmurHash3, public domain). */
-function mix(a: number, b: number): number {
+export function mix(a: number, b: number): number {
   let h = Math.imul(a ^ Math.imul(b, 0x9e3779b1), 0x85ebca6b)
   h ^= h >>> 16
   h = Math.imul(h, 0x85ebca6b)
@@ -80,27 +80,35 @@ function mix(a: number, b: number): number {
 }
 
 /**
- * Rendezvous hashing with weights and bounded load. Every prompt ranks the members the same way everywhere. It goes to
- * the best one that carries less than 1.25 times its share of what is in flight. One is added to the share, so that a
- * lone request is not sent away. A member that leaves gives up only its own prompts, and gets them back when it
- * returns. Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷
- * ln(hash). Somebody is always below the bound, since all of them together carry their shares exactly.
- * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the
- * bound
+ * Whether a member may take one more: it carries less than 1.25 times its share of what is in flight. One is added to
+ * the share, so that a lone request is not sent away. At least one is always below, since all of them together carry
+ * their shares exactly.
  */
-export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number | undefined): T {
+export function withinBound(members: readonly Candidate[]): (member: Candidate) => boolean {
   let inFlight = 1
   let weights = 0
   for (const member of members) {
     inFlight += member.inFlight
     weights += member.weight
   }
-  const free = (member: T): boolean => member.inFlight <= ((inFlight * member.weight) / weights) * LOAD_BOUND
-  if (promptHash === undefined) return roundRobin(members.filter(free))
+  return member => member.inFlight <= ((inFlight * member.weight) / weights) * LOAD_BOUND
+}
+
+/**
+ * Rendezvous hashing with weights and bounded load. Every prompt ranks the members the same way everywhere, and goes to
+ * the best one within the bound. A member that leaves gives up only its own prompts, and gets them back when it
+ * returns. Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷
+ * ln(hash).
+ * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the
+ * bound
+ */
+export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number | undefined): T {
+  const isFree = withinBound(members)
+  if (promptHash === undefined) return roundRobin(members.filter(isFree))
   let chosen: T | undefined
   let best = Number.NEGATIVE_INFINITY
   for (const member of members) {
-    if (!free(member)) continue
+    if (!isFree(member)) continue
     const unit = (mix(promptHash, member.hashSeed) + 0.5) / 2 ** 32
     const score = -member.weight / Math.log(unit)
     if (score > best) {

@@ -11,6 +11,7 @@ import {
   RequestPicker,
   type Tiers,
 } from './picker.ts'
+import { PromptPlacement } from './prompt-placement.ts'
 
 export type { Leased, Member, Picker, PickerOptions, PickResult, PoolOptions } from './picker.ts'
 
@@ -45,8 +46,14 @@ function tiersOf(members: readonly Member[]): Tiers {
 
 /** Makes a model's pool. A reload makes a new one over the same health. */
 export function createPool(options: PoolOptions): Pool {
-  const { model, members, clock } = options
-  const shared: PickerShared = { options, tiers: tiersOf(members), requestsInFlight: 0, furtherTriesInFlight: 0 }
+  const { model, members, clock, warmPlaces } = options
+  const shared: PickerShared = {
+    options,
+    tiers: tiersOf(members),
+    placement: new PromptPlacement(clock, warmPlaces, hashText(model.name)),
+    requestsInFlight: 0,
+    furtherTriesInFlight: 0,
+  }
   return {
     model,
     members,

@@ -7,6 +7,7 @@ import { createProbes, type Probes, probeTrustMs } from '../balancer/probes.ts'
 import { createUnsupportedOperations } from '../balancer/unsupported.ts'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import { createWaitQueue } from '../balancer/wait-queue.ts'
+import { createWarmPlaces } from '../balancer/warm-places.ts'
 import { createBodyBudget } from '../body/take.ts'
 import { type Clock, createDeadlines, type Random } from '../clock.ts'
 import type { Config } from '../config/types.ts'
@@ -80,6 +81,7 @@ export function makeSharedState(
     owners: createOwners(),
     unsupported: createUnsupportedOperations(clock),
     waitQueue: createWaitQueue(clock, health),
+    warmPlaces: createWarmPlaces(clock),
     transport: network.transport,
     deadlines: createDeadlines(clock),
     requestNames: createRequestNames(),

@@ -20,6 +20,8 @@ export type StateUpdate =
       readonly resourceId: string | null
       readonly maker: string | null
     }
+  /** A conversation's requests go to the backend of this seed (balancer/warm-places.ts). */
+  | { readonly kind: 'place'; readonly key: number; readonly seed: number }
 
 /** One process's figures, as JSON can carry them. */
 export interface ProcessState {

@@ -6,8 +6,11 @@ import type { StateUpdate } from './messages.ts'
 const MAX_BACKENDS = 10_000
 /** Owners remembered, as many as each worker does (balancer/owners.ts). */
 const MAX_OWNERS = 50_000
+/** Places remembered, as many as each worker does (balancer/warm-places.ts). */
+const MAX_PLACES = 50_000
 
 type OwnerUpdate = StateUpdate & { readonly kind: 'owner' }
+type PlaceUpdate = StateUpdate & { readonly kind: 'place' }
 
 export interface SharedMemory {
   take(items: readonly StateUpdate[]): void
@@ -16,7 +19,7 @@ export interface SharedMemory {
 }
 
 /** Puts an entry last; the one used longest ago goes. */
-function put<V>(map: Map<string, V>, id: string, value: V, max: number): void {
+function put<K, V>(map: Map<K, V>, id: K, value: V, max: number): void {
   map.delete(id)
   map.set(id, value)
   if (map.size <= max) return
@@ -28,6 +31,7 @@ function put<V>(map: Map<string, V>, id: string, value: V, max: number): void {
 export function createSharedMemory(): SharedMemory {
   const health = new Map<string, HealthSnapshot>()
   const owners = new Map<string, OwnerUpdate>()
+  const places = new Map<number, PlaceUpdate>()
   return {
     take(items) {
       for (const update of items) {
@@ -35,7 +39,8 @@ export function createSharedMemory(): SharedMemory {
           const { state } = update
           const known = health.get(state.id)
           put(health, state.id, known === undefined ? state : joinSnapshots(known, state), MAX_BACKENDS)
-        } else if (update.resourceId === null) owners.delete(update.id)
+        } else if (update.kind === 'place') put(places, update.key, update, MAX_PLACES)
+        else if (update.resourceId === null) owners.delete(update.id)
         else {
           // A worker that found it by asking the resources does not know its maker.
           const maker = owners.get(update.id)?.maker ?? update.maker
@@ -43,6 +48,10 @@ export function createSharedMemory(): SharedMemory {
         }
       }
     },
-    snapshot: () => [...[...health.values()].map(state => ({ kind: 'health', state }) as const), ...owners.values()],
+    snapshot: () => [
+      ...[...health.values()].map(state => ({ kind: 'health', state }) as const),
+      ...owners.values(),
+      ...places.values(),
+    ],
   }
 }

@@ -1,5 +1,6 @@
-// One worker's news to the others and theirs to it: the health of deployments, and owner and maker of stored responses.
-// Health travels as whole states with a version: a message lost, late or doubled changes nothing in the end.
+// One worker's news to the others and theirs to it: the health of deployments, owner and maker of stored responses, the
+// backends at which conversations are warm. Health travels as whole states with a version: a message lost, late or
+// doubled changes nothing in the end.
 import type { BackendHealth } from '../balancer/health.ts'
 import type { SharedState } from '../runtime.ts'
 import type { StateUpdate } from './messages.ts'
@@ -18,7 +19,12 @@ export interface Sharing {
  * @param send gives a batch to the other processes
  */
 export function replicateState(
-  { clock, health: healthRegistry, owners }: Pick<SharedState, 'clock' | 'health' | 'owners'>,
+  {
+    clock,
+    health: healthRegistry,
+    owners,
+    warmPlaces,
+  }: Pick<SharedState, 'clock' | 'health' | 'owners' | 'warmPlaces'>,
   send: (items: readonly StateUpdate[]) => void,
 ): Sharing {
   let waiting: StateUpdate[] = []
@@ -51,8 +57,15 @@ export function replicateState(
     schedule()
   })
 
+  warmPlaces.onUse((key, seed) => {
+    if (waiting.length >= MAX_WAITING) return
+    waiting.push({ kind: 'place', key, seed })
+    schedule()
+  })
+
   const takeOne = (item: StateUpdate): void => {
     if (item.kind === 'health') healthRegistry.adopt([item.state])
+    else if (item.kind === 'place') warmPlaces.adopt(item.key, item.seed)
     else if (item.resourceId === null) owners.forget(item.id)
     else owners.learn(item.id, item.resourceId, item.maker ?? undefined)
   }

@@ -5,6 +5,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { createHealthRegistry } from '../../lib/balancer/health.ts'
 import { createPool, hashText, type Member } from '../../lib/balancer/pool.ts'
+import { createWarmPlaces } from '../../lib/balancer/warm-places.ts'
 import { scanJson } from '../../lib/body/json-scan.ts'
 import { promptHash } from '../../lib/body/prompt-hash.ts'
 import type { Clock } from '../../lib/clock.ts'
@@ -19,10 +20,10 @@ const IDLE_MS = 5 * 60_000
 
 /** One deployment's cache: which prefixes it has seen, and when last. */
 function createCache() {
-  const lastUsedMs = new Map<string, number>()
+  const lastUsedMs = new Map<number, number>()
   return {
     /** @returns the tokens of the prompt that were cached */
-    ask(prefixes: readonly string[], nowMs: number): number {
+    ask(prefixes: readonly number[], nowMs: number): number {
       let cached = 0
       prefixes.forEach((prefix, i) => {
         const usedMs = lastUsedMs.get(prefix)
@@ -39,7 +40,7 @@ interface Request {
   readonly durationMs: number
   readonly tokens: number
   /** Identities of the prompt's beginnings, at 1,024 tokens and every 128 on. */
-  readonly prefixes: readonly string[]
+  readonly prefixes: readonly number[]
   readonly hash: number | undefined
 }
 
@@ -72,7 +73,7 @@ function requestOf(
   headers: IncomingHttpHeaders = {},
 ): Request {
   const tokens = shared.reduce((sum, part) => sum + part.tokens, 0)
-  const prefixes: string[] = []
+  const prefixes: number[] = []
   for (let length = MIN_TOKENS; length <= tokens; length += STEP_TOKENS) {
     // The last part that reaches into a prefix tells it apart, since parts are added at the end only.
     let left = length
@@ -82,7 +83,7 @@ function requestOf(
       last = part.id
       left -= part.tokens
     }
-    prefixes.push(`${last}@${length}`)
+    prefixes.push(hashText(last) * 2 ** 20 + length)
   }
   // The proxy reads the first 4 KB and the first user message; bodies that long are enough here.
   const messages = shared.slice(0, 3).map(({ id, tokens: size, role = 'user' }) => {
@@ -146,8 +147,11 @@ export interface Measured {
   /** The busiest backend's requests as a multiple of its fair share, over the whole run. */
   readonly unevenness: number
   /**
-   * The most that any backend ever had in flight beyond 1.25 × its share at that moment; one is what the bound allows.
+   * What any backend had in flight, on average over five minutes, as a multiple of its share; the most of all
+   * five minutes in which there was anything to spread.
    */
+  readonly worstFiveMinutes: number
+  /** The most that any backend ever had in flight beyond 1.25 × its share at that moment. */
   readonly overBound: number
 }
 
@@ -173,15 +177,8 @@ function backend(index: number): BackendConfig {
   }
 }
 
-/** Runs a workload over `backends` equal backends in virtual time. */
-export function simulate(requests: readonly Request[], balance: Balance, backends: number, seed: number): Measured {
-  let nowMs = 0
-  const clock: Clock = {
-    nowMs: () => nowMs,
-    epochMs: () => nowMs,
-    after: () => ({ cancel: () => undefined }),
-    every: () => ({ cancel: () => undefined }),
-  }
+/** One process's part: its pool over `backends` equal backends, and what it tells the other processes. */
+function createWorker(balance: Balance, backends: number, clock: Clock, random: () => number) {
   const healthRegistry = createHealthRegistry({ clock, recoveryMs: () => 30_000 })
   const model: ModelConfig = {
     name: 'm',
@@ -207,66 +204,147 @@ export function simulate(requests: readonly Request[], balance: Balance, backend
       },
     }
   })
-  const pool = createPool({
-    model,
-    members,
-    health: healthRegistry,
-    clock,
-    random: seededRandom(seed),
-    retryBudget: 0.2,
-  })
-  const caches = new Map(members.map(member => [member, createCache()]))
-  const served = new Map<Member, number>()
+  const warmPlaces = createWarmPlaces(clock)
+  const pool = createPool({ model, members, health: healthRegistry, clock, random, retryBudget: 0.2, warmPlaces })
+  return { pool, warmPlaces }
+}
+
+/** What every backend had in flight, minute by minute. */
+function createLoadRecord(backends: number) {
+  const minutes: number[][] = []
+  let untilMs = 0
+  return {
+    /** These were in flight from the last call until `nowMs`. */
+    note(inFlight: readonly number[], nowMs: number) {
+      while (untilMs < nowMs) {
+        const minute = Math.floor(untilMs / 60_000)
+        const endMs = Math.min(nowMs, (minute + 1) * 60_000)
+        minutes[minute] ??= new Array<number>(backends).fill(0)
+        const sums = minutes[minute]
+        inFlight.forEach((count, i) => {
+          sums[i] = (sums[i] ?? 0) + count * (endMs - untilMs)
+        })
+        untilMs = endMs
+      }
+    },
+    /** Five minutes with less than one request in flight for each backend say nothing. */
+    worstFiveMinutes(): number {
+      let worst = 0
+      for (let start = 0; start + 5 <= minutes.length; start++) {
+        const sums = new Array<number>(backends).fill(0)
+        for (const minute of minutes.slice(start, start + 5)) {
+          minute.forEach((sum, i) => {
+            sums[i] = (sums[i] ?? 0) + sum
+          })
+        }
+        const share = sums.reduce((all, sum) => all + sum, 0) / backends
+        if (share > 5 * 60_000) worst = Math.max(worst, Math.max(...sums) / share)
+      }
+      return worst
+    },
+  }
+}
+
+/**
+ * Runs a workload over `backends` equal backends in virtual time.
+ * @param workers processes among which requests fall by chance; each sees its own in flight and hears of the others'
+ * places
+ */
+export function simulate(
+  requests: readonly Request[],
+  balance: Balance,
+  backends: number,
+  seed: number,
+  workers = 1,
+): Measured {
+  let nowMs = 0
+  const clock: Clock = {
+    nowMs: () => nowMs,
+    epochMs: () => nowMs,
+    after: () => ({ cancel: () => undefined }),
+    every: () => ({ cancel: () => undefined }),
+  }
+  const random = seededRandom(seed)
+  const all = Array.from({ length: workers }, () => createWorker(balance, backends, clock, random))
+  for (const worker of all) {
+    worker.warmPlaces.onUse((key, place) => {
+      for (const other of all) if (other !== worker) other.warmPlaces.adopt(key, place)
+    })
+  }
+  const caches = Array.from({ length: backends }, createCache)
+  const served = new Array<number>(backends).fill(0)
+  const load = createLoadRecord(backends)
   const ends: { atMs: number; end: () => void }[] = []
+  const inFlight = new Array<number>(backends).fill(0)
   let tokens = 0
   let cachedTokens = 0
   let overBound = 0
 
   for (const request of requests) {
-    nowMs = request.atMs
     ends.sort((a, b) => a.atMs - b.atMs)
-    while (ends[0] !== undefined && ends[0].atMs <= nowMs) ends.shift()?.end()
-    const picker = pool.picker(request.hash === undefined ? {} : { promptHash: request.hash })
+    while (ends[0] !== undefined && ends[0].atMs <= request.atMs) {
+      nowMs = ends[0].atMs
+      load.note(inFlight, nowMs)
+      ends.shift()?.end()
+    }
+    nowMs = request.atMs
+    load.note(inFlight, nowMs)
+    const worker = all[workers === 1 ? 0 : Math.floor(random() * workers)]
+    if (worker === undefined) throw new Error('no worker')
+    const picker = worker.pool.picker(request.hash === undefined ? {} : { promptHash: request.hash })
     const pick = picker.pick()
     if (pick.kind !== 'lease') throw new Error(`nobody took a request: ${pick.kind}`)
     const { member, lease } = pick
+    const at = worker.pool.members.indexOf(member)
+    inFlight[at] = (inFlight[at] ?? 0) + 1
     ends.push({
       atMs: nowMs + request.durationMs,
       end() {
         lease.release({ kind: 'healthy' })
         picker.end()
+        inFlight[at] = (inFlight[at] ?? 0) - 1
       },
     })
     tokens += request.tokens
-    cachedTokens += caches.get(member)?.ask(request.prefixes, nowMs) ?? 0
-    served.set(member, (served.get(member) ?? 0) + 1)
-    const inFlight = members.reduce((sum, { health }) => sum + health.inFlight, 0)
-    overBound = Math.max(overBound, member.health.inFlight - (1.25 * inFlight) / backends)
+    cachedTokens += caches[at]?.ask(request.prefixes, nowMs) ?? 0
+    served[at] = (served[at] ?? 0) + 1
+    const share = inFlight.reduce((sum, count) => sum + count, 0) / backends
+    overBound = Math.max(overBound, (inFlight[at] ?? 0) - 1.25 * share)
   }
-  const most = Math.max(...served.values())
   return {
     cachedShare: cachedTokens / tokens,
     cachedTokens,
-    unevenness: most / (requests.length / backends),
+    unevenness: Math.max(...served) / (requests.length / backends),
+    worstFiveMinutes: load.worstFiveMinutes(),
     overBound,
   }
 }
 
-const POLICIES: readonly Balance[] = ['round_robin', 'least_busy', 'prompt_cache']
+/** How each row is run: the policy, and among how many processes. */
+const RUNS: readonly { readonly policy: Balance; readonly workers: number }[] = [
+  { policy: 'round_robin', workers: 1 },
+  { policy: 'least_busy', workers: 1 },
+  { policy: 'prompt_cache', workers: 1 },
+  { policy: 'prompt_cache', workers: 4 },
+]
 const SIZES = [2, 4, 8] as const
 
 /** The table that `make simulate` prints. */
 export function table(seed: number): string {
   const percent = (share: number): string => `${(share * 100).toFixed(1)} %`.padStart(8)
-  const lines = ['workload       policy         backends  cached    of one    busiest ÷ share']
+  const lines = [
+    'workload       policy        workers  backends  cached    of one    busiest ÷ share: whole run, worst 5 minutes',
+  ]
   for (const kind of ['conversations', 'quiet', 'agents', 'sessions', 'mix'] as const) {
     const requests = workload(kind, seed)
     const alone = simulate(requests, 'round_robin', 1, seed)
-    for (const policy of POLICIES) {
+    for (const { policy, workers } of RUNS) {
       for (const size of SIZES) {
-        const { cachedShare, cachedTokens, unevenness } = simulate(requests, policy, size, seed)
+        const ran = simulate(requests, policy, size, seed, workers)
+        const row = `${kind.padEnd(14)} ${policy.padEnd(14)} ${String(workers).padStart(6)} ${String(size).padStart(9)}`
+        const cached = `${percent(ran.cachedShare)}  ${percent(ran.cachedTokens / alone.cachedTokens)}`
         lines.push(
-          `${kind.padEnd(14)} ${policy.padEnd(14)} ${String(size).padStart(8)}  ${percent(cachedShare)}  ${percent(cachedTokens / alone.cachedTokens)}  ${unevenness.toFixed(2)}`,
+          `${row}  ${cached}  ${ran.unevenness.toFixed(2).padStart(20)}${ran.worstFiveMinutes.toFixed(2).padStart(12)}`,
         )
       }
     }

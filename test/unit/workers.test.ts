@@ -5,6 +5,7 @@ import { type BackendHealth, createHealthRegistry } from '../../lib/balancer/hea
 import { troubleOf } from '../../lib/balancer/health-state.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
 import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
+import { createWarmPlaces } from '../../lib/balancer/warm-places.ts'
 import { type MetricsState, mergeMetrics } from '../../lib/metrics.ts'
 import { COUNT_MS, createGathering, ROUND_MS } from '../../lib/workers/gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from '../../lib/workers/messages.ts'
@@ -283,9 +284,10 @@ function workers(count: number) {
     const sent: StateUpdate[] = []
     const changes: string[] = []
     const backend = health.of('b')
-    const sharing = replicateState({ clock, health, owners }, items => sent.push(...items))
+    const warmPlaces = createWarmPlaces(clock)
+    const sharing = replicateState({ clock, health, owners, warmPlaces }, items => sent.push(...items))
     health.onChange(({ kind }) => changes.push(kind))
-    return { health, owners, backend, sharing, sent, changes }
+    return { health, owners, warmPlaces, backend, sharing, sent, changes }
   }
   const start = () => {
     const worker = startOne(made.length + 1)
@@ -385,6 +387,28 @@ t.test('a new worker begins with all that is known, as old as it is by then', as
   one.health.restore(one.backend)
   deliver()
   t.equal(troubleOf(late.backend.state), undefined, 'and follows from there')
+})
+
+t.test('a conversation is warm at the same backend for all workers, and for one that starts later', async t => {
+  const { all, deliver, start, clock } = workers(2)
+  const [one, two] = all
+  if (one === undefined || two === undefined) throw new Error('two workers')
+  one.warmPlaces.use(7, 111)
+  deliver()
+  t.equal(two.warmPlaces.of(7)?.seed, 111)
+  two.warmPlaces.use(7, 222)
+  deliver()
+  t.equal(one.warmPlaces.of(7)?.seed, 222, 'it moved')
+  t.equal(start().warmPlaces.of(7)?.seed, 222)
+
+  clock.advance(30_000)
+  two.warmPlaces.use(7, 222)
+  t.same(two.sent, [], 'that it goes on is no news')
+  clock.advance(30_000)
+  two.warmPlaces.use(7, 222)
+  deliver()
+  clock.advance(299_000)
+  t.equal(one.warmPlaces.of(7)?.seed, 222, 'once a minute it is: others must not take it for cold')
 })
 
 t.test('of news that comes twice or late the newest stays', async t => {
