@@ -3,8 +3,8 @@
 //
 // The bound holds at once for what has no warm cache to lose, and for a prompt that many send at the same time.
 // Independent conversations make the number in flight swing by its square root, even where they are spread evenly.
-// Moving each that meets such a swing costs a cold prompt and gains nothing, since Azure meters by the minute
-// (azure/README.md 7.1). So a warm conversation obeys the bound on the load of the last minute instead.
+// Moving each that meets such a swing costs a cold prompt and gains nothing, since Azure counts tokens by
+// the minute (azure/README.md 7.2). So a warm conversation obeys the bound on the load of the last minute instead.
 import type { Clock } from '../clock.ts'
 import { type Candidate, LOAD_BOUND, mix, promptCache, withinBound } from './policies.ts'
 import type { Place, WarmPlaces } from './warm-places.ts'

@@ -1,4 +1,4 @@
-// Which backend each conversation went to last, for `balance: prompt_cache`: that is where Azure's cache is warm.
+// Places of conversations for `balance: prompt_cache`: the backend that each went to last, where Azure's cache is warm.
 // Bounded, and only a hint: without it the hash of the prompt decides, the same in every process.
 import type { Clock } from '../clock.ts'
 

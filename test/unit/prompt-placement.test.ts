@@ -1,4 +1,4 @@
-// Where a conversation goes under `balance: prompt_cache`: when it stays, when it moves, what is remembered.
+// Placement of conversations under `balance: prompt_cache`: when one stays, when it moves, what is remembered.
 import t from 'tap'
 import { type Candidate, LOAD_BOUND, promptCache } from '../../lib/balancer/policies.ts'
 import { hashText } from '../../lib/balancer/pool.ts'
