@@ -156,7 +156,7 @@ export interface Principal {
 }
 
 export interface ClientKey extends Principal {
-  /** SHA-256 of the key, 32 bytes: the key itself is not kept. */
+  /** SHA-256 of the key, 32 bytes: the config does not keep the key itself. */
   readonly digest: Buffer
   /** Addresses it may come from; undefined: anywhere. */
   readonly from: AddressRanges | undefined

@@ -1,7 +1,9 @@
 // Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second
 // chance: a part never looks like the whole.
 
+import type { ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
+import type { Clock } from '../clock.ts'
 import { MAX_NAMED_WAIT_MS } from '../errors.ts'
 import type { ResponseBody } from '../http1/send.ts'
 import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
@@ -31,12 +33,12 @@ function writeHead(
   upstreamResponse: UpstreamResponse,
   options: RelayOptions,
   body: BodyPlan,
-  epochMs: number,
+  clock: Clock,
 ): void {
   const { response, record } = exchange
   const { headers, values, contentLength } = upstreamResponse.headers
   const list = response.hasHeader(ALLOW_ORIGIN) ? withoutUpstreamCors(headers) : headers
-  if (upstreamResponse.status >= 400) capWaits(list, MAX_NAMED_WAIT_MS, epochMs)
+  if (upstreamResponse.status >= 400) capWaits(list, MAX_NAMED_WAIT_MS, clock.epochMs())
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   declareLength(list, contentLength, upstreamResponse.status, body)
   // nginx in front would gather events into buffers of its own (its module ngx_http_proxy_module, `X-Accel-Buffering`).
@@ -44,6 +46,22 @@ function writeHead(
   list.push('x-proxy-backend', headerSafe(options.backendName), 'x-proxy-attempts', String(record.attempts))
   record.status = upstreamResponse.status
   response.writeHead(upstreamResponse.status, list)
+}
+
+/**
+ * Ends a response with this body, head and body in one write where it is short. `response.end(body)` would queue an
+ * empty piece behind it, and the list of two costs 2.5 µs more than a string of its own.
+ */
+function endWith(response: ServerResponse, bytes: Buffer): void {
+  const { socket } = response
+  if (bytes.length > 0 && socket !== null) {
+    socket.cork()
+    // As a string it joins the head; latin1 gives each byte back as it was.
+    if (bytes.length <= ONE_WRITE_MAX_BYTES) response.write(bytes.toString('latin1'), 'latin1')
+    else response.write(bytes)
+    socket.uncork()
+    response.end()
+  } else response.end(bytes)
 }
 
 function relayWhole(
@@ -60,10 +78,8 @@ function relayWhole(
   const bytes = body.chunks.length === 1 && first !== undefined ? first : Buffer.concat(body.chunks)
   if (upstreamResponse.status < 300) record.usage = readUsage(bytes)
   const plan: BodyPlan = bodiless ? { kind: 'none' } : { kind: 'whole', bytes: bytes.length }
-  writeHead(exchange, upstreamResponse, options, plan, clock.epochMs())
-  // As a string, head and body leave in one write; latin1 gives each byte back as it was.
-  if (bytes.length <= ONE_WRITE_MAX_BYTES) response.end(bytes.toString('latin1'), 'latin1')
-  else response.end(bytes)
+  writeHead(exchange, upstreamResponse, options, plan, clock)
+  endWith(response, bytes)
   record.bytesOut += bytes.length
   return cancellation.reason === undefined ? { kind: 'complete' } : { kind: 'cancelled', reason: cancellation.reason }
 }
@@ -106,7 +122,7 @@ async function relayFlowing(
   })
   const stopWatching = cancellation.onCancel(() => upstream.destroy(new GivenUp()))
   try {
-    writeHead(exchange, upstreamResponse, options, UNCHANGED, clock.epochMs())
+    writeHead(exchange, upstreamResponse, options, UNCHANGED, clock)
     for (const chunk of body.held) response.write(pass(chunk))
     await pipeline(upstream, response)
     return { kind: 'complete' }
@@ -142,7 +158,7 @@ export function relay(
     case 'flowing':
       return relayFlowing(exchange, upstreamResponse, body, options, deps)
     case 'events':
-      writeHead(exchange, upstreamResponse, options, EDITED, deps.clock.epochMs())
+      writeHead(exchange, upstreamResponse, options, EDITED, deps.clock)
       return relayEvents(exchange, upstreamResponse.source, body, options, deps)
   }
 }
