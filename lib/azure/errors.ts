@@ -47,7 +47,8 @@ export function readError(value: unknown): UpstreamError {
 /** As readError, from bytes that may be anything. Never throws. */
 export function readErrorBody(body: Buffer): UpstreamError {
   try {
-    return readError(JSON.parse(body.toString('utf8')))
+    // .NET's writers put a byte order mark first.
+    return readError(JSON.parse(body.toString('utf8').replace(/^\uFEFF/, '')))
   } catch {
     return NOTHING
   }
@@ -63,15 +64,24 @@ const BESIDE_ERROR: ReadonlySet<string> = new Set([
   'type',
   'request_id',
   'status',
+  'statusCode',
+  'activityId',
   'code',
   'message',
 ])
 
+/** API Management's own form (azure/README.md 6.1). */
+function isGatewayError({ statusCode, message }: Readonly<Record<string, unknown>>): boolean {
+  return typeof statusCode === 'number' && statusCode >= 400 && typeof message === 'string'
+}
+
 /** The error of a body that is nothing else; undefined for any other body. Never throws. */
 export function readLoneError(body: Buffer): UpstreamError | undefined {
   try {
-    const value: unknown = JSON.parse(body.toString('utf8'))
-    if (!isObject(value) || value.error === null || value.error === undefined) return undefined
+    const value: unknown = JSON.parse(body.toString('utf8').replace(/^\uFEFF/, ''))
+    if (!isObject(value)) return undefined
+    const hasError = value.error !== null && value.error !== undefined
+    if (!hasError && !isGatewayError(value)) return undefined
     return Object.keys(value).every(name => BESIDE_ERROR.has(name)) ? readError(value) : undefined
   } catch {
     return undefined
@@ -159,6 +169,23 @@ export function isThrottle(error: UpstreamError): boolean {
     /rate_limit|ratelimit|too_many_requests|\b429\b/.test(named) ||
     /exceeded (the )?(token|call|throughput)|rate limit|throughput limit/i.test(error.message)
   )
+}
+
+/** The status of an error by its type or code, where a stream or a 200 shows none (azure/README.md 6.2, 13.3). */
+const STATUS_OF: Readonly<Record<string, number>> = {
+  authentication_error: 401,
+  invalid_api_key: 401,
+  billing_error: 402,
+  permission_error: 403,
+  PermissionDenied: 401,
+  insufficient_quota: 429,
+}
+
+/** The status that an error would have had by itself: its code where that is one, or what its name stands for. */
+export function statusOf({ code, type }: UpstreamError): number | undefined {
+  if (code !== undefined && /^[45]\d\d$/.test(code)) return Number(code)
+  for (const name of [code, type]) if (name !== undefined && Object.hasOwn(STATUS_OF, name)) return STATUS_OF[name]
+  return undefined
 }
 
 const CLIENT_MISTAKES = new Set([

@@ -12,6 +12,7 @@ import {
   isQuota,
   isReadable,
   isThrottle,
+  statusOf,
   type UpstreamError,
 } from '../azure/errors.ts'
 import { DEFAULT_THROTTLE_MS, type HeaderValues, namedWaitMs, throttleWaitMs } from '../azure/waits.ts'
@@ -189,6 +190,10 @@ export function classifyStreamError(
   if (isDeploymentMissing(error)) return misconfigured('deployment_missing', said())
   if (isForeignState(400, error)) return { kind: 'state_elsewhere', detail: said() }
   if (isClientMistake(error)) return SERVED
+  const status = statusOf(error)
+  if (status !== undefined && status < 500) {
+    return classifyResponse(status, headers, error, { creates: true, epochMs, ...(sent === undefined ? {} : { sent }) })
+  }
   return serverFailure('stream_error', said(), namedWaitMs(headers, epochMs))
 }
 

@@ -4,8 +4,9 @@
 import type { Sent } from '../azure/error-text.ts'
 import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
+import { type Beginning, beginningOfAnswer } from './answer-beginning.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
-import { isEncoded, type ResponseHeaders, responseHeaders } from './headers.ts'
+import { isEncoded, type ResponseHeaders, type ResponseValues, responseHeaders } from './headers.ts'
 import { jsonEndFor } from './json-end.ts'
 import { classifyResponse, classifyStreamError, type Outcome, pageOutcome, transportFailure } from './outcome.ts'
 import { readStreamStart } from './stream-start.ts'
@@ -49,7 +50,7 @@ function hasNoBody(status: number, method: string): boolean {
 function isPage(status: number, { values }: ResponseHeaders, { isCreate }: AttemptPlan): boolean {
   if (status >= 300) return true
   // A stored file may be HTML.
-  return isCreate && /^text\/html/i.test(values['content-type'] ?? '')
+  return isCreate && /^(?:text\/html|application\/xhtml\+xml)/i.test(values['content-type'] ?? '')
 }
 
 /**
@@ -141,7 +142,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
 
 /** An error object alone is shorter, and says so at its beginning. */
 const ERROR_OBJECT_MAX_BYTES = 16 * 1024
-const ERROR_MARK = Buffer.from('"error"')
+const ERROR_MARKS = [Buffer.from('"error"'), Buffer.from('"statusCode"')]
 const ERROR_MARK_MAX_BYTES = 256
 
 /** What a good answer means that is nothing but an error object; undefined for every other. */
@@ -154,10 +155,27 @@ function errorInside(
 ): Outcome | undefined {
   const [first] = chunks
   if (first === undefined || bytes > ERROR_OBJECT_MAX_BYTES || isEncoded(values)) return undefined
-  if (!first.subarray(0, ERROR_MARK_MAX_BYTES).includes(ERROR_MARK)) return undefined
-  const error = readLoneError(Buffer.concat(chunks))
+  const body = chunks.length === 1 ? first : Buffer.concat(chunks)
+  const beginning = body.subarray(0, ERROR_MARK_MAX_BYTES)
+  if (!ERROR_MARKS.some(mark => beginning.includes(mark))) return undefined
+  const error = readLoneError(body)
   const outcome = error && classifyStreamError(error, values, epochMs, sent)
   return outcome?.kind === 'served' ? undefined : outcome
+}
+
+const OPEN_BRACE = 0x7b
+
+/** What the first bytes of a good answer say, where more than its content type is to be looked at. */
+function lookAt(
+  chunks: readonly Buffer[],
+  { isCreate }: AttemptPlan,
+  values: ResponseValues,
+  join: boolean,
+): Beginning {
+  // A stored file may be anything, and nobody reads what is encoded.
+  if (!isCreate || isEncoded(values)) return 'answer'
+  // One that is read to its end is judged there.
+  return join && chunks[0]?.[0] === OPEN_BRACE ? 'answer' : beginningOfAnswer(chunks)
 }
 
 function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done): void {
@@ -167,9 +185,17 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   const chunks: Buffer[] = []
   let bytes = 0
   let over = false
+  let beginning: Beginning = 'unknown'
+  let passing = false
   const passOn = (body: UpstreamBody): void => {
     over = true
     done(served({ ...begun, body }))
+  }
+  const passOnAsItComes = (): void => {
+    if (over) return
+    reader.stop()
+    source.pause()
+    passOn({ kind: 'flowing', held: chunks })
   }
   const reader = readBody(
     source,
@@ -179,14 +205,22 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
       onData(chunk) {
         chunks.push(chunk)
         bytes += chunk.length
-        if (join || chunks.length > 1) return
-        // An answer of unknown length that came in one piece has ended by then, and is passed on as a whole.
-        queueMicrotask(() => {
-          if (over) return
+        if (beginning === 'unknown') beginning = lookAt(chunks, plan, values, join)
+        if (beginning === 'page') {
+          over = true
           reader.stop()
-          source.pause()
-          passOn({ kind: 'flowing', held: chunks })
-        })
+          source.destroy()
+          done({ kind: 'no_response', outcome: pageOutcome(`${begun.status} HTML`), values })
+          return
+        }
+        if (join || passing) return
+        if (beginning !== 'answer' && bytes <= ERROR_OBJECT_MAX_BYTES) {
+          if (chunks.length === 1) reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, passOnAsItComes)
+          return
+        }
+        passing = true
+        // An answer of unknown length that came in one piece has ended by then, and is passed on as a whole.
+        queueMicrotask(passOnAsItComes)
       },
       onEnd() {
         over = true

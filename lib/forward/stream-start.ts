@@ -1,6 +1,9 @@
 // The beginning of an event stream: held back, within limits, while another backend could still begin again unseen.
+import type { Sent } from '../azure/error-text.ts'
+import { readLoneError } from '../azure/errors.ts'
+import { beginningOfAnswer } from './answer-beginning.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
-import { classifyStreamError, type Outcome, transportFailure } from './outcome.ts'
+import { classifyStreamError, type Outcome, pageOutcome, transportFailure } from './outcome.ts'
 import { watchEventStream } from './sse-watcher.ts'
 import type { AttemptPlan, HeldPiece } from './upstream.ts'
 
@@ -8,7 +11,15 @@ import type { AttemptPlan, HeldPiece } from './upstream.ts'
 const HOLD_MAX_EVENTS = 64
 const HOLD_MAX_BYTES = 4 * 1024 * 1024
 
+const NOTHING_CAME = transportFailure('connection_lost', 'stream ended before any output')
 const NO_OUTPUT = transportFailure('first_output_timeout', 'no output')
+
+/** A body that was called a stream may be a page, or an error object that nobody has put into an event. */
+function outcomeWithoutOutput(chunks: readonly Buffer[], begun: Begun, epochMs: number, sent: Sent): Outcome {
+  if (beginningOfAnswer(chunks) === 'page') return pageOutcome(`${begun.status} HTML`)
+  const error = readLoneError(Buffer.concat(chunks))
+  return error === undefined ? NOTHING_CAME : classifyStreamError(error, begun.headers.values, epochMs, sent)
+}
 
 /**
  * Holds a stream's start-up events back until its first output, its end or an error shows whose it is; calls `done`
@@ -21,6 +32,7 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
   const watcher = watchEventStream(plan.dialect)
   const beganMs = clock.nowMs()
   const firstOutputDueMs = beganMs + plan.timeouts.firstOutputMs
+  const sent = { headers: plan.wire.headers, body: plan.body }
   const held: HeldPiece[] = []
   let heldBytes = 0
   let holdOver = false
@@ -32,12 +44,8 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
     reader.stop()
     deadlines.remove(holdDeadline)
     if (!complete) source.pause()
-    done(
-      served({
-        ...begun,
-        body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead: !plan.isCreate },
-      }),
-    )
+    const isRead = !plan.isCreate
+    done(served({ ...begun, body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead } }))
   }
   const refuse = (outcome: Outcome): void => {
     over = true
@@ -46,10 +54,16 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
     source.destroy()
     done({ kind: 'no_response', outcome, values })
   }
+  const endWithoutOutput = (): void => {
+    const chunks = held.map(({ chunk }) => chunk)
+    const outcome = outcomeWithoutOutput(chunks, begun, clock.epochMs(), sent)
+    if (outcome.kind !== 'served') return void refuse(outcome)
+    deadlines.remove(holdDeadline)
+    done(served({ ...begun, body: { kind: 'whole', chunks, bytes: heldBytes } }))
+  }
   const decide = (): void => {
     const phase = watcher.phase()
     if (phase.kind === 'error') {
-      const sent = { headers: plan.wire.headers, body: plan.body }
       const outcome = classifyStreamError(phase.error, values, clock.epochMs(), sent)
       if (outcome.kind === 'served') accept()
       else refuse(outcome)
@@ -80,7 +94,7 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
         if (over) return
         // A resumed stream may have nothing left to bring.
         if (plan.dialect === 'opaque' || (!plan.isCreate && watcher.events() === 0)) accept()
-        else refuse(transportFailure('connection_lost', 'stream ended before any output'))
+        else endWithoutOutput()
       },
       onLost(outcome) {
         deadlines.remove(holdDeadline)
