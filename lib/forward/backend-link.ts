@@ -2,6 +2,7 @@
 // long messages pass in pieces.
 import { randomBytes } from 'node:crypto'
 import type { Duplex } from 'node:stream'
+import { readByTurn } from '../http1/send.ts'
 import { CLOSE_GRACE_MS } from './tunnel.ts'
 import { CLOSE, createFrameReader, type FramePart, frameOf, TEXT } from './websocket-frames.ts'
 
@@ -145,11 +146,14 @@ export function createBackendLink(options: BackendLinkOptions): BackendLink {
     },
     () => gone(undefined),
   )
-  const lost = (): void => gone(undefined)
-  socket.on('error', lost).on('close', lost).on('end', lost)
-  socket.on('data', (chunk: Buffer) => {
+  const settle = readByTurn(socket, chunk => {
     if (!isOver) reader.push(chunk)
   })
+  const lost = (): void => {
+    settle()
+    gone(undefined)
+  }
+  socket.on('error', lost).on('close', lost).on('end', lost)
   socket.pause()
   if (options.head.length > 0) queueMicrotask(() => !isOver && reader.push(options.head))
 

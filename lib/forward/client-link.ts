@@ -2,6 +2,7 @@
 // frame of the proxy's own stands only between messages.
 import type { Duplex } from 'node:stream'
 import type { BodyBudget } from '../body/take.ts'
+import { readByTurn } from '../http1/send.ts'
 import { CLOSE_GRACE_MS, closeFrame } from './tunnel.ts'
 import { BINARY, CLOSE, createFrameReader, frameOf, PING, PONG, TEXT } from './websocket-frames.ts'
 
@@ -195,8 +196,13 @@ export function createClientLink(options: ClientLinkOptions): ClientLink {
     options.onBytes(chunk.length)
     if (!isOver) reader.push(chunk)
   }
+  const settle = readByTurn(socket, onData)
+  const left = (): void => {
+    settle()
+    gone()
+  }
   // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
-  socket.on('error', gone).on('close', gone).on('end', gone).on('data', onData)
+  socket.on('error', left).on('close', left).on('end', left)
   socket.pause()
   if (options.head.length > 0) queueMicrotask(() => onData(options.head))
 

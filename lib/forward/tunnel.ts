@@ -2,6 +2,7 @@
 // back-pressure. It adds at most one frame at the very end, which says why.
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
+import { readByTurn } from '../http1/send.ts'
 import type { Cancellation, CancelReason } from '../request-context.ts'
 import { createPacedWrites, type PacedWrites } from './paced-writes.ts'
 import type { RelayResult } from './upstream.ts'
@@ -149,14 +150,23 @@ class Tunnel {
   /** Listens to both sockets, and passes on what came behind the handshakes. */
   start(): void {
     const { client, backend, cancellation, backendHead, clientHead } = this.#options
-    const clientGone = (): void => this.#clientGone()
-    const backendGone = (): void => this.#backendGone()
-    const clientBytes = (chunk: Buffer): void => this.#clientBytes(chunk)
-    const backendBytes = (chunk: Buffer): void => this.#backendBytes(chunk)
+    const settleClient = readByTurn(client, chunk => this.#clientBytes(chunk))
+    const settleBackend = readByTurn(backend, chunk => this.#backendBytes(chunk))
+    const clientGone = (): void => {
+      settleClient()
+      this.#clientGone()
+    }
+    const backendGone = (): void => {
+      settleBackend()
+      this.#backendGone()
+    }
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
-    client.on('error', clientGone).on('close', clientGone).on('end', clientGone).on('data', clientBytes)
-    backend.on('error', backendGone).on('close', backendGone).on('end', backendGone).on('data', backendBytes)
-    this.#stopWatching = cancellation.onCancel(reason => this.#cancel({ kind: 'cancelled', reason }, reason))
+    client.on('error', clientGone).on('close', clientGone).on('end', clientGone)
+    backend.on('error', backendGone).on('close', backendGone).on('end', backendGone)
+    this.#stopWatching = cancellation.onCancel(reason => {
+      settleBackend()
+      this.#cancel({ kind: 'cancelled', reason }, reason)
+    })
     if (this.#over) return
     // It was paused when it was handed over, so that no frame was lost.
     backend.resume()

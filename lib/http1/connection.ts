@@ -7,6 +7,7 @@ import type { KeptConnection } from './keeper.ts'
 import { ResponseBody } from './response-body.ts'
 import type { ResponseFault, ResponseHead } from './response-head.ts'
 import { ResponseParser } from './response-parser.ts'
+import type { TurnReads } from './turn-reads.ts'
 
 /** Receives the course of one request. */
 export interface ResponseHandler {
@@ -98,6 +99,8 @@ export class Connection implements KeptConnection {
   restsUntilMs = 0
   private readonly owner: ConnectionOwner
   private readonly reader: ResponseParser
+  /** Joins what the socket brings in pieces; undefined where it does not. */
+  private readonly turns: TurnReads | undefined
   private handler: ResponseHandler | undefined
   private responseBody: ResponseBody | undefined
   private keptForMs = 0
@@ -106,9 +109,10 @@ export class Connection implements KeptConnection {
   private used = false
 
   /** @param socket connected, TLS included */
-  constructor(socket: Socket, owner: ConnectionOwner, lowerCase: LowerCaseName) {
+  constructor(socket: Socket, owner: ConnectionOwner, lowerCase: LowerCaseName, turns: TurnReads | undefined) {
     this.socket = socket
     this.owner = owner
+    this.turns = turns
     this.reader = new ResponseParser(this, lowerCase)
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
@@ -180,7 +184,7 @@ export class Connection implements KeptConnection {
     const { handler, socket } = this
     this.handler = undefined
     socket.pause()
-    socket.off('data', this.onBytes).off('end', this.onEnd).off('error', this.onError).off('close', this.onClose)
+    socket.off('data', this.onRead).off('end', this.onEnd).off('error', this.onError).off('close', this.onClose)
     socket.on('error', () => undefined)
     this.owner.gone(this)
     if (handler === undefined) socket.destroy()
@@ -188,9 +192,16 @@ export class Connection implements KeptConnection {
   }
 
   /** What the socket has brought; the memory may be written over as soon as this returns. */
+  readonly onRead = (bytes: Buffer): void => {
+    // Unasked for is at once: a request that takes this connection in the same turn must not get it as its answer.
+    if (this.turns === undefined || this.isAtRest()) this.onBytes(bytes)
+    else this.turns.take(this, bytes)
+  }
+
+  /** What a turn has brought. */
   readonly onBytes = (bytes: Buffer): void => {
     // Unasked for: an answer to nothing, such as a 408 before the far side closes an idle connection.
-    if (this.handler === undefined && this.responseBody === undefined) {
+    if (this.isAtRest()) {
       this.socket.destroy()
       return
     }
@@ -199,15 +210,25 @@ export class Connection implements KeptConnection {
   }
 
   private readonly onEnd = (): void => {
-    if (this.handler === undefined && this.responseBody === undefined) this.socket.destroy()
+    this.turns?.settle(this)
+    if (this.isAtRest()) this.socket.destroy()
     else if (!this.reader.close()) this.lose(closedEarly())
   }
 
-  private readonly onError = (error: Error): void => this.lose(error)
+  private readonly onError = (error: Error): void => {
+    this.turns?.settle(this)
+    this.lose(error)
+  }
 
   private readonly onClose = (): void => {
+    this.turns?.settle(this)
     this.lose(closedEarly())
     this.owner.gone(this)
+  }
+
+  /** Nothing is to come for anybody. */
+  private isAtRest(): boolean {
+    return this.handler === undefined && this.responseBody === undefined
   }
 
   private lose(error: Error): void {

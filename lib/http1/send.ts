@@ -2,6 +2,7 @@
 // handler. Why there is a client of our own, and what it must hold: README.md beside this file.
 
 import type { OnReadOpts } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { type AgentPair, type ConnectionAgent, createAgents } from './agents.ts'
@@ -13,6 +14,7 @@ import type { Host } from './keeper.ts'
 import { type Look, look } from './look.ts'
 import { createResolver, type Lookup } from './resolver.ts'
 import { createTrust } from './trust.ts'
+import { TurnReads } from './turn-reads.ts'
 
 export { ConnectError } from './connect-error.ts'
 export { ProtocolError, type ResponseHandler, type Sent } from './connection.ts'
@@ -23,6 +25,7 @@ export type { Look } from './look.ts'
 export { lookupPlaces } from './resolver.ts'
 export type { ResponseBody } from './response-body.ts'
 export type { ResponseHead } from './response-head.ts'
+export { readByTurn } from './turn-reads.ts'
 
 /** What goes on the wire; `headers` is a flat list and complete but for Connection. */
 export interface WireRequest {
@@ -117,7 +120,7 @@ function onreadFor(reader: Reader, buffer: Buffer): OnReadOpts {
   return {
     buffer,
     callback(length) {
-      reader.connection?.onBytes(buffer.subarray(0, length))
+      reader.connection?.onRead(buffer.subarray(0, length))
       return true
     },
   }
@@ -147,11 +150,12 @@ interface ConnectionDeps {
   readonly lowerCase: LowerCaseName
   /** For the bytes of every socket: each callback reads them out before the next read. */
   readonly readBuffer: Buffer
+  readonly turns: TurnReads
 }
 
 /** Makes a connection and sends the request on it; until then the request waits here. */
 function sendFresh(
-  { agents, ownerOf, lowerCase, readBuffer }: ConnectionDeps,
+  { agents, ownerOf, lowerCase, readBuffer, turns }: ConnectionDeps,
   endpoint: Endpoint,
   bytes: RequestBytes,
   connectMs: number,
@@ -172,11 +176,13 @@ function sendFresh(
   const connecting = agent.connect(endpoint, how, {
     connecting: () => waiting?.handler.connecting?.(),
     connected(socket, readsThere) {
-      const connection = new Connection(socket, ownerOf(agent, host), lowerCase)
+      // Other sockets bring all of a read at once.
+      const joins = socket instanceof TLSSocket ? turns : undefined
+      const connection = new Connection(socket, ownerOf(agent, host), lowerCase, joins)
       reader.connection = connection
       keeper.add(connection)
       // A tunnel was paused when its proxy had answered.
-      if (!readsThere) socket.on('data', connection.onBytes).resume()
+      if (!readsThere) socket.on('data', connection.onRead).resume()
       const request = waiting
       waiting = undefined
       if (request === undefined) {
@@ -243,7 +249,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
   // One buffer for all. A buffer made for each read (64 KB, cut to size) and its way through a stream cost 4 µs an
   // event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer }
+  const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer, turns: new TurnReads() }
 
   return {
     send(wire, body, { fresh, maySwitch = false, closes = false, connectMs = CONNECT_MS }, handler) {

@@ -164,7 +164,7 @@ export const SCENARIOS: readonly Scenario[] = [
     warmUpRequests: 20_000,
     tlsBackends: true,
   }),
-  busy('TE', '200-event streams, TLS to the backend, a record an event', {
+  busy('TE', '200-event streams, TLS to the backend, records of 512 bytes', {
     work: 'burst',
     warmUpRequests: 4_000,
     tlsBackends: true,

@@ -23,7 +23,7 @@ export type FromUpstream =
       readonly kind: 'listening'
       readonly port: number
       readonly secondPort: number
-      /** The first port's answers over TLS 1.3, each event its own record. */
+      /** The first port's answers over TLS 1.3, in the smallest records there are. */
       readonly tlsPort: number
       /** PEM of the certificate, signed by itself. */
       readonly certificate: string
@@ -62,8 +62,7 @@ const STREAM_HEAD = Buffer.from(
 const STREAM_END = Buffer.concat([chunk(DONE), Buffer.from('0\r\n\r\n')])
 const SMALL = whole('200 OK', expectedBody('chat'))
 const VECTORS = whole('200 OK', expectedBody('embeddings'))
-const BURST_PIECES = [STREAM_HEAD, ...Array.from({ length: EVENTS_PER_BURST }, () => chunk(EVENT)), STREAM_END]
-const BURST = Buffer.concat(BURST_PIECES)
+const BURST = Buffer.concat([STREAM_HEAD, ...Array.from({ length: EVENTS_PER_BURST }, () => chunk(EVENT)), STREAM_END])
 const PROBED = whole('200 OK', Buffer.from('{"data":[],"object":"list"}'))
 const FAILED = whole(
   '500 Internal Server Error',
@@ -78,6 +77,8 @@ const WANTED = new RegExp(`\\r\\n${ANSWER_HEADER}: *([a-z]+)(?:=(\\d+))?`, 'i')
 const GROUPS = 100
 const GROUP_EVERY_US = 1e6 / SLOW_EVENTS_PER_S / GROUPS
 const TICK_MS = 1
+/** OpenSSL makes no smaller TLS records (SSL_CTX_set_max_send_fragment). */
+const LEAST_RECORD_BYTES = 512
 
 interface SlowStream {
   readonly socket: Socket
@@ -126,6 +127,8 @@ function listen(
 ): Promise<number> {
   const take = (socket: Socket): void => {
     socket.on('error', () => socket.destroy())
+    // Writes that follow each other would leave as one record: this cuts them into one for every two or three events.
+    if (socket instanceof tls.TLSSocket) socket.setMaxSendFragment(LEAST_RECORD_BYTES)
     onConnection(socket)
   }
   const server =
@@ -159,10 +162,7 @@ async function run(tell: (message: FromUpstream) => void): Promise<void> {
         requests++
         const [, wanted, seconds] = WANTED.exec(head) ?? []
         if (wanted === 'slow') addSlow(socket, Number(seconds))
-        // Over TLS each write is a record of its own.
-        else if (wanted === 'burst' && socket instanceof tls.TLSSocket) {
-          for (const piece of BURST_PIECES) socket.write(piece)
-        } else socket.write(wanted === 'embeddings' ? VECTORS : wanted === 'burst' ? BURST : SMALL)
+        else socket.write(wanted === 'embeddings' ? VECTORS : wanted === 'burst' ? BURST : SMALL)
       }
     }
     const read = createMessageReader({
