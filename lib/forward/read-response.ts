@@ -101,7 +101,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
     reader.stop()
     const outcome = judgeUnread()
     if (outcome.kind === 'clients_own') {
-      source.pause()
+      source.hold()
       done({ kind: 'response', outcome, response: { ...begun, body: { kind: 'flowing', held: chunks } } })
     } else {
       source.destroy()
@@ -194,7 +194,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   const passOnAsItComes = (): void => {
     if (over) return
     reader.stop()
-    source.pause()
+    source.hold()
     passOn({ kind: 'flowing', held: chunks })
   }
   const reader = readBody(

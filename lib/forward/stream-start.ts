@@ -43,7 +43,7 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
     over = true
     reader.stop()
     deadlines.remove(holdDeadline)
-    if (!complete) source.pause()
+    if (!complete) source.hold()
     const isRead = !plan.isCreate
     done(served({ ...begun, body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead } }))
   }

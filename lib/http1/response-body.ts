@@ -1,5 +1,5 @@
-// A response body as it comes off a connection, for one attached consumer. Without one the connection is paused, and
-// the bytes read by then are kept for the next one to attach.
+// A response body as it comes off a connection, for one attached consumer. Bytes that come without one are kept for the
+// next one to attach, and the connection is paused by then.
 import { Readable } from 'node:stream'
 
 /** Takes a body. After `end` or `lost` nothing more comes. */
@@ -23,6 +23,7 @@ export class ResponseBody {
   private source: BodySource | undefined
   private sink: BodySink | undefined
   private paused = false
+  private isSourcePaused = false
   private destroyed = false
   /** What came while nobody could take it: one read of the socket at most, for the socket is paused. */
   private kept: Buffer | undefined
@@ -40,13 +41,23 @@ export class ResponseBody {
   /** The sink is not called until `resume`. */
   pause(): void {
     this.paused = true
-    this.source?.pause()
+    this.pauseSource()
+  }
+
+  /**
+   * As `pause`, for a moment: another sink takes over. The connection is paused only if bytes come meanwhile; pausing
+   * and resuming it costs system calls.
+   */
+  hold(): void {
+    this.paused = true
   }
 
   resume(): void {
     this.paused = false
     this.deliver()
-    if (!this.paused) this.source?.resume()
+    if (this.paused || !this.isSourcePaused) return
+    this.isSourcePaused = false
+    this.source?.resume()
   }
 
   /**
@@ -73,20 +84,21 @@ export class ResponseBody {
 
   /**
    * The rest as a stream, for `pipeline`; destroying the stream gives the reply up.
-   * @param pass makes of each piece what the stream brings; undefined: nothing, yet
-   * @param whenLost how the stream ends when the reply does not come to its end: with an error at once, or with what
-   * came
+   * @param pass sees each piece
    * @param isWhole asked at the end of the bytes: false where what came cannot be all of it
    */
-  stream(pass: Pass, whenLost: 'error' | 'end', isWhole: () => boolean = () => true): BodyStream {
-    return new BodyStream(this, pass, whenLost, isWhole)
+  stream(pass: (bytes: Buffer) => void, isWhole: () => boolean = () => true): Readable {
+    return new BodyStream(this, pass, isWhole)
   }
 
   /** The connection's side: a piece has come. */
   arrived(bytes: Buffer): void {
     if (this.destroyed) return
     if (this.sink !== undefined && !this.paused) this.sink.data(bytes)
-    else this.kept = this.kept === undefined ? bytes : Buffer.concat([this.kept, bytes])
+    else {
+      this.kept = this.kept === undefined ? bytes : Buffer.concat([this.kept, bytes])
+      this.pauseSource()
+    }
   }
 
   /** The connection's side: all has come, or nothing more will. */
@@ -94,6 +106,12 @@ export class ResponseBody {
     this.source = undefined
     this.outcome = outcome
     this.deliver()
+  }
+
+  private pauseSource(): void {
+    if (this.isSourcePaused) return
+    this.isSourcePaused = true
+    this.source?.pause()
   }
 
   private deliver(): void {
@@ -121,29 +139,23 @@ export class ResponseBody {
 /** Room for what one read of a socket brings, and half as much again: pieces are never cut up. */
 const STREAM_BUFFER_BYTES = 96 * 1024
 
-type Pass = (bytes: Buffer) => Buffer | undefined
-
-export class BodyStream extends Readable {
+class BodyStream extends Readable {
   private readonly body: ResponseBody
-  /** Why the reply did not come to its end. */
-  lost: Error | undefined = undefined
 
-  constructor(responseBody: ResponseBody, pass: Pass, whenLost: 'error' | 'end', isWhole: () => boolean) {
+  constructor(responseBody: ResponseBody, pass: (bytes: Buffer) => void, isWhole: () => boolean) {
     super({ highWaterMark: STREAM_BUFFER_BYTES })
     this.body = responseBody
     responseBody.attach({
       data: bytes => {
-        const passed = pass(bytes)
-        if (passed !== undefined && !this.push(passed)) responseBody.pause()
+        pass(bytes)
+        if (!this.push(bytes)) responseBody.pause()
       },
       end: () => {
         if (isWhole()) this.push(null)
         else this.destroy(new Error('the body ended early'))
       },
       lost: error => {
-        this.lost = error
-        if (whenLost === 'end') this.push(null)
-        else this.destroy(error)
+        this.destroy(error)
       },
     })
   }

@@ -23,7 +23,7 @@ export type { EgressChange } from './egress.ts'
 export { createNameMemory, type NameMemory } from './header-names.ts'
 export type { Look } from './look.ts'
 export { lookupPlaces } from './resolver.ts'
-export type { ResponseBody } from './response-body.ts'
+export type { BodySink, ResponseBody } from './response-body.ts'
 export type { ResponseHead } from './response-head.ts'
 export { readByTurn } from './turn-reads.ts'
 

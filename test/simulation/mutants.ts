@@ -200,10 +200,9 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'a client that leaves during a stream leaves the upstream behind',
-    file: 'lib/forward/relay.ts',
-    text: '  const keepalive = deadlines.add(',
-    replacement:
-      '  if (cancellation.reason === undefined) cancellation.onCancel = () => () => undefined\n  const keepalive = deadlines.add(',
+    file: 'lib/forward/relay-events.ts',
+    text: "this.#stopWatching = passing.exchange.cancellation.onCancel(() => this.#giveUp('broken'))",
+    replacement: 'this.#stopWatching = ignore',
   },
   {
     name: 'a stream that broke off ends as if it were whole',
