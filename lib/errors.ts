@@ -98,7 +98,7 @@ export function waitHeaders(waitMs: number): string[] {
 }
 
 /**
- * The head and the body of a refusal, for the normal path and for answers written straight to a socket.
+ * The head and the body of a refusal, for the normal path and for responses written straight to a socket.
  * @returns flat header list (names and values in turn, content-length included) and the body's text
  */
 export function refusalParts(
@@ -128,7 +128,7 @@ function leavesTooMuchUnread(request: IncomingMessage): boolean {
 }
 
 /**
- * Answers with a refusal, unless an answer has begun already (then the connection is cut: nothing whole can follow).
+ * Answers with a refusal, unless a response has begun already (then the connection is cut: nothing whole can follow).
  */
 export function refuse(exchange: Exchange, refusal: Refusal): void {
   const { request, response, record } = exchange

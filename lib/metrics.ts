@@ -24,7 +24,7 @@ interface Family {
   readonly buckets?: readonly number[]
 }
 
-/** LLM answers take from a tenth of a second (embeddings) to ten minutes (reasoning without streaming). */
+/** LLM responses take from a tenth of a second (embeddings) to ten minutes (reasoning without streaming). */
 const DURATION_BUCKETS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600]
 const FIRST_BYTE_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]
 

@@ -1,9 +1,9 @@
-// One request of a client and its answer: what every phase shares. The server makes it; it lives as long as the answer
-// does.
+// One request of a client and its response: what every phase shares. The server makes it; it lives as long as the
+// response does.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ClientKey, TokenIssuer } from './config/types.ts'
 
-/** Who ended a request before its answer was whole. */
+/** Who ended a request before its response was whole. */
 export type CancelReason = 'client_closed' | 'shutdown' | 'client_stalled'
 
 /** The one signal of a request: whatever phase it is in has put its way to stop here. */
@@ -69,7 +69,7 @@ export interface RequestRecord {
   backend: string | undefined
   status: number
   attempts: number
-  /** Milliseconds from the request's head to the first byte of the answer. */
+  /** Milliseconds from the request's head to the first byte of the response. */
   ttfbMs: number | undefined
   bytesIn: number
   bytesOut: number
@@ -77,7 +77,7 @@ export interface RequestRecord {
   usage: Usage
   /** A tier above could not take it. */
   servedByLowerTier: boolean
-  /** Azure's own id of the answer (`apim-request-id` or `x-request-id`), for a support ticket. */
+  /** Azure's own id of the response (`apim-request-id` or `x-request-id`), for a support ticket. */
   upstreamId: string | undefined
   /** Azure moved it to another deployment itself (`x-ms-is-spilled-over`, `x-ms-spillover-from-deployment`). */
   azureSpillover: string | undefined
@@ -130,7 +130,7 @@ export interface Exchange {
   /** undefined: the request is not traced. */
   readonly trace?: RequestTrace | undefined
   /**
-   * The proxy's id of the request, in the log and (unless the upstream sent its own) in the answer's `x-request-id`.
+   * The proxy's id of the request, in the log and (unless the upstream sent its own) in the response's `x-request-id`.
    */
   readonly id: string
   readonly request: IncomingMessage

@@ -13,14 +13,14 @@ export type Exchanged =
   | { readonly kind: 'lost'; readonly code: string }
 
 /**
- * Sends a request and reads its answer whole. Never throws: what goes wrong is said as `lost`.
+ * Sends a request and reads its response whole. Never throws: what goes wrong is said as `lost`.
  * @param signal ends it at once; the caller bounds the whole exchange in time with it
- * @param maxAnswerBytes a longer answer counts as lost
+ * @param maxResponseBytes a longer response counts as lost
  */
-export type Exchange = (request: TokenRequest, signal: AbortSignal, maxAnswerBytes?: number) => Promise<Exchanged>
+export type Exchange = (request: TokenRequest, signal: AbortSignal, maxResponseBytes?: number) => Promise<Exchanged>
 
-/** Token answers have 2 to 8 KB; more is no token answer. */
-const MAX_ANSWER_BYTES = 64 * 1024
+/** Token responses have 2 to 8 KB; more is no token response. */
+const MAX_RESPONSE_BYTES = 64 * 1024
 
 const STRAIGHT: EgressConfig = { httpsProxy: undefined, httpProxy: undefined, noProxy: [], ca: [] }
 
@@ -55,7 +55,7 @@ function headerObject(names: readonly string[], rawHeaders: readonly string[]): 
  * @param egress asked each time: a reload may change it
  */
 export function createExchange(transport: Transport, egress: () => EgressConfig): Exchange {
-  return (request, signal, maxAnswerBytes = MAX_ANSWER_BYTES) =>
+  return (request, signal, maxResponseBytes = MAX_RESPONSE_BYTES) =>
     new Promise(resolve => {
       const { url, method, headers, body, connectMs } = request
       const endpoint = endpointOf(request, egress())
@@ -91,7 +91,7 @@ export function createExchange(transport: Transport, egress: () => EgressConfig)
             responseBody.attach({
               data(chunk) {
                 size += chunk.length
-                if (size > maxAnswerBytes) lost('oversized answer')
+                if (size > maxResponseBytes) lost('oversized answer')
                 else chunks.push(chunk)
               },
               end() {

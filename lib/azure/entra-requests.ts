@@ -1,4 +1,4 @@
-// Token requests of each kind of Entra identity, and the meaning of the answers. Pure: no socket, no clock, no file.
+// Token requests of each kind of Entra identity, and the meaning of the responses. Pure: no socket, no clock, no file.
 import { isLoopback } from '../config/endpoint.ts'
 import type { Credential } from '../config/types.ts'
 import { namedWaitMs } from './waits.ts'
@@ -27,7 +27,7 @@ export interface TokenRequest {
   readonly platform?: boolean
 }
 
-/** An answer as it came, its body whole. */
+/** A response as it came, its body whole. */
 export interface HttpAnswer {
   readonly status: number
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
@@ -40,7 +40,7 @@ export type TokenAnswer =
   | {
       readonly kind: 'failed'
       readonly reason: string
-      /** How long the answer asks to be left alone; undefined: it does not say. */
+      /** How long the response asks to be left alone; undefined: it does not say. */
       readonly waitMs: number | undefined
       /**
        * It speaks of the config (`invalid_client`, an identity that is not assigned); left out: it may be there a
@@ -195,7 +195,7 @@ const REFUSED: Readonly<Record<TokenCredential['kind'], string>> = {
 }
 
 /**
- * Entra's number and OAuth's word for what is wrong, where they are there; free text of an answer is never passed on.
+ * Entra's number and OAuth's word for what is wrong, where they are there; free text of a response is never passed on.
  */
 function errorCodes(answer: Readonly<Record<string, unknown>> | undefined): string[] {
   if (answer === undefined) return []
@@ -213,7 +213,7 @@ function isAboutConfig(status: number): boolean {
 }
 
 /**
- * What an answer means. The reasons name codes and statuses, never what was sent or any free text that came back.
+ * What a response means. The reasons name codes and statuses, never what was sent or any free text that came back.
  * @param epochMs the wall clock when the request was made
  */
 export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer, epochMs: number): TokenAnswer {
@@ -258,7 +258,7 @@ export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer,
   return { kind: 'token', token, livesMs: Math.min(livesMs, MAX_LIFE_MS) }
 }
 
-/** What to say when no answer came. @param code the system's error code or a few plain words */
+/** What to say when no response came. @param code the system's error code or a few plain words */
 export function unreachable(credential: TokenCredential, host: string, code: string): TokenAnswer {
   const hint = credential.kind === 'managed_identity' ? ': does this run on Azure, with an identity assigned?' : ''
   return {

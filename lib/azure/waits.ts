@@ -1,9 +1,9 @@
-// The waits that throttled and failing answers name. Pure.
+// The waits that throttled and failing responses name. Pure.
 
 /** Header values by lower-case name, as node:http gives them. */
 export type HeaderValues = Readonly<Record<string, string | string[] | undefined>>
 
-/** No answer is believed further than a day ahead: a daily quota is the longest limit Azure names (86,400 s). */
+/** No response is believed further than a day ahead: a daily quota is the longest limit Azure names (86,400 s). */
 export const MAX_WAIT_MS = 86_400_000
 
 /** The wait of a 429 that names none (lib/README.md, "Outcomes of an attempt"). */
@@ -24,7 +24,8 @@ function bounded(waitMs: number): number {
 const MAX_DIGITS = 9
 
 /**
- * A number of a few digits, which is what nearly every answer brings: six of them cost 0.3 µs less than with patterns.
+ * A number of a few digits, which is what nearly every response brings: six of them cost 0.3 µs less than with
+ * patterns.
  */
 function ofDigits(text: string): number | undefined {
   const { length } = text

@@ -37,9 +37,9 @@ export interface BackendHealth {
   readonly inFlight: number
   /** Reported its rate limit as spent until then: picked last, not excluded. */
   readonly exhaustedUntilMs: number
-  /** Last real answer, 429s included. */
+  /** Last real response, 429s included. */
   readonly lastAnsweredMs: number
-  /** Last answer that was no 429. */
+  /** Last response that was no 429. */
   readonly lastServedMs: number
   /** Requests that the wait queue may let through after a throttle, whose capacity nobody knows; Infinity: any. */
   readonly ramp: number
@@ -52,7 +52,7 @@ type Mutable<T> = { -readonly [K in keyof T]: T[K] }
 export interface Lease {
   /** The one request that decides about a deployment whose hold is over. */
   readonly isTrial: boolean
-  /** A real answer came: the deployment lives, also if the stream that follows takes minutes. */
+  /** A real response came: the deployment lives, also if the stream that follows takes minutes. */
   answered(): void
   release(blame: Blame): void
   /** Takes the released blame back: a second deployment met the same request with suspect trouble. */

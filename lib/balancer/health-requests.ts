@@ -36,13 +36,13 @@ function liftThrottle(state: HealthState, lease: number): HealthState {
   return { ...state, throttle: { ...NO_THROTTLE, epoch: state.throttle.epoch + 1 } }
 }
 
-/** An answer: the row of marks is broken, and a long wait that this request asked about is over. */
+/** A response: the row of marks is broken, and a long wait that this request asked about is over. */
 export function noteSound(state: HealthState, { lease }: FromLease): HealthState {
   const lifted = liftThrottle(state, lease)
   return state.marks === 0 ? lifted : { ...lifted, marks: 0 }
 }
 
-/** Whether a request's answer outweighs the trouble: it began after that was seen, and no operator's hold is on. */
+/** Whether a request's response outweighs the trouble: it began after that was seen, and no operator's hold is on. */
 function outweighs({ phase }: HealthState, { lease, since }: FromLease): boolean {
   if (phase.kind === 'in') return false
   const { trouble } = phase
@@ -54,7 +54,7 @@ function letIn(state: HealthState): HealthState {
   return { ...state, phase: IN, probeOverruled: state.probeOverruled || troubleOf(state)?.probeFailing === true }
 }
 
-/** An answer brings a deployment back if it says something of the time after the trouble was seen. */
+/** A response brings a deployment back if it says something of the time after the trouble was seen. */
 export function letInIfNewer(state: HealthState, event: FromLease): HealthState {
   const sound = noteSound(state, event)
   return outweighs(state, event) ? letIn(sound) : sound

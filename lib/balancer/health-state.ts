@@ -102,7 +102,7 @@ export interface FromLease {
 
 export type HealthEvent =
   | { readonly kind: 'leased'; readonly lease: number }
-  /** A real answer, good or bad. */
+  /** A real response, good or bad. */
   | ({ readonly kind: 'answered' } & FromLease)
   | ({ readonly kind: 'throttled'; readonly waitMs: number } & FromLease)
   | ({

@@ -67,7 +67,7 @@ export interface HealthRegistry {
   /** Every new version that this process made, for its peers; more often than `onChange`. */
   onVersion(listener: (health: BackendHealth) => void): () => void
   /**
-   * Something may be free now: a slot, a hold that ended, an answer after a throttle. Costs nothing while nobody
+   * Something may be free now: a slot, a hold that ended, a response after a throttle. Costs nothing while nobody
    * listens.
    */
   onCapacity(listener: () => void): () => void
@@ -234,7 +234,7 @@ export function createHealthRegistry(options: HealthRegistryOptions): HealthRegi
     health.state = merged.state
     health.writer = merged.writer
     models.changed(false)
-    // Slow for another process, which had no answer to compare with: here it has answered meanwhile.
+    // Slow for another process, which had no response to compare with: here it has answered meanwhile.
     const { phase, sequence } = merged.state
     if (phase.kind === 'held' && phase.trouble.silentSinceMs <= health.lastAnsweredMs) {
       apply(health, { kind: 'answered', lease: 0, since: sequence })
@@ -256,7 +256,7 @@ export function createHealthRegistry(options: HealthRegistryOptions): HealthRegi
       const health = own(given)
       const atMs = clock.nowMs()
       const { remainingRequests, remainingTokens, limitRequests, limitTokens } = headroom
-      // Said by nearly every answer: a spread took 1.3 µs.
+      // Said by nearly every response: a spread took 1.3 µs.
       health.headroom = { remainingRequests, remainingTokens, limitRequests, limitTokens, atMs }
       health.exhaustedUntilMs = atMs + exhaustedForMs
     },

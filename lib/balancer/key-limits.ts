@@ -29,7 +29,7 @@ export interface KeyUsed extends UsedSoFar {
   readonly inFlight: number
 }
 
-/** The counters behind an admission; in a worker they live in the primary, so the answer may take a moment. */
+/** The counters behind an admission; in a worker they live in the primary, so the result may take a moment. */
 export interface KeyLimiter {
   /** @param tokens what the request is estimated to take */
   admit(name: string, limits: ClientKeyLimits, tokens: number): Admission | Promise<Admission>
@@ -209,7 +209,7 @@ export function createKeyUsage(clock: Clock, ledger?: UsageLedger): KeyUsage {
     if (took !== undefined) {
       const more = took - tokens
       if (account.uses.includes(use)) use.tokens += more
-      // A long answer outlives the minute it was admitted in: what it took beyond its estimate counts as of now.
+      // A long response outlives the minute it was admitted in: what it took beyond its estimate counts as of now.
       else if (more > 0) useNow(account, nowMs).tokens += more
     }
     if (account.inFlight > 0 || account.uses.length > 0) return

@@ -1,5 +1,5 @@
-// Asks every resource now and then, token-free, whether it lives and takes its credential; the answer moves the health
-// of all its deployments. How a resource is asked is handed in.
+// Asks every resource now and then, token-free, whether it lives and takes its credential; the response moves the
+// health of all its deployments. How a resource is asked is handed in.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { EjectReason, HealthRegistry } from './health.ts'
 import type { Member } from './pool.ts'

@@ -1,5 +1,5 @@
 // Features that single deployments turned out not to offer: an operation at an api_version, or the option that asks for
-// usage in streams. Believed briefly at first, since gateways answer so while they restart; ended by one answer.
+// usage in streams. Believed briefly at first, since gateways answer so while they restart; ended by one response.
 import type { Clock } from '../clock.ts'
 
 /** How long it is avoided the first, the second and every later time, in milliseconds. */

@@ -5,7 +5,7 @@ import type { Clock, Timer } from '../clock.ts'
 import type { HealthRegistry } from './health.ts'
 import type { Picker, PickResult, Pool } from './pool.ts'
 
-/** Requests waiting per model; beyond it a 429 is the honest answer. */
+/** Requests waiting per model; beyond it a 429 is the honest response. */
 export const MAX_WAITING = 1_000
 
 /** What ends a wait early. */
@@ -126,7 +126,7 @@ function createLineServer(clock: Clock): LineServer {
 }
 
 /**
- * @param health tells of a slot, a hold that ended, an answer after a throttle; listened to while somebody waits
+ * @param health tells of a slot, a hold that ended, a response after a throttle; listened to while somebody waits
  */
 export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
   const lines = new Map<string, Line>()
@@ -137,7 +137,7 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
   const onCapacity = (): void => {
     for (const line of lines.values()) {
       const [first] = line.waiters
-      // Most news is of an answer that changes nothing for those who wait.
+      // Most news is of a response that changes nothing for those who wait.
       if (first !== undefined && (isServing() || first.given.pool.hasRoom() || !first.given.pool.hasBusy())) serve(line)
     }
   }

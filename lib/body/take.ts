@@ -157,7 +157,8 @@ function createHolder({ maxBytes, budget, scanner }: TakeOptions, coding: Coding
         release() {
           if (!held) return
           held = false
-          // Emptied, not dropped: the request's own functions are suspended with it for as long as its answer streams.
+          // Emptied, not dropped: the request's own functions are suspended with it for as long as its response
+          // streams.
           chunks.length = 0
           budget.release(bytes)
         },

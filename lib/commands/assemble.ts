@@ -150,7 +150,7 @@ export function createEntra(
   onProblem: TokenAuthorizersOptions['onProblem'],
   exchange: Exchange,
 ): TokenAuthorizers {
-  // Not by node:fs/promises, which would be loaded at every start: 3 % of the way to the first answer.
+  // Not by node:fs/promises, which would be loaded at every start: 3 % of the way to the first response.
   const readText = (path: string): Promise<string> => promises.readFile(path, 'utf8')
   return createTokenAuthorizers({
     clock,

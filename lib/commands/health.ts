@@ -8,7 +8,7 @@ import type { ExitCode } from './exit-code.ts'
 
 /** A proxy that takes longer to say how it is, is not well. */
 const TIMEOUT_MS = 3_000
-/** Bytes of an answer that are looked at. */
+/** Bytes of a response that are looked at. */
 const MAX_ANSWER_BYTES = 64 * 1024
 
 /** Where the proxy of this machine listens, by its config if it can be read, else by the defaults. */

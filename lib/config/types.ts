@@ -208,7 +208,7 @@ export interface ServerConfig {
   readonly trustedProxies: AddressRanges | undefined
   /** Further JSON operations of the v1 form, routed by the body's model: `rerank`, `team/thing`. */
   readonly extraOperations: readonly string[]
-  /** Origins of browser apps, `*` for all; empty: no browser app of another origin may read answers. */
+  /** Origins of browser apps, `*` for all; empty: no browser app of another origin may read responses. */
   readonly corsOrigins: readonly string[]
 }
 

@@ -33,7 +33,7 @@ export interface AttemptEntry {
   readonly model: string
   readonly backend: string
   readonly outcome: OutcomeLabel
-  /** Milliseconds from asking to the first byte of the answer; undefined when none came. */
+  /** Milliseconds from asking to the first byte of the response; undefined when none came. */
   readonly ttfbMs: number | undefined
 }
 
@@ -73,7 +73,7 @@ export interface BackendState {
   readonly deployment: number
   readonly tier: number
   readonly weight: number
-  /** `trial`: its hold has passed, its next answer decides. */
+  /** `trial`: its hold has passed, its next response decides. */
   readonly state: 'healthy' | 'throttled' | 'ejected' | 'trial'
   readonly reason: string | null
   readonly detail: string | null

@@ -150,7 +150,7 @@ const PAGE_HEADERS = [
 
 export function createDashboardRoutes({ clock, collect, eject, restore }: DashboardRoutesDeps): DashboardRoutes {
   let made: Promise<{ readonly pageBytes: Buffer; readonly csp: string }> | undefined
-  // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first answer, and 0.7
+  // Loaded and made for the first who asks: at every start it would cost 0.01 of the way to the first response, and 0.7
   // MB.
   const page = async () => {
     const { html, csp } = await import('./page.js')

@@ -13,7 +13,7 @@ export interface StepCounts {
   readonly errors: number
   readonly throttled: number
   readonly prompt_tokens: number
-  /** Prompt tokens of answers that said how many were cached: embeddings, for one, do not. */
+  /** Prompt tokens of responses that said how many were cached: embeddings, for one, do not. */
   readonly cacheable_tokens: number
   readonly cached_tokens: number
   readonly completion_tokens: number

@@ -1,4 +1,4 @@
-// One backend's turn in the retry loop: the request is sent, and once more to the same backend where its answer asks
+// One backend's turn in the retry loop: the request is sent, and once more to the same backend where its response asks
 // for that.
 import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import type { Leased, Member } from '../balancer/pool.ts'
@@ -17,7 +17,7 @@ export interface AskDeps extends SendDeps {
 export type Answered =
   | Upgraded
   | (AttemptResult & {
-      /** The last try asked for usage in the client's name: its event is taken out of the answer again. */
+      /** The last try asked for usage in the client's name: its event is taken out of the response again. */
       readonly asksUsage: boolean
     })
 
@@ -39,7 +39,7 @@ const REFUSALS: ReadonlySet<number> = new Set([401, 403, 404])
 export function outcomeFor(exchange: Exchange, { upgrade }: ForwardRequest, result: AttemptResult): Outcome {
   const { outcome } = result
   if (result.kind !== 'response') return outcome
-  // A handshake whose refusal is no answer to the client: it speaks of the route, not of a request.
+  // A handshake whose refusal is no response to the client: it speaks of the route, not of a request.
   if (upgrade?.refusalsMoveOn === true && (outcome.kind === 'served' || outcome.kind === 'clients_own')) {
     return { kind: 'unsupported', detail: `${result.response.status} to a handshake`, wrong: 'either' }
   }
@@ -48,7 +48,7 @@ export function outcomeFor(exchange: Exchange, { upgrade }: ForwardRequest, resu
   return REFUSALS.has(result.response.status) && namesItsOwn(exchange) ? CLIENTS : outcome
 }
 
-/** Whether an answer is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
+/** Whether a response is a 400 about that option: API versions before 2024-09 and `data_sources` refuse it. */
 export function refusesStreamOptions({ status, body }: UpstreamResponse): boolean {
   if (status !== 400 || body.kind !== 'whole') return false
   const error = readErrorBody(Buffer.concat(body.chunks))

@@ -25,7 +25,7 @@ export function outcomeDetail(outcome: Outcome): string {
   return 'detail' in outcome ? outcome.detail : ''
 }
 
-/** Takes to the backend's standing what an answer says is left of its rate limits. */
+/** Takes to the backend's standing what a response says is left of its rate limits. */
 export function noteSignals(member: Member, values: ResponseValues, healthRegistry: HealthRegistry): void {
   if (values['x-ratelimit-remaining-requests'] === undefined && values['x-ratelimit-remaining-tokens'] === undefined) {
     return
@@ -42,7 +42,9 @@ function safeForLog(value: string | undefined): string | undefined {
   return Buffer.from(value, 'latin1').toString('latin1')
 }
 
-/** Puts on the request's record what an answer's headers tell: Azure's own id, and whether Azure moved it elsewhere. */
+/**
+ * Puts on the request's record what a response's headers tell: Azure's own id, and whether Azure moved it elsewhere.
+ */
 export function recordResponse({ record }: Exchange, { headers }: UpstreamResponse): void {
   const { values } = headers
   record.upstreamId = safeForLog(values['apim-request-id']) ?? safeForLog(values['x-request-id'])
@@ -53,7 +55,7 @@ export function recordResponse({ record }: Exchange, { headers }: UpstreamRespon
   }
 }
 
-/** Puts on the request's record how its answer's way to the client ended. */
+/** Puts on the request's record how its response's way to the client ended. */
 export function recordResult({ record }: Exchange, end: RelayResult): void {
   if (end.kind === 'cut') record.error = `cut: ${end.detail}`
   else if (end.kind === 'cancelled') record.error = end.reason

@@ -1,5 +1,5 @@
-// One try at one backend, up to the point where its answer is either the client's or known not to be. Never throws for
-// what it meets: that is its result. It knows no pools and sends nothing to the client.
+// One try at one backend, up to the point where its response is either the client's or known not to be. Never throws
+// for what it meets: that is its result. It knows no pools and sends nothing to the client.
 import type { Clock, Deadlines } from '../clock.ts'
 import type { Transport } from '../http1/send.ts'
 import { ConnectError, ProtocolError, type ResponseHandler } from '../http1/send.ts'
@@ -34,7 +34,7 @@ function notConnected({ code, message, phase, timeout }: ConnectError): Outcome 
   return transportFailure(timeout ? 'connect_timeout' : 'connect_failed', detail)
 }
 
-/** What it means that no answer came. */
+/** What it means that no response came. */
 function failureOf(error: Error): Outcome {
   const code = errorCode(error)
   if (SHORTAGES.has(code)) return { kind: 'shortage', detail: code }
@@ -117,7 +117,7 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
 }
 
 /**
- * Step 8 of a request (lib/README.md). A used connection that turns out dead before any byte of an answer is nobody's
+ * Step 8 of a request (lib/README.md). A used connection that turns out dead before any byte of a response is nobody's
  * fault: once more, on a fresh one.
  */
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {

@@ -26,10 +26,10 @@ export function errorCode(error: unknown): string {
   return 'error'
 }
 
-/** An answer whose body is to be read. */
+/** A response whose body is to be read. */
 export type Begun = Omit<UpstreamResponse, 'body'>
 
-/** The result of an attempt whose answer is the client's. */
+/** The result of an attempt whose response is the client's. */
 export function served(upstreamResponse: UpstreamResponse): AttemptResult {
   return { kind: 'response', outcome: SERVED, response: upstreamResponse }
 }

@@ -1,9 +1,9 @@
-// The waits that an upstream's own answer names, on their way to a client: SDKs ignore long ones, or sleep through them
-// (azure/README.md 6.6).
+// The waits that an upstream's own response names, on their way to a client: SDKs ignore long ones, or sleep through
+// them (azure/README.md 6.6).
 import { namedWaitMs } from '../azure/waits.ts'
 
 /**
- * Cuts, in place, the waits of an upstream's own answer to the longest that a client may be given: `retry-after`
+ * Cuts, in place, the waits of an upstream's own response to the longest that a client may be given: `retry-after`
  * (seconds or a date) and `retry-after-ms` above `maxMs`. What is within it, or says no time at all, stays as it is.
  * @param epochMs the wall clock, for dates
  */

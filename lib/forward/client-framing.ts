@@ -39,7 +39,7 @@ export function declareLength(headers: string[], declared: number | undefined, s
 // node:http makes four writes of size, line end, data and line end, and gathers them. One buffer costs 4 to 7 µs less
 // an event of an open stream.
 
-/** Of an answer whose head has been written. */
+/** Of a response whose head has been written. */
 export interface ChunkFraming {
   /** A piece as it goes over the wire; to be written as it is. */
   framed(bytes: Buffer): Buffer

@@ -1,4 +1,4 @@
-// The headers by which a browser lets a page of another origin read an answer (Fetch standard, "CORS protocol"). Set
+// The headers by which a browser lets a page of another origin read a response (Fetch standard, "CORS protocol"). Set
 // where the config allows the page's origin; an upstream's own are then left out, since they speak of the upstream's
 // origins.
 

@@ -1,4 +1,4 @@
-// The error for a client whom no backend gave an answer. Pure.
+// The error for a client whom no backend gave a response. Pure.
 import type { PickResult } from '../balancer/pool.ts'
 import { MAX_NAMED_WAIT_MS, type Refusal } from '../errors.ts'
 import type { Outcome } from './outcome.ts'

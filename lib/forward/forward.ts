@@ -1,5 +1,5 @@
-// The story of one request: attempts in turn until one is the client's answer, then the relay; a refusal when none is.
-// The decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
+// The story of one request: attempts in turn until one is the client's response, then the relay; a refusal when none
+// is. The decisions are made in outcome.ts and the balancer; here they are only carried out, in order.
 import type { HealthRegistry, Lease } from '../balancer/health.ts'
 import type { Leased, Member, Picker, PickResult } from '../balancer/pool.ts'
 import { isWorthWaiting, type WaitQueue, type WaitResult } from '../balancer/wait-queue.ts'
@@ -29,7 +29,7 @@ interface Way {
   readonly ticket: { place: number }
   /** Attempts that count against `retry.max_attempts`. */
   counted: number
-  /** The last answer that is better than none. */
+  /** The last response that is better than none. */
   fallback: MemberResponse | undefined
   /**
    * The lease of the first backend that met this request with suspect trouble: its blame is withdrawn if a second one
@@ -127,7 +127,7 @@ function hasFailed({ outcomes }: History): boolean {
   return outcomes.some(({ kind }) => kind !== 'state_elsewhere')
 }
 
-/** One answer shows that a backend offers the operation after all. */
+/** One response shows that a backend offers the operation after all. */
 function noteOffered({ request: { operation }, deps: { unsupported } }: Way, { health, backend }: Member): void {
   if (operation === undefined) return
   unsupported.answered({ deployment: health.id, what: operation, apiVersion: backend.apiVersion })
@@ -202,7 +202,7 @@ async function walk(way: Way): Promise<TryResult> {
   return whatIsLeft(way)
 }
 
-/** A way at its beginning. Its own function: `forward` must keep none of it while an answer streams for minutes. */
+/** A way at its beginning. Its own function: `forward` must keep none of it while a response streams for minutes. */
 function wayOf(exchange: Exchange, request: ForwardRequest, picker: Picker, deps: ForwardDeps): Way {
   return {
     exchange,
@@ -220,8 +220,8 @@ function wayOf(exchange: Exchange, request: ForwardRequest, picker: Picker, deps
 }
 
 /**
- * The retry loop: attempts at one backend after another until one answers, or none is left. The lease of the last one
- * is still held. Called again with the same picker it goes on with the backends that are left.
+ * The retry loop: attempts at one backend after another until one brings a response, or none is left. The lease of the
+ * last one is still held. Called again with the same picker it goes on with the backends that are left.
  */
 export function tryBackends(
   exchange: Exchange,

@@ -211,7 +211,7 @@ export function upstreamHeaders(
   return kept
 }
 
-/** The headers of an answer that mean something to the proxy itself, by lower-case name; of several the first. */
+/** The headers of a response that mean something to the proxy itself, by lower-case name; of several the first. */
 export interface ResponseValues extends HeaderValues {
   'content-type': string | undefined
   'content-encoding': string | undefined
@@ -231,7 +231,7 @@ export interface ResponseValues extends HeaderValues {
   'policy-id': string | undefined
 }
 
-/** Always all of them, so that every answer's has the same shape: reading one then costs next to nothing. */
+/** Always all of them, so that every response's has the same shape: reading one then costs next to nothing. */
 function noValues(): ResponseValues {
   return {
     'content-type': undefined,
@@ -262,7 +262,7 @@ export interface ResponseHeaders {
   readonly contentLength: number | undefined
 }
 
-/** An answer's headers on their way to the client: all but hop-by-hop and credentials. */
+/** A response's headers on their way to the client: all but hop-by-hop and credentials. */
 export function responseHeaders({
   rawHeaders,
   names: lowerNames,

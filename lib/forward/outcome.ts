@@ -1,4 +1,4 @@
-// The meaning of an attempt: for the request (whose answer is it, or which backend is asked next) and for the backend
+// The meaning of an attempt: for the request (whose response is it, or which backend is asked next) and for the backend
 // (blame). Pure. The table stands in lib/README.md, section "Outcomes of an attempt".
 import { errorText, type Sent } from '../azure/error-text.ts'
 import {
@@ -20,11 +20,11 @@ import type { Blame, EjectReason } from '../balancer/health.ts'
 import type { CancelReason } from '../request-context.ts'
 
 export type Outcome =
-  /** The answer is the client's, good or bad. */
+  /** The response is the client's, good or bad. */
   | { readonly kind: 'served' }
   /**
-   * The answer is the client's, and says nothing of the backend: the client's own header has caused it, or nobody could
-   * read it.
+   * The response is the client's, and says nothing of the backend: the client's own header has caused it, or nobody
+   * could read it.
    */
   | { readonly kind: 'clients_own' }
   | { readonly kind: 'throttled'; readonly waitMs: number; readonly detail: string }
@@ -109,7 +109,7 @@ function forbidden(headers: HeaderValues, error: UpstreamError, said: () => stri
 }
 
 /**
- * Step 10 of a request (lib/README.md): the meaning of an answer's head and, for 4xx and 5xx, of its error body.
+ * Step 10 of a request (lib/README.md): the meaning of a response's head and, for 4xx and 5xx, of its error body.
  * @param creates false for reads of stored objects, whose 404 is the client's
  * @param epochMs the wall clock, for waits that are dates
  * @param sent what the error may repeat of the request; left out: `detail` has no words of the upstream's
@@ -245,9 +245,10 @@ export function blameOf(outcome: Outcome, metSuspect: boolean): Blame {
 }
 
 /**
- * Whether the upstream's answer may be given to the client when no backend did better. A throttle, refused credentials,
- * a missing deployment, a login page or a redirect are ours to explain: their answers would mislead a client.
- * @param status of the answer; an error inside a 200 is given as it is
+ * Whether the upstream's response may be given to the client when no backend did better. A throttle, refused
+ * credentials, a missing deployment, a login page or a redirect are ours to explain: their responses would mislead a
+ * client.
+ * @param status of the response; an error inside a 200 is given as it is
  */
 export function isPresentable(outcome: Outcome, status: number): boolean {
   switch (outcome.kind) {

@@ -1,4 +1,4 @@
-// Passes an answer on to the client: whole, flowing, or event by event. From its first byte on there is no second
+// Passes a response on to the client: whole, flowing, or event by event. From its first byte on there is no second
 // chance: a part never looks like the whole.
 
 import type { ServerResponse } from 'node:http'
@@ -14,7 +14,7 @@ import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody, UpstreamRespon
 import { createTail, readUsage } from './usage.ts'
 
 /**
- * Up to this size an answer joins its head in one string and one write; above, copying costs more than a second write.
+ * Up to this size a response joins its head in one string and one write; above, copying costs more than a second write.
  */
 const ONE_WRITE_MAX_BYTES = 16 * 1024
 
@@ -141,8 +141,8 @@ async function relayFlowing(
 }
 
 /**
- * Step 11 of a request (lib/README.md). Sends an answer's head and body.
- * @returns how it ended, once the last byte is handed over or the answer has been cut
+ * Step 11 of a request (lib/README.md). Sends a response's head and body.
+ * @returns how it ended, once the last byte is handed over or the response has been cut
  */
 export function relay(
   exchange: Exchange,

@@ -173,8 +173,8 @@ export function createOwnerFinder(deps: OwnerFinderDeps): OwnerFinder {
 // Asks one resource for its model list: shows network, TLS and credential, and costs no token (azure/README.md 8).
 
 /**
- * What an answer to a probe says (azure/README.md 8). A page of a box in front says that something answers, and nothing
- * else.
+ * What a response to a probe says (azure/README.md 8). A page of a box in front says that something answers, and
+ * nothing else.
  */
 function verdictOf(status: number, outcome: Outcome): ProbeVerdict {
   if (outcome.kind === 'misconfigured') {

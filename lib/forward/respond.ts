@@ -1,4 +1,4 @@
-// The response to the client once the retry loop has ended: an upstream's answer, a tunnel, or a refusal of ours. No
+// The response to the client once the retry loop has ended: an upstream's response, a tunnel, or a refusal of ours. No
 // second chance here.
 import type { Lease } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
@@ -14,7 +14,7 @@ export interface RespondDeps extends RelayDeps {
   onAttempt(report: AttemptReport): void
 }
 
-/** The answer of one backend. */
+/** The response of one backend. */
 export interface MemberResponse {
   readonly member: Member
   readonly response: UpstreamResponse
@@ -36,13 +36,13 @@ export interface LastAttempt {
 export type TryResult =
   | (LastAttempt & MemberResponse & { readonly kind: 'response' })
   | (LastAttempt & { readonly kind: 'upgraded'; readonly upgraded: Upgraded })
-  /** No attempt is left; this answer is better than none. */
+  /** No attempt is left; this response is better than none. */
   | (MemberResponse & { readonly kind: 'fallback' })
   | { readonly kind: 'refusal'; readonly refusal: Refusal }
   /** The client did not wait. */
   | { readonly kind: 'left'; readonly reason: CancelReason }
 
-/** Gives an answer to the client; tells how that ended. At once where all of it is there already. */
+/** Gives a response to the client; tells how that ended. At once where all of it is there already. */
 function relayResponse(
   exchange: Exchange,
   request: ForwardRequest,
@@ -83,7 +83,7 @@ function holdLease(
     lease.release({ kind: 'none' })
     throw error
   }
-  // An answer that the client has caused itself says nothing of the backend.
+  // A response that the client has caused itself says nothing of the backend.
   if (outcome.kind !== 'clients_own') lease.answered()
   try {
     const end = passing()

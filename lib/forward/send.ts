@@ -100,7 +100,7 @@ function wireHeaders(
   return headers
 }
 
-/** What an attempt brought. It must not hold the body, which is let go of while the answer may stream for minutes. */
+/** What an attempt brought. It must not hold the body, which is let go of while the response may stream for minutes. */
 export type SendResult = AttemptResult | Upgraded
 
 /** A token is fetched for many requests: one that is given up does not wait for it, and does not end the fetch. */

@@ -22,9 +22,9 @@ export interface PreparedRequest {
 
 /** Learns from what is relayed: owners of responses and of encrypted items. */
 export interface ResponseObserver {
-  /** Sees the first bytes of an answer that is passed on, and whose it is. */
+  /** Sees the first bytes of a response that is passed on, and whose it is. */
   onResponse(member: Member, response: UpstreamResponse): void
-  /** Sees whole events of an answer's stream; undefined: nothing can be learnt from them. */
+  /** Sees whole events of a response's stream; undefined: nothing can be learnt from them. */
   readonly onEvents: ((member: Member, events: Buffer) => void) | undefined
 }
 
@@ -43,7 +43,7 @@ export interface ForeignReasoning {
 export interface Upgrade {
   /** The headers that ask for it. */
   readonly headers: readonly string[]
-  /** Any plain answer to the handshake means that this backend has no such route: the next one is asked. */
+  /** Any plain response to the handshake means that this backend has no such route: the next one is asked. */
   readonly refusalsMoveOn?: boolean
   /** What becomes of a backend's agreement. */
   open(member: Member, upgraded: Upgraded): Promise<RelayResult>
@@ -100,7 +100,7 @@ export interface AttemptPlan {
   /** The body as pieces, already rewritten for this backend; empty for none. */
   readonly body: readonly Buffer[]
   readonly dialect: Dialect
-  /** The request asked for an event stream: believed when the answer's content type says nothing. */
+  /** The request asked for an event stream: believed when the response's content type says nothing. */
   readonly wantsStream: boolean
   /** False for reads of stored objects, whose 404 is the client's. */
   readonly isCreate: boolean
@@ -152,7 +152,7 @@ export type AttemptResult =
     }
   | { readonly kind: 'no_response'; readonly outcome: Outcome; readonly values?: ResponseValues }
 
-// On what terms an answer is passed on, and how that may end.
+// On what terms a response is passed on, and how that may end.
 
 export type RelayResult =
   | { readonly kind: 'complete' }
@@ -185,6 +185,6 @@ export interface Upgraded {
   readonly kind: 'upgraded'
   readonly response: ResponseHead
   readonly socket: Socket
-  /** Frames that came together with the answer. */
+  /** Frames that came together with the response. */
   readonly head: Buffer
 }

@@ -14,10 +14,10 @@ export const TAIL_BYTES = 16 * 1024
 export const CHAT_TAIL_BYTES = 2 * 1024
 /** A usage object has a few hundred characters. */
 const MAX_USAGE_BYTES = 4 * 1024
-/** Occurrences looked at from the end: an embedding of the word elsewhere is rare, a flood of them is no answer. */
+/** Occurrences looked at from the end: an embedding of the word elsewhere is rare, a flood of them is no response. */
 const MAX_TRIES = 16
 
-/** Keeps a copy of an answer's last bytes: references would keep whole socket reads in memory for a few bytes each. */
+/** Keeps a copy of a response's last bytes: references would keep whole socket reads in memory for a few bytes each. */
 export interface Tail {
   push(chunk: Buffer): void
   bytes(): Buffer

@@ -77,7 +77,7 @@ export type AdmissionAnswer =
   | { readonly kind: 'refused'; readonly refusal: Refusal }
 
 /**
- * Asks for admission, and leaves the answer to the caller.
+ * Asks for admission, and leaves the refusal to the caller.
  * @param tokens the estimate of what the request takes
  * @param price of its model
  */
@@ -109,7 +109,7 @@ export function askAdmission(
   return asked instanceof Promise ? asked.then(answered) : answered(asked)
 }
 
-/** How to settle when the request has ended; undefined: it was refused, and has its answer. */
+/** How to settle when the request has ended; undefined: it was refused, and has its response. */
 export type Admitted = (() => void) | undefined
 
 /**

@@ -1,5 +1,5 @@
-// Requests that name state of the Responses API must reach the resource that holds it; the state that answers show is
-// remembered. Ids are never changed.
+// Requests that name state of the Responses API must reach the resource that holds it; the state that upstream
+// responses show is remembered. Ids are never changed.
 import type { Operation } from '../azure/operations.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { ByteRange } from '../body/chunk-list.ts'
@@ -22,7 +22,7 @@ import {
 } from './named-state.ts'
 import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.ts'
 
-/** Where a request may go because of the state it names, and what to remember of its answer. */
+/** Where a request may go because of the state it names, and what to remember of its response. */
 export type Binding =
   | ({
       readonly kind: 'free'
@@ -50,7 +50,7 @@ export interface OwnedItem {
   readonly place: ByteRange
 }
 
-/** What to remember of the answer. */
+/** What to remember of the response. */
 interface Learning {
   /** @param leftOut encrypted items were left out for this member: it need not be able to read them */
   readonly onServed: (member: Member, upstreamResponse: UpstreamResponse, leftOut?: boolean) => void
@@ -106,8 +106,8 @@ function piecesOf({ body }: UpstreamResponse): readonly Buffer[] {
 }
 
 /**
- * Remembers what the answer shows as the member's own, and made by this key; `items` too that the request named, since
- * it could read them.
+ * Remembers what the response shows as the member's own, and made by this key; `items` too that the request named,
+ * since it could read them.
  */
 function learningFor(
   named: NamedState,
@@ -119,7 +119,7 @@ function learningFor(
     if (response !== undefined) owners.learn(response, resourceId, maker)
     for (const id of items) {
       const key = itemKey(id)
-      // An item that was there before this answer, whose maker is not known, does not become this key's.
+      // An item that was there before this response, whose maker is not known, does not become this key's.
       owners.learn(key, resourceId, owners.of(key) === undefined ? maker : undefined)
     }
     for (const digest of encrypted) owners.learn(digest, resourceId)

@@ -6,7 +6,7 @@ import { ephemeralKeyId, MAX_KEY_CHARS, type Owners } from '../balancer/owners.t
 import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { EphemeralKey } from '../request-context.ts'
 
-/** An answer to `client_secrets` is this short; its session's instructions come back in it. */
+/** A response to `client_secrets` is this short; its session's instructions come back in it. */
 const MAX_ANSWER_BYTES = 512 * 1024
 
 /**
@@ -24,8 +24,8 @@ export function protocolKey(headers: IncomingHttpHeaders): string | undefined {
 }
 
 /**
- * The secret in an answer of `client_secrets` (`{"value": …}`) or of the older `sessions` (`{"client_secret": {"value":
- * …}}`).
+ * The secret in a response of `client_secrets` (`{"value": …}`) or of the older `sessions` (`{"client_secret":
+ * {"value": …}}`).
  */
 function issuedSecret(upstreamResponse: UpstreamResponse): string | undefined {
   const { body } = upstreamResponse
@@ -43,7 +43,7 @@ function issuedSecret(upstreamResponse: UpstreamResponse): string | undefined {
 }
 
 /**
- * Remembers which resource issued the secret that an answer holds, and for whom.
+ * Remembers which resource issued the secret that a response holds, and for whom.
  * @param mintedBy id of the principal whose rights and limits it has; undefined where authentication is off
  */
 export function learnEphemeral(

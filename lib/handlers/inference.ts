@@ -1,4 +1,4 @@
-// Everything that creates an answer from a model named in the path or the body: chat, embeddings, responses and their
+// Everything that creates a response from a model named in the path or the body: chat, embeddings, responses and their
 // kin.
 
 import type { IncomingHttpHeaders } from 'node:http'
@@ -56,7 +56,7 @@ function bodyFor(
   )
 }
 
-/** Step 5 of a request (lib/README.md). Serves one such request, from its first body byte to its last answer byte. */
+/** Step 5 of a request (lib/README.md). Serves one such request, from its first body byte to its last response byte. */
 export async function handleInference(exchange: Exchange, route: InferenceRoute, runtime: Runtime): Promise<void> {
   const { record } = exchange
   const { operation } = route
@@ -75,7 +75,7 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
   }
   if (taken.kind === 'refused') return refuse(exchange, taken.refusal)
 
-  // Dropped as soon as an answer is passed on: a stream lasts minutes, its request need not.
+  // Dropped as soon as a response is passed on: a stream lasts minutes, its request need not.
   let held: HeldBody | undefined = taken.body
   const releaseBody = (): void => {
     held?.release()

@@ -9,7 +9,7 @@ import { findStringsOfKey } from '../body/json-key-search.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 
 /**
- * Encrypted items and references looked at in one request or answer: an agent's turn has a handful, a long session
+ * Encrypted items and references looked at in one request or response: an agent's turn has a handful, a long session
  * hundreds.
  */
 const MAX_ITEMS = 256
@@ -159,7 +159,7 @@ export function reasoningElements(
   return { elements, gone, base: input.start }
 }
 
-/** The ids of stored things, and the digests of encrypted ones, that an answer's bytes show. */
+/** The ids of stored things, and the digests of encrypted ones, that a response's bytes show. */
 export interface ShownState {
   readonly response: string | undefined
   readonly items: readonly string[]
@@ -177,7 +177,7 @@ function digestsIn(chunks: readonly Buffer[]): readonly string[] {
   return includesBytes(chunks, ENCRYPTED_MARK) ? encryptedIn(chunks).map(({ digest }) => digest) : []
 }
 
-/** The id of the response that an answer's first bytes announce. */
+/** The id of the stored response that an upstream response's first bytes announce. */
 export function announcedResponse(chunks: readonly Buffer[]): string | undefined {
   for (const chunk of chunks) {
     if (!chunk.includes(RESPONSE_ID_MARK)) continue
@@ -187,7 +187,7 @@ export function announcedResponse(chunks: readonly Buffer[]): string | undefined
   return undefined
 }
 
-/** What a whole answer shows. @param stores whether its items can be named later */
+/** What a whole response shows. @param stores whether its items can be named later */
 export function shownByAnswer(chunks: readonly Buffer[], stores: boolean): ShownState {
   return {
     response: announcedResponse(chunks),

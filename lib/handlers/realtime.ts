@@ -35,7 +35,7 @@ export interface ClientSocket {
 }
 
 /**
- * The headers of RFC 6455 that go upstream as the client sent them; the answer's accept key is made from the client's
+ * The headers of RFC 6455 that go upstream as the client sent them; the response's accept key is made from the client's
  * own.
  */
 const HANDSHAKE = ['sec-websocket-key', 'sec-websocket-version', 'sec-websocket-extensions'] as const
@@ -69,7 +69,7 @@ export function handshakeProblem({ request }: Exchange): Refusal | undefined {
   return undefined
 }
 
-/** The 101 as the backend gave it, with what the proxy adds to every answer. */
+/** The 101 as the backend gave it, with what the proxy adds to every response. */
 function agreement(exchange: Exchange, member: Member, { response: upstreamResponse }: Upgraded): string {
   const { headers: list, values } = responseHeaders(upstreamResponse)
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)

@@ -39,7 +39,7 @@ export function poolOf(
 
 const NO_SCANNER = { push: () => undefined }
 
-/** The first object's own id in an answer of one piece; undefined where there is none to be read. */
+/** The first object's own id in a response of one piece; undefined where there is none to be read. */
 export function idIn({ status, body }: UpstreamResponse): string | undefined {
   if (status >= 300 || body.kind !== 'whole') return undefined
   try {

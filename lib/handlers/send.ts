@@ -1,4 +1,4 @@
-// Sends a short answer of the proxy's own.
+// Sends a short response of the proxy's own.
 import type { Exchange } from '../request-context.ts'
 
 /** Sends text with its type; HEAD gets the head alone. */

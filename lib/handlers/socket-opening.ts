@@ -90,7 +90,7 @@ function isClients({ kind }: Outcome): boolean {
   return kind === 'served' || kind === 'clients_own'
 }
 
-/** A backend's own answer to a handshake, as the frame that it becomes. */
+/** A backend's own response to a handshake, as the frame that it becomes. */
 function answerFrame({ status, body }: UpstreamResponse): object {
   const text = body.kind === 'whole' ? Buffer.concat(body.chunks).toString('utf8') : ''
   let error: unknown

@@ -30,7 +30,7 @@ export interface DialDeps {
 }
 
 export interface DialOptions {
-  /** For TCP, the proxy's answer and TLS together, from the known address on; and, before that, for the resolver. */
+  /** For TCP, the proxy's response and TLS together, from the known address on; and, before that, for the resolver. */
   readonly connectMs: number
   /** A plain endpoint behind a proxy wants a tunnel: what follows is not HTTP for long. */
   readonly tunnelled: boolean

@@ -147,8 +147,8 @@ export function refusalOf(proxy: EgressProxy, status: number, asked: string): Co
 }
 
 /**
- * Whether a plain request's answer is the proxy's own refusal instead of the backend's answer. Only what a backend of
- * this API never says: 407 and 511, a redirect to a login, or an error page of squid's.
+ * Whether a plain request's response is the proxy's own refusal instead of the backend's response. Only what a backend
+ * of this API never says: 407 and 511, a redirect to a login, or an error page of squid's.
  */
 export function refusesPlainly(head: ResponseHead): boolean {
   if (head.status === 407 || head.status === 511) return true
@@ -156,7 +156,7 @@ export function refusesPlainly(head: ResponseHead): boolean {
   return isPage(head) && [302, 303, 307, 403, 502, 503, 504].includes(head.status)
 }
 
-/** A proxy's answer to CONNECT beyond this is no answer to it. */
+/** A proxy's response to CONNECT beyond this is no response to it. */
 const MAX_ANSWER_BYTES = 16 * 1024
 
 /** The request for a tunnel, as latin1. */
@@ -167,7 +167,7 @@ export function connectRequest({ authorization }: EgressProxy, { hostname, port 
 }
 
 /**
- * Asks for a tunnel on a connection to the proxy and reads the answer.
+ * Asks for a tunnel on a connection to the proxy and reads the response.
  * @param done the tunnel is there, or why not; called once
  * @returns gives it up; nothing is called then
  */
@@ -198,7 +198,7 @@ export function openTunnel(
     if (typeof head === 'string') {
       finish(fault(proxy, 'EGRESS_NO_HTTP', `does not answer ${asked} in HTTP: is this the port of a proxy?`, 'proxy'))
     } else if (head.status < 200) {
-      // 100 and its kin: the answer is still to come.
+      // 100 and its kin: the response is still to come.
       read = read.subarray(end + 4)
     } else if (head.status >= 300) finish(refusalOf(proxy, head.status, asked))
     else if (isPage(head)) {

@@ -29,7 +29,7 @@ const DEFAULT_PLACES = 2
 const SLOW_MS = 1_000
 /** How long a connection waits for the resolver before it takes the last good address. */
 const LATE_MS = 500
-/** An answer older than this is no help any more: by then the name means something else. */
+/** A response older than this is no help any more: by then the name means something else. */
 const GOOD_FOR_MS = 3_600_000
 /** Names remembered: endpoints, proxies and token endpoints of one config, many times over. */
 const MAX_NAMES = 1_000
@@ -113,7 +113,7 @@ type Answered = (name: Name, error: Error | null, addresses: readonly string[]) 
 
 /**
  * Queues names for the system, which gets at most `places` of them at once, and of the slow ones one less.
- * @param answered called with each answer, before its place goes to the next name
+ * @param answered called with each response, before its place goes to the next name
  */
 function createLookupQueue(clock: Clock, lookup: Lookup, places: number, answered: Answered): (name: Name) => void {
   const queue: Name[] = []

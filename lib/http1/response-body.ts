@@ -14,7 +14,7 @@ export interface BodySink {
 export interface BodySource {
   pause(): void
   resume(): void
-  /** Gives the rest of the answer up, and the connection with it. */
+  /** Gives the rest of the response up, and the connection with it. */
   abandon(): void
 }
 

@@ -19,13 +19,13 @@ export interface ResponseHead {
   readonly names: readonly string[]
   readonly framing: Framing
   /**
-   * Milliseconds for which the far side keeps the connection after this answer: 0 when it closes, Infinity when it does
-   * not say.
+   * Milliseconds for which the far side keeps the connection after this response: 0 when it closes, Infinity when it
+   * does not say.
    */
   readonly keptForMs: number
 }
 
-/** What makes bytes no answer; stable codes, shown in logs. */
+/** What makes bytes no response; stable codes, shown in logs. */
 export type ResponseFault =
   | 'bad_status_line'
   | 'bad_header'
@@ -42,7 +42,7 @@ const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?:[ \r]|$)/
 const ANY_STATUS_LINE = 'HTTP/1.1 200 '
 /** Control characters (a lone CR or LF among them) have no place in a head, and could split it for another reader. */
 const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?:^|[^\r])\n/
-/** Beyond 2^53 a length is no number any more; no answer has a petabyte. */
+/** Beyond 2^53 a length is no number any more; no response has a petabyte. */
 const LENGTH = /^\d{1,15}$/
 
 const NONE: Framing = { kind: 'none' }

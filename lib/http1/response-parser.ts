@@ -1,4 +1,4 @@
-// Reads answers off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112
+// Reads responses off a connection's bytes, one after the other: heads, and bodies without their framing (RFC 9112
 // sections 6 and 7). Knows no sockets. The bytes of a body in one read of the socket come out as one piece. An event
 // stream sends each event as a chunk of its own; two hundred of them one by one cost eight times as much. What it is
 // given may lie in memory that the next read writes over: it keeps and hands out copies.
@@ -11,13 +11,13 @@ export interface ParserEvents {
   head(head: ResponseHead): void
   /** The piece is the listener's own: a copy. */
   body(bytes: Buffer): void
-  /** @param reusable nothing came behind the answer, and its framing does not need the connection to close */
+  /** @param reusable nothing came behind the response, and its framing does not need the connection to close */
   end(reusable: boolean): void
   /** 101: what follows is no HTTP. */
   switched(head: ResponseHead, rest: Buffer): void
 }
 
-/** An answer's head beyond this is an error of the far side; Node's own default. */
+/** A response's head beyond this is an error of the far side; Node's own default. */
 const MAX_HEAD_BYTES = 16 * 1024
 /**
  * 100, 102 and 103 may come before a response for as long as its time limit lets them. A slow server sends a 102 every
@@ -26,7 +26,7 @@ const MAX_HEAD_BYTES = 16 * 1024
 const MAX_INTERIM_BYTES = 1024 * 1024
 /** Hexadecimal digits of a chunk's size: fifteen petabytes. */
 const MAX_SIZE_DIGITS = 13
-/** Chunk extensions and trailers, per chunk and per answer: nobody uses them, and they are thrown away. */
+/** Chunk extensions and trailers, per chunk and per response: nobody uses them, and they are thrown away. */
 const MAX_EXTRA_BYTES = 4 * 1024
 
 const HEAD_END = '\r\n\r\n'
@@ -70,7 +70,7 @@ export class ResponseParser {
   private left = 0
   private digits = 0
   private extra = 0
-  /** Bytes of the current answer that have come, its head's included. */
+  /** Bytes of the current response that have come, its head's included. */
   private seen = 0
 
   constructor(events: ParserEvents, lowerCase: LowerCaseName) {
@@ -78,7 +78,7 @@ export class ResponseParser {
     this.lowerCase = lowerCase
   }
 
-  /** The next bytes are the answer to this request. */
+  /** The next bytes are the response to this request. */
   expect({ bodiless, maySwitch }: { readonly bodiless: boolean; readonly maySwitch: boolean }): void {
     this.state = HEAD
     this.bodiless = bodiless
@@ -88,13 +88,13 @@ export class ResponseParser {
     this.carry = undefined
   }
 
-  /** Nothing of the answer is wanted any more. */
+  /** Nothing of the response is wanted any more. */
   stop(): void {
     this.state = IDLE
     this.carry = undefined
   }
 
-  /** Whether any byte of the answer has come. */
+  /** Whether any byte of the response has come. */
   begun(): boolean {
     return this.seen > 0
   }
@@ -108,7 +108,7 @@ export class ResponseParser {
     return this.pushBody(bytes, 0)
   }
 
-  /** The connection's end has come. @returns whether the answer was whole */
+  /** The connection's end has come. @returns whether the response was whole */
   close(): boolean {
     if (this.state !== UNTIL_CLOSE) return this.state === IDLE
     this.state = IDLE

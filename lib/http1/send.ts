@@ -209,7 +209,7 @@ function sendFresh(
   }
 }
 
-/** A proxy that is asked itself answers in the backend's place when it refuses: those answers are no backend's. */
+/** A proxy that is asked itself answers in the backend's place when it refuses: those responses are no backend's. */
 function throughProxy(
   egress: EgressWatch,
   proxy: EgressProxy,

@@ -52,7 +52,7 @@ const LINGER_MS = 2_000
 const REQUEST_ID = /^[\w.:/+=@-]{1,128}$/
 const TRACEPARENT = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/
 
-/** Status in the log when the client left before an answer (nginx's word for it). */
+/** Status in the log when the client left before a response (nginx's word for it). */
 const CLIENT_CLOSED = 499
 
 function single(value: string | string[] | undefined): string | undefined {

@@ -155,7 +155,7 @@ function ofVerdict(verdict: TokenVerdict): AuthResult {
 
 /**
  * Step 3 of a request (lib/README.md). Authenticates for one config. Of several credentials the first that is valid
- * counts; when none is, the answer speaks of the one that came closest.
+ * counts; when none is, the response speaks of the one that came closest.
  */
 export function createAuthenticator(
   { keys, tokens }: AuthConfig,

@@ -1,10 +1,10 @@
-// Browser apps of other origins: which may read answers, and the preflight that their browsers send first. No key is
+// Browser apps of other origins: which may read responses, and the preflight that their browsers send first. No key is
 // asked of a preflight, because browsers send none with it.
 import type { ServerResponse } from 'node:http'
 import { ALLOW_ORIGIN } from '../forward/cors.ts'
 import type { Exchange } from '../request-context.ts'
 
-/** Chrome keeps a preflight's answer this long, in seconds, and no longer. */
+/** Chrome keeps a preflight's response this long, in seconds, and no longer. */
 const MAX_AGE_S = 7_200
 /** Characters of a preflight's list of headers; SDKs send about ten names. */
 const MAX_ASKED_CHARS = 4_096
@@ -49,8 +49,8 @@ function grant(response: ServerResponse, value: string): void {
 }
 
 /**
- * Lets the page that sent a request read the answer, whatever it will be, and answers a preflight itself.
- * @returns whether the request has its answer
+ * Lets the page that sent a request read the response, whatever it will be, and answers a preflight itself.
+ * @returns whether the request has its response
  */
 export function answerCors(exchange: Exchange, allowed: readonly string[]): boolean {
   const { request, response, record } = exchange

@@ -70,7 +70,7 @@ export function createDispatch(deps: DispatchDeps): Dispatch {
     if (server.corsOrigins.length > 0 && target.kind !== 'dashboard' && answerCors(exchange, server.corsOrigins)) return
     if (target.kind === 'livez') return sendJson(exchange, 200, { status: 'ok' })
     if (target.kind === 'readyz') {
-      // It does not hang on Azure: with every backend out, clients must get the proxy's own answer and not find it
+      // It does not hang on Azure: with every backend out, clients must get the proxy's own response and not find it
       // gone.
       return sendJson(exchange, isDraining() ? 503 : 200, { status: isDraining() ? 'draining' : 'ok' })
     }

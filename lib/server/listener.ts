@@ -76,7 +76,7 @@ export function refuseOnSocket(socket: Duplex, refusal: Refusal, requestId?: str
   socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`)
 }
 
-/** Answers what is no HTTP: behind all that came before it, and where an answer has begun by cutting it. */
+/** Answers what is no HTTP: behind all that came before it, and where a response has begun by cutting it. */
 function createClientErrors(onBroken: ListenerOptions['onBroken']) {
   const broken = new WeakSet<Duplex>()
 
@@ -128,7 +128,7 @@ const OPTIONS: ServerOptions & { readonly shouldUpgradeCallback: (request: Incom
   highWaterMark: READ_BYTES,
   noDelay: true,
   keepAlive: true,
-  // Checked by ourselves, with an answer in the API's form.
+  // Checked by ourselves, with a response in the API's form.
   requireHostHeader: false,
   insecureHTTPParser: false,
 }
@@ -179,7 +179,7 @@ export function createListener(given: ListenerOptions): Listener {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     hearErrors(socket)
     afterAnswers(socket, () => {
-      // The answer before it may have been the connection's last.
+      // The response before it may have been the connection's last.
       if (!socket.writable) socket.destroy()
       else if (isWebSocket(request)) onUpgrade(request, socket, head)
       else serveWithoutUpgrade(server, request, socket, head)

@@ -1,9 +1,9 @@
-// Answers that are complete and that their client does not read: short ones, which no relay watches over.
+// Responses that are complete and that their client does not read: short ones, which no relay watches over.
 import type { Clock, Timer } from '../clock.ts'
 import type { DenseSet, Slotted } from '../dense-set.ts'
 import type { Exchange } from '../request-context.ts'
 
-/** How often they are looked for: a timer for each answer would cost more than all it saves. */
+/** How often they are looked for: a timer for each response would cost more than all it saves. */
 const CHECK_MS = 1_000
 
 export interface Handled {
@@ -12,7 +12,7 @@ export interface Handled {
 }
 
 /**
- * Ends answers whose last bytes the client has not taken for too long.
+ * Ends responses whose last bytes the client has not taken for too long.
  * @param longestMs how long it may take, now
  * @returns call it when a request begins: looking ends by itself when none is left
  */
