@@ -3,12 +3,12 @@
 // chain for alive and promotes it. Measured at 1 KB chats: 2 MB of every 11 MB promoted and 10 ms a scavenge, against
 // 0.3 MB and 1.7 ms with this.
 
-/** What can be put into a bag: it carries its own place there, which is the bag's business alone. Begins as NO_SLOT. */
+/** An item of a dense set: it carries its own place there, which only the set reads and writes. Begins as NO_SLOT. */
 export interface Slotted {
   slot: number
 }
 
-/** The place of what is in no bag. */
+/** The place of an item that is in no set. */
 export const NO_SLOT = -1
 
 export interface DenseSet<T extends Slotted> {
@@ -23,12 +23,12 @@ export interface DenseSet<T extends Slotted> {
   visit(see: (item: T) => void): void
 }
 
-/** A bag in no order. Adding and removing take constant time and leave nothing behind. */
+/** A dense set, in no order. Adding and removing take constant time and leave nothing behind. */
 export function createDenseSet<T extends Slotted>(): DenseSet<T> {
   const items: T[] = []
   return {
     add(item) {
-      if (item.slot !== NO_SLOT) throw new Error('put into a bag twice')
+      if (item.slot !== NO_SLOT) throw new Error('added to a set twice')
       item.slot = items.length
       items.push(item)
     },

@@ -93,8 +93,8 @@ export function errorJson(refusal: Pick<Refusal, 'status' | 'code' | 'message' |
  * The two headers that say a wait: whole seconds for everyone, milliseconds for those who read them. Never over 60 s.
  */
 export function waitHeaders(waitMs: number): string[] {
-  const told = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_NAMED_WAIT_MS)
-  return ['retry-after', String(Math.ceil(told / 1000)), 'retry-after-ms', String(told)]
+  const namedMs = Math.min(Math.max(Math.ceil(waitMs), 1), MAX_NAMED_WAIT_MS)
+  return ['retry-after', String(Math.ceil(namedMs / 1000)), 'retry-after-ms', String(namedMs)]
 }
 
 /**

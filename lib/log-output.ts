@@ -191,7 +191,7 @@ function createFlushes() {
   const waiting: (() => void)[] = []
   return {
     isAny: () => waiting.length > 0,
-    /** Resolves at the next `settle`, or after `timeoutMs`. */
+    /** Resolves at the next `resolveAll`, or after `timeoutMs`. */
     wait(timeoutMs: number): Promise<void> {
       return new Promise(resolve => {
         const timer = setTimeout(resolve, timeoutMs)
@@ -201,7 +201,7 @@ function createFlushes() {
         })
       })
     },
-    settle(): void {
+    resolveAll(): void {
       for (const resolve of waiting.splice(0)) resolve()
     },
   }
@@ -245,7 +245,7 @@ export function createLogOutput(
       broken = true
       dropped += batches.clear()
     }
-    flushes.settle()
+    flushes.resolveAll()
     if (!broken) setTimeout(pump, RETRY_MS).unref()
   }
   const pump = (): void => {
@@ -254,7 +254,7 @@ export function createLogOutput(
     if (writing) return
     const batch = broken ? undefined : batches.take()
     if (batch === undefined) {
-      flushes.settle()
+      flushes.resolveAll()
       return
     }
     writing = true

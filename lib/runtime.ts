@@ -1,5 +1,5 @@
 // The handlers' view of one config: its models over state that outlives it. Built anew on reload, swapped at once; the
-// parts that are handed in (standings, sockets, owners, counters) stay.
+// parts that are handed in (health, sockets, owners, counters) stay.
 import {
   type Authorizer,
   authorizerFor,

@@ -5,10 +5,10 @@ import type { Clock } from '../clock.ts'
 import { routeFor } from '../config/egress.ts'
 import type { EgressConfig, Endpoint } from '../config/types.ts'
 import { ConnectError, createTransport, type Transport } from '../http1/send.ts'
-import type { HttpAnswer, TokenRequest } from './entra-requests.ts'
+import type { HttpResponse, TokenRequest } from './entra-requests.ts'
 
 export type Exchanged =
-  | { readonly kind: 'answer'; readonly answer: HttpAnswer }
+  | { readonly kind: 'response'; readonly response: HttpResponse }
   /** @property code the system's error code, or a few plain words; holds nothing of what was sent */
   | { readonly kind: 'lost'; readonly code: string }
 
@@ -91,13 +91,13 @@ export function createExchange(transport: Transport, egress: () => EgressConfig)
             responseBody.attach({
               data(chunk) {
                 size += chunk.length
-                if (size > maxResponseBytes) lost('oversized answer')
+                if (size > maxResponseBytes) lost('oversized response')
                 else chunks.push(chunk)
               },
               end() {
                 const text = Buffer.concat(chunks).toString('utf8')
-                const answer = { status: head.status, headers: headerObject(head.names, head.rawHeaders), body: text }
-                finish({ kind: 'answer', answer })
+                const response = { status: head.status, headers: headerObject(head.names, head.rawHeaders), body: text }
+                finish({ kind: 'response', response })
               },
               lost: error => lost(lostCode(error, connectMs)),
             })

@@ -28,13 +28,13 @@ export interface TokenRequest {
 }
 
 /** A response as it came, its body whole. */
-export interface HttpAnswer {
+export interface HttpResponse {
   readonly status: number
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
   readonly body: string
 }
 
-export type TokenAnswer =
+export type TokenResult =
   /** @property livesMs from the moment the request was made; at least MIN_LIFE_MS */
   | { readonly kind: 'token'; readonly token: string; readonly livesMs: number }
   | {
@@ -177,10 +177,10 @@ function seconds(value: unknown): number | undefined {
 }
 
 /** Relative first: it does not depend on this machine's clock being right. App Service gives the absolute one alone. */
-function lifeMs(answer: Readonly<Record<string, unknown>>, epochMs: number): number | undefined {
-  const relative = seconds(answer.expires_in)
+function lifeMs(response: Readonly<Record<string, unknown>>, epochMs: number): number | undefined {
+  const relative = seconds(response.expires_in)
   if (relative !== undefined) return relative * 1000
-  const absolute = seconds(answer.expires_on)
+  const absolute = seconds(response.expires_on)
   return absolute === undefined ? undefined : absolute * 1000 - epochMs
 }
 
@@ -197,9 +197,9 @@ const REFUSED: Readonly<Record<TokenCredential['kind'], string>> = {
 /**
  * Entra's number and OAuth's word for what is wrong, where they are there; free text of a response is never passed on.
  */
-function errorCodes(answer: Readonly<Record<string, unknown>> | undefined): string[] {
-  if (answer === undefined) return []
-  const { error, error_codes: codes, error_description: description } = answer
+function errorCodes(response: Readonly<Record<string, unknown>> | undefined): string[] {
+  if (response === undefined) return []
+  const { error, error_codes: codes, error_description: description } = response
   const first: unknown = Array.isArray(codes) ? codes[0] : undefined
   const fromText = typeof description === 'string' ? /\bAADSTS(\d{1,10})\b/.exec(description)?.[1] : undefined
   const number = Number.isSafeInteger(first) ? String(first) : fromText
@@ -216,16 +216,16 @@ function isAboutConfig(status: number): boolean {
  * What a response means. The reasons name codes and statuses, never what was sent or any free text that came back.
  * @param epochMs the wall clock when the request was made
  */
-export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer, epochMs: number): TokenAnswer {
+export function readTokenResponse(credential: TokenCredential, response: HttpResponse, epochMs: number): TokenResult {
   const source = sourceOf(credential)
-  const failed = (reason: string): TokenAnswer => ({
+  const failed = (reason: string): TokenResult => ({
     kind: 'failed',
     reason,
-    waitMs: namedWaitMs(answer.headers, epochMs),
-    ...(isAboutConfig(answer.status) ? { permanent: true } : {}),
+    waitMs: namedWaitMs(response.headers, epochMs),
+    ...(isAboutConfig(response.status) ? { permanent: true } : {}),
   })
-  const { status } = answer
-  const value = parseObject(answer.body)
+  const { status } = response
+  const value = parseObject(response.body)
   if (status !== 200) {
     const codes = errorCodes(value)
     const shown = codes.length === 0 ? String(status) : codes.join(', ')
@@ -259,7 +259,7 @@ export function readTokenAnswer(credential: TokenCredential, answer: HttpAnswer,
 }
 
 /** What to say when no response came. @param code the system's error code or a few plain words */
-export function unreachable(credential: TokenCredential, host: string, code: string): TokenAnswer {
+export function unreachable(credential: TokenCredential, host: string, code: string): TokenResult {
   const hint = credential.kind === 'managed_identity' ? ': does this run on Azure, with an identity assigned?' : ''
   return {
     kind: 'failed',

@@ -2,13 +2,13 @@
 // the endpoint is left alone for a while. How it is fetched is handed in; this file knows no HTTP.
 import type { Clock, Random, Timer } from '../clock.ts'
 import type { Authorization, Authorizer } from './credentials.ts'
-import type { TokenAnswer } from './entra-requests.ts'
+import type { TokenResult } from './entra-requests.ts'
 
 export interface TokenKeeperOptions {
   readonly clock: Clock
   readonly random: Random
   /** Makes one fetch; ends soon once the signal is aborted. May reject. */
-  readonly fetch: (signal: AbortSignal) => Promise<TokenAnswer>
+  readonly fetch: (signal: AbortSignal) => Promise<TokenResult>
   /** Called when fetching begins to fail and when it works again, not in between. */
   readonly onChange: (change: TokenChange) => void
   /** Once aborted, fetches end and none begins; a token that is there still serves until its end. */
@@ -86,7 +86,7 @@ const STOPPING: Authorization = Object.freeze({
  */
 const REFUSALS_FORGOTTEN_MS = 600_000
 
-function failed(reason: string): TokenAnswer {
+function failed(reason: string): TokenResult {
   return { kind: 'failed', reason, waitMs: undefined }
 }
 
@@ -113,9 +113,9 @@ function unavailable(failure: Failure | undefined, nowMs: number): Authorization
 }
 
 /** Makes one fetch, which fails when it takes too long, when it rejects, or when the proxy stops. */
-async function fetchInTime({ clock, fetch, closing }: TokenKeeperOptions): Promise<TokenAnswer> {
+async function fetchInTime({ clock, fetch, closing }: TokenKeeperOptions): Promise<TokenResult> {
   const ending = new AbortController()
-  const late = new Promise<TokenAnswer>(resolve => {
+  const late = new Promise<TokenResult>(resolve => {
     ending.signal.addEventListener('abort', () =>
       resolve(failed(`fetching it took longer than ${FETCH_TIMEOUT_MS / 1000} s`)),
     )
@@ -123,10 +123,10 @@ async function fetchInTime({ clock, fetch, closing }: TokenKeeperOptions): Promi
   const end = (): void => ending.abort()
   const timeout = clock.after(FETCH_TIMEOUT_MS, end)
   closing.addEventListener('abort', end)
-  const answer = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
+  const result = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
   timeout.cancel()
   closing.removeEventListener('abort', end)
-  return answer
+  return result
 }
 
 /** Refusals of held tokens by backends, and when a refused token may be replaced by another. */
@@ -213,11 +213,11 @@ class Keeper {
     const { clock, random, closing } = this.options
     const beganMs = clock.nowMs()
     const beganEpochMs = clock.epochMs()
-    const answer = await fetchInTime(this.options)
+    const result = await fetchInTime(this.options)
     if (closing.aborted) return STOPPING
-    return answer.kind === 'token'
-      ? this.take(heldFrom(answer.token, answer.livesMs, beganMs, beganEpochMs, random))
-      : this.fail(answer.reason, answer.waitMs, answer.permanent === true)
+    return result.kind === 'token'
+      ? this.take(heldFrom(result.token, result.livesMs, beganMs, beganEpochMs, random))
+      : this.fail(result.reason, result.waitMs, result.permanent === true)
   }
 
   private take(held: Held): Authorization {

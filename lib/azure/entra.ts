@@ -9,10 +9,10 @@ import {
   IMDS_URL,
   maySendPlainly,
   type Platform,
-  readTokenAnswer,
+  readTokenResponse,
   serviceFrom,
-  type TokenAnswer,
   type TokenCredential,
+  type TokenResult,
   tokenRequest,
   unreachable,
 } from './entra-requests.ts'
@@ -85,7 +85,7 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
     }
   }
 
-  const fetch = async (credential: TokenCredential, signal: AbortSignal): Promise<TokenAnswer> => {
+  const fetch = async (credential: TokenCredential, signal: AbortSignal): Promise<TokenResult> => {
     const assertion = credential.kind === 'workload_identity' ? await readAssertion(credential.tokenFile) : ''
     if (typeof assertion !== 'string') return { kind: 'failed', reason: assertion.reason, waitMs: undefined }
     const request = tokenRequest(credential, platform, assertion)
@@ -99,8 +99,8 @@ export function createTokenAuthorizers(options: TokenAuthorizersOptions): TokenA
     }
     const epochMs = clock.epochMs()
     const exchanged = await exchange(request, signal)
-    return exchanged.kind === 'answer'
-      ? readTokenAnswer(credential, exchanged.answer, epochMs)
+    return exchanged.kind === 'response'
+      ? readTokenResponse(credential, exchanged.response, epochMs)
       : unreachable(credential, request.url.host, exchanged.code)
   }
 

@@ -94,7 +94,7 @@ export function isEjected({ state }: BackendHealth, nowMs: number): boolean {
 }
 
 /** Whether no request may choose it, throttled or not: out, or on trial for somebody else. */
-export function isOut({ state }: BackendHealth, nowMs: number): boolean {
+export function isEjectedOrOnTrial({ state }: BackendHealth, nowMs: number): boolean {
   return state.phase.kind !== 'in' && phaseAt(state, nowMs) !== 'due'
 }
 
@@ -164,21 +164,21 @@ function createWriter(
   { clock, recoveryMs, probeTrustMs = () => 0, writer = 0 }: HealthRegistryOptions,
   { changes, versions, capacity }: ReturnType<typeof createHearing>,
 ) {
-  const tell = (change: HealthChange): void => {
+  const emit = (change: HealthChange): void => {
     for (const listener of changes.all()) listener(change)
   }
   const freed = (): void => {
     for (const listener of capacity.all()) listener()
   }
-  const models = watchModels(tell)
+  const models = watchModels(emit)
 
-  const tellPhase = (health: Own, before: HealthState, event: HealthEvent): void => {
+  const emitPhase = (health: Own, before: HealthState, event: HealthEvent): void => {
     const [was, is] = [troubleOf(before), troubleOf(health.state)]
-    if (is !== undefined && is.reason !== was?.reason) tell({ kind: 'ejected', health, trouble: is })
+    if (is !== undefined && is.reason !== was?.reason) emit({ kind: 'ejected', health, trouble: is })
     if (is === undefined && was !== undefined) {
       const trial = before.phase.kind === 'trial' && 'lease' in event && event.lease === before.phase.lease
       const by = trial && event.kind !== 'withdrawn' ? 'trial' : (BY[event.kind] ?? 'request')
-      tell({ kind: 'restored', health, by })
+      emit({ kind: 'restored', health, by })
     }
     if ((is === undefined) !== (was === undefined)) models.changed(true)
   }
@@ -190,10 +190,10 @@ function createWriter(
     if (after === before) return
     health.state = after
     health.writer = writer
-    tellPhase(health, before, event)
+    emitPhase(health, before, event)
     const { untilMs } = after.throttle
     if (untilMs > before.throttle.untilMs && before.throttle.untilMs <= nowMs && untilMs > nowMs) {
-      tell({ kind: 'throttled', health, waitMs: untilMs - nowMs })
+      emit({ kind: 'throttled', health, waitMs: untilMs - nowMs })
     }
     for (const listener of versions.all()) listener(health)
     freed()

@@ -21,7 +21,7 @@ export interface ModelWatch {
 }
 
 /** Which models have lost their last backend. */
-export function watchModels(tell: (change: ModelChange) => void): ModelWatch {
+export function watchModels(emit: (change: ModelChange) => void): ModelWatch {
   let models: readonly ModelMembers[] = []
   let down: ReadonlySet<string> = new Set()
   const isIn = ({ state }: BackendHealth): boolean => state.phase.kind === 'in'
@@ -29,8 +29,8 @@ export function watchModels(tell: (change: ModelChange) => void): ModelWatch {
     const before = down
     down = new Set(models.filter(({ members }) => !members.some(isIn)).map(({ name }) => name))
     if (!aloud) return
-    for (const name of down) if (!before.has(name)) tell({ kind: 'model_down', model: name })
-    for (const name of before) if (!down.has(name)) tell({ kind: 'model_up', model: name })
+    for (const name of down) if (!before.has(name)) emit({ kind: 'model_down', model: name })
+    for (const name of before) if (!down.has(name)) emit({ kind: 'model_up', model: name })
   }
   return {
     set(next) {

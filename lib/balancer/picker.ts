@@ -1,7 +1,14 @@
 // One request's picks among a model's backends: tiers, policy, what is left when nothing is available.
 import type { Clock, Random } from '../clock.ts'
 import type { BackendConfig, ModelConfig } from '../config/types.ts'
-import { type BackendHealth, type HealthRegistry, isAvailable, isOut, type Lease, throttledForMs } from './health.ts'
+import {
+  type BackendHealth,
+  type HealthRegistry,
+  isAvailable,
+  isEjectedOrOnTrial,
+  type Lease,
+  throttledForMs,
+} from './health.ts'
 import { type Candidate, leastBusy, roundRobin } from './policies.ts'
 import type { PromptPlacement } from './prompt-placement.ts'
 import type { Place, WarmPlaces } from './warm-places.ts'
@@ -190,7 +197,7 @@ export class RequestPicker implements Picker {
     let waitMs = Number.POSITIVE_INFINITY
     let full = false
     for (const member of members) {
-      if (!this.allows(member) || isOut(member.health, nowMs)) continue
+      if (!this.allows(member) || isEjectedOrOnTrial(member.health, nowMs)) continue
       const throttledMs = throttledForMs(member.health, nowMs)
       if (this.tried.includes(member)) {
         if (this.busy?.includes(member) === true) waitMs = Math.min(waitMs, throttledMs)

@@ -1,6 +1,6 @@
 // A model's backends in their tiers, and what its requests share.
 import type { ModelConfig } from '../config/types.ts'
-import { isAvailable, isEjected, isOut } from './health.ts'
+import { isAvailable, isEjected, isEjectedOrOnTrial } from './health.ts'
 import {
   isFull,
   type Member,
@@ -68,7 +68,7 @@ export function createPool(options: PoolOptions): Pool {
     },
     hasBusy() {
       const nowMs = clock.nowMs()
-      return members.some(({ health }) => !isOut(health, nowMs))
+      return members.some(({ health }) => !isEjectedOrOnTrial(health, nowMs))
     },
   }
 }

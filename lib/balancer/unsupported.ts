@@ -59,7 +59,7 @@ function keyOf({ deployment, what, apiVersion }: Lack): string {
 export function createUnsupportedOperations(clock: Clock): UnsupportedOperations {
   const remembered = new Map<string, Remembered>()
   const listeners: ((change: LackChange) => void)[] = []
-  const tell = (lack: Lack, forMs: number, wrong: WrongPart): void => {
+  const emit = (lack: Lack, forMs: number, wrong: WrongPart): void => {
     for (const listener of listeners) listener({ ...lack, forMs, wrong })
   }
 
@@ -74,7 +74,7 @@ export function createUnsupportedOperations(clock: Clock): UnsupportedOperations
       const times = known !== undefined && nowMs - known.untilMs < FORGOTTEN_MS ? known.times + 1 : 0
       const avoidedMs = forMs ?? AVOIDED_MS[Math.min(times, AVOIDED_MS.length - 1)] ?? OPTION_REFUSED_MS
       remembered.set(key, { lack, wrong, times, untilMs: nowMs + avoidedMs })
-      tell(lack, avoidedMs, wrong)
+      emit(lack, avoidedMs, wrong)
     },
     has(lack) {
       if (remembered.size === 0) return false
@@ -82,7 +82,7 @@ export function createUnsupportedOperations(clock: Clock): UnsupportedOperations
     },
     answered(lack) {
       const wrong = remembered.size > 0 ? remembered.get(keyOf(lack))?.wrong : undefined
-      if (wrong !== undefined && remembered.delete(keyOf(lack))) tell(lack, 0, wrong)
+      if (wrong !== undefined && remembered.delete(keyOf(lack))) emit(lack, 0, wrong)
     },
     of(deployment) {
       const nowMs = clock.nowMs()

@@ -204,11 +204,11 @@ function receive(
 ): void {
   const beganMs = nowMs()
   let wireBytes = 0
-  let settled = false
+  let finished = false
 
-  const settle = (taken: TakenBody): void => {
-    if (settled) return
-    settled = true
+  const finish = (taken: TakenBody): void => {
+    if (finished) return
+    finished = true
     deadlines.remove(deadline)
     stopWatching()
     request.off('data', onData).off('end', onEnd).off('error', onError)
@@ -217,13 +217,13 @@ function receive(
     else holder.drop()
     done(taken)
   }
-  const refuse = (refusal: Refusal): void => settle({ kind: 'refused', refusal })
+  const refuse = (refusal: Refusal): void => finish({ kind: 'refused', refusal })
   const hold = (plain: Buffer): void => {
-    if (settled) return
+    if (finished) return
     const refusal = holder.take(plain)
     if (refusal !== undefined) refuse(refusal)
   }
-  const whole = (): void => settle({ kind: 'body', body: holder.body() })
+  const whole = (): void => finish({ kind: 'body', body: holder.body() })
   const decoder =
     coding === undefined
       ? undefined
@@ -248,7 +248,7 @@ function receive(
     if (wireBytes === declared) onEnd()
   }
   const onEnd = (): void => (decoder === undefined ? whole() : decoder.end())
-  const onError = (): void => settle({ kind: 'gone' })
-  const stopWatching = cancellation.onCancel(() => settle({ kind: 'gone' }))
+  const onError = (): void => finish({ kind: 'gone' })
+  const stopWatching = cancellation.onCancel(() => finish({ kind: 'gone' }))
   request.on('data', onData).on('end', onEnd).on('error', onError)
 }

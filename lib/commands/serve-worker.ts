@@ -70,7 +70,7 @@ function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind
         case 'gathered':
         case 'admission':
         case 'used':
-          return peers.onReply(message)
+          return peers.onResult(message)
         case 'reopen':
           return output.reopen()
         case 'reload_failed':

@@ -45,27 +45,27 @@ function followConfig(
   first: ReloadResult,
   { log, output }: OpenedLog,
   {
-    takeOver,
+    onNewConfig,
     failed,
     reopen,
   }: {
-    readonly takeOver: (fresh: ReloadResult) => boolean
+    readonly onNewConfig: (fresh: ReloadResult) => boolean
     readonly failed: (problem: string) => void
     readonly reopen?: () => void
   },
 ): void {
   let files = first.files
   let watched = first.config.server.watch
-  const readAgain = (): boolean => {
+  const reloadNow = (): boolean => {
     const fresh = reloadConfig(options.file, log, failed)
     if (fresh === undefined) return false
     files = fresh.files
     watched = fresh.config.server.watch
-    return takeOver({ ...fresh, config: withPort(fresh.config, options.port) })
+    return onNewConfig({ ...fresh, config: withPort(fresh.config, options.port) })
   }
   // A signal says nothing of its sender; to send one, or to change the file, takes the rights of this process.
   const again = (by: 'SIGHUP' | 'file_change'): void => {
-    const applied = readAgain()
+    const applied = reloadNow()
     log[applied ? 'info' : 'error'](applied ? 'config reload' : 'config reload refused', {
       audit: true,
       by,
@@ -137,7 +137,7 @@ function serveAlone(options: ServeOptions, loaded: ReloadResult): Promise<ExitCo
   return serveHere(loaded, options.version, {
     follow: ({ proxy, opened }) =>
       followConfig(options, loaded, opened, {
-        takeOver: fresh => applyConfig(proxy, fresh, opened.log),
+        onNewConfig: fresh => applyConfig(proxy, fresh, opened.log),
         failed: proxy.reloadFailed,
       }),
   })
@@ -167,7 +167,7 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
   const stopped = stopSignal()
   const supervisor = createSupervisor({ workers, args: options, texts: () => texts, clock: systemClock(), log, ledger })
   followConfig(options, loaded, opened, {
-    takeOver(fresh) {
+    onNewConfig(fresh) {
       config = fresh.config
       texts = fresh.texts
       supervisor.reload()

@@ -79,13 +79,13 @@ export function loadConfig(sources: LoadSources): LoadResult {
   const text = decode(bytes)
   if (text === undefined) return unreadable('the file is not UTF-8 text: save it as UTF-8')
   onRead?.(file, text)
-  const readAndTell = (path: string): string => {
+  const readAndReport = (path: string): string => {
     const secret = readSecretFile(path)
     onRead?.(path, secret)
     return secret
   }
   const worldReadable = readFile === undefined ? isWorldReadable(file) : undefined
-  return parseConfig(text, { file, env, readSecretFile: readAndTell, nowEpochMs, worldReadable })
+  return parseConfig(text, { file, env, readSecretFile: readAndReport, nowEpochMs, worldReadable })
 }
 
 /**

@@ -71,13 +71,13 @@ function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
 /**
  * One entry for each backend of each model, in the config's order.
  * @param wasProbed whether a probe has met a deployment, by its id
- * @param lacksOf what a deployment does not serve
+ * @param unsupportedOf what a deployment does not serve
  */
 export function backendRows(
   pools: readonly PlacedPool[],
   clock: Clock,
   wasProbed: (id: string) => boolean = () => false,
-  lacksOf: (id: string) => readonly ShownLack[] = () => [],
+  unsupportedOf: (id: string) => readonly ShownLack[] = () => [],
 ): readonly BackendState[] {
   const deployments = new Map<string, number>()
   const entries: BackendState[] = []
@@ -94,7 +94,7 @@ export function backendRows(
         weight: backend.weight,
         ...stateColumns(health, clock),
         in_flight: health.inFlight,
-        ...lackColumns(lacksOf(health.id)),
+        ...lackColumns(unsupportedOf(health.id)),
         asked:
           health.lastAnsweredMs > Number.NEGATIVE_INFINITY || wasProbed(health.id) || health.state.phase.kind !== 'in',
         headroom:
@@ -116,7 +116,7 @@ export function backendRows(
 /** A change of one backend; those of whole models stand in the log. */
 export type BackendChange = Exclude<HealthChange, { kind: 'model_down' | 'model_up' }>
 
-/** A change of a standing as the page lists it; `model` and `backend` name every place of the deployment. */
+/** A change of health as the page lists it; `model` and `backend` name every place of the deployment. */
 export function changeEntry(
   change: BackendChange,
   { model, backend }: { readonly model: string; readonly backend: string },

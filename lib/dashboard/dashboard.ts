@@ -41,7 +41,7 @@ export interface DashboardDeps {
   processes(): Promise<readonly ProcessFiguresOf[]>
   wasProbed(id: string): boolean
   /** What a deployment does not serve at its api_version, for people. */
-  lacksOf(id: string): readonly ShownLack[]
+  unsupportedOf(id: string): readonly ShownLack[]
   proxy(): Omit<ProxyEntry, 'started_ms' | 'workers'>
   readonly keyLimiter: Pick<KeyLimiter, 'used'>
 }
@@ -194,10 +194,10 @@ function serveRoute(
 }
 
 export function createDashboard(deps: DashboardDeps): Dashboard {
-  const { clock, runtime, wasProbed, lacksOf, proxy, keysEnding } = deps
+  const { clock, runtime, wasProbed, unsupportedOf, proxy, keysEnding } = deps
   const status = createStatus({
     clock,
-    states: () => backendRows(runtime().pools, clock, wasProbed, lacksOf),
+    states: () => backendRows(runtime().pools, clock, wasProbed, unsupportedOf),
     keysEnding,
     proxy,
     source: randomUUID(),

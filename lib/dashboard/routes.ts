@@ -199,7 +199,7 @@ export function createDashboardRoutes({ clock, collect, eject, restore }: Dashbo
       }
       sendJson(response, 200, JSON.stringify({ action, ...order }))
       // Those who watch see it now, not in a second.
-      await viewers.tell()
+      await viewers.sendNow()
     },
     viewers: viewers.count,
     close: viewers.close,

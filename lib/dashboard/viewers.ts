@@ -80,10 +80,10 @@ function openViewer(response: ServerResponse, mayStay: () => boolean): Viewer {
 }
 
 /**
- * Tells one viewer of a tick, if its connection takes it.
+ * Sends one viewer a tick, if its connection takes it.
  * @returns `forbidden` when it may no longer watch, `too_slow` when its patience is used up
  */
-function tellViewer(viewer: Viewer, snapshot: StatusSnapshot, tick: string): 'stays' | 'forbidden' | 'too_slow' {
+function sendToViewer(viewer: Viewer, snapshot: StatusSnapshot, tick: string): 'stays' | 'forbidden' | 'too_slow' {
   if (!viewer.ready) return 'stays'
   if (!viewer.mayStay()) return 'forbidden'
   if (viewer.response.writableNeedDrain) {
@@ -98,13 +98,13 @@ function tellViewer(viewer: Viewer, snapshot: StatusSnapshot, tick: string): 'st
 export interface Viewers {
   hasPlace(): boolean
   /**
-   * Tells one more from now on, until it goes, is too slow, or may no longer see it.
+   * Sends to one more from now on, until it goes, is too slow, or may no longer see it.
    * @param response with its head sent
    * @param mayStay asked every tick: a reload may take the right away
    */
   add(response: ServerResponse, mayStay: () => boolean): Promise<void>
-  /** Tells all now, without waiting for the next tick. */
-  tell(): Promise<void>
+  /** Sends to all now, without waiting for the next tick. */
+  sendNow(): Promise<void>
   count(): number
   /** Ends every stream. */
   close(): void
@@ -138,21 +138,21 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
     viewer.response.destroy()
   }
 
-  const tellOf = (snapshot: StatusSnapshot): void => {
+  const sendToAll = (snapshot: StatusSnapshot): void => {
     const tick = eventText('tick', viewOf(snapshot, TICK_STEPS))
     for (const viewer of viewers) {
-      const standing = tellViewer(viewer, snapshot, tick)
-      if (standing === 'forbidden') end(viewer)
-      else if (standing === 'too_slow') drop(viewer)
+      const result = sendToViewer(viewer, snapshot, tick)
+      if (result === 'forbidden') end(viewer)
+      else if (result === 'too_slow') drop(viewer)
     }
   }
 
-  const tell = async (): Promise<void> => {
+  const sendNow = async (): Promise<void> => {
     // Slow to collect: ticks are left out, not queued.
     if (collecting || viewers.size === 0) return
     collecting = true
     try {
-      tellOf(await collect())
+      sendToAll(await collect())
     } catch {
       // Viewers see by themselves that nothing new comes; the next tick tries again.
     } finally {
@@ -162,7 +162,7 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
 
   return {
     hasPlace: () => viewers.size < MAX_VIEWERS,
-    tell,
+    sendNow,
     count: () => viewers.size,
     async add(response, mayStay) {
       const viewer = openViewer(response, mayStay)
@@ -170,7 +170,7 @@ export function createViewers({ clock, collect }: ViewersOptions): Viewers {
       // Writing to one that has just gone is no fault; `close` follows.
       response.on('error', () => leave(viewer))
       response.on('close', () => leave(viewer))
-      timer ??= clock.every(TICK_MS, () => void tell())
+      timer ??= clock.every(TICK_MS, () => void sendNow())
       try {
         const snapshot = await collect()
         if (!viewers.has(viewer)) return

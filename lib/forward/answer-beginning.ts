@@ -1,7 +1,7 @@
-// The beginning of a good answer that is no event stream: a web page, perhaps nothing but an error object, or an
-// answer. Pure.
+// The beginning of a good response that is no event stream: a web page, perhaps nothing but an error object, or a
+// response. Pure.
 
-/** As much of an answer tells a page from an error from an answer. */
+/** As much of a response tells a page from an error from a response. */
 const BEGINNING_BYTES = 256
 /** What HTML documents begin with; a content type that says otherwise, or is left out, does not make an API of them. */
 const PAGE = /^(?:<!doctype\s+html|<html[\s>]|<\?xml[^>]*\?>\s*(?:<!doctype\s+html|<html[\s>]))/i
@@ -48,14 +48,14 @@ function beginningOfObject(text: string): Beginning {
 }
 
 /**
- * What an answer's first bytes say of it.
- * @param chunks the answer as far as it has come; only its first 256 bytes are looked at
+ * What a response's first bytes say of it.
+ * @param chunks the response as far as it has come; only its first 256 bytes are looked at
  */
 export function beginningOfAnswer(chunks: readonly Buffer[]): Beginning {
   const all = firstCharacters(chunks)
   if (BYTE_ORDER_MARK.startsWith(all)) return 'unknown'
   const text = (all.startsWith(BYTE_ORDER_MARK) ? all.slice(BYTE_ORDER_MARK.length) : all).trimStart()
-  // Blanks alone keep a connection alive while the answer is made: they are passed on as they come.
+  // Blanks alone keep a connection alive while the response is made: they are passed on as they come.
   if (text === '') return 'answer'
   if (text.startsWith('{')) return beginningOfObject(text)
   if (!text.startsWith('<')) return 'answer'

@@ -1,4 +1,4 @@
-// Notes of an attempt: on the request's record, on the backend's standing, and for logs and metrics.
+// Notes of an attempt: on the request's record, on the backend's health, and for logs and metrics.
 import { exhaustedForMs, rateLimitSignals } from '../azure/waits.ts'
 import type { HealthRegistry } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
@@ -25,7 +25,7 @@ export function outcomeDetail(outcome: Outcome): string {
   return 'detail' in outcome ? outcome.detail : ''
 }
 
-/** Takes to the backend's standing what a response says is left of its rate limits. */
+/** Records in the backend's health what a response says is left of its rate limits. */
 export function noteSignals(member: Member, values: ResponseValues, healthRegistry: HealthRegistry): void {
   if (values['x-ratelimit-remaining-requests'] === undefined && values['x-ratelimit-remaining-tokens'] === undefined) {
     return

@@ -59,18 +59,18 @@ interface How {
 function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: Tried) => void): void {
   const { transport, deadlines, clock } = deps
   const { wire, body, timeouts, cancellation } = plan
-  let settled = false
+  let finished = false
   let pending: 'resolver' | 'connect_timeout' | 'header_timeout' = 'resolver'
 
-  const settle = (): boolean => {
-    if (settled) return false
-    settled = true
+  const finishOnce = (): boolean => {
+    if (finished) return false
+    finished = true
     deadlines.remove(deadline)
     stopWatching()
     return true
   }
   const giveUp = (outcome: Outcome): void => {
-    if (!settle()) return
+    if (!finishOnce()) return
     sent.destroy()
     done({ kind: 'no_response', outcome })
   }
@@ -82,7 +82,7 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
       pending = 'header_timeout'
     },
     head(head, source) {
-      if (!settle()) source.destroy()
+      if (!finishOnce()) source.destroy()
       else if (head.status === 421 && !sent.connecting) {
         readResponse(plan, deps, head, source, result =>
           done(result.kind === 'response' ? { ...result, reused: true } : result),
@@ -90,11 +90,11 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
       } else readResponse(plan, deps, head, source, done)
     },
     switched(upstreamResponse, socket, head) {
-      if (settle()) done({ kind: 'upgraded', response: upstreamResponse, socket, head })
+      if (finishOnce()) done({ kind: 'upgraded', response: upstreamResponse, socket, head })
       else socket.destroy()
     },
     failed(error, stale) {
-      if (!settle()) return
+      if (!finishOnce()) return
       // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
       const closedBefore = stale && clock.nowMs() - beganMs <= STALE_MS
       if (closedBefore && !how.fresh && !(error instanceof ProtocolError)) done({ kind: 'stale_socket' })
@@ -122,13 +122,13 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
  */
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {
   return new Promise(resolve => {
-    const settle = (tried: Tried): void => {
+    const resolveOnce = (tried: Tried): void => {
       if (tried.kind === 'response' || tried.kind === 'no_response') resolve(tried)
       else resolve({ kind: 'no_response', outcome: transportFailure('connection_lost', 'stale socket') })
     }
     tryOnce(plan, deps, { fresh: plan.fresh, maySwitch: false }, tried => {
-      if (tried.kind === 'stale_socket') tryOnce(plan, deps, { fresh: true, maySwitch: false }, settle)
-      else settle(tried)
+      if (tried.kind === 'stale_socket') tryOnce(plan, deps, { fresh: true, maySwitch: false }, resolveOnce)
+      else resolveOnce(tried)
     })
   })
 }

@@ -59,7 +59,7 @@ interface HeldMessage {
   /** The whole message. `release` gives its bytes back to the budget, once. */
   take(): { readonly message: Buffer; readonly release: () => void }
   /** Forgets the pieces. */
-  letGo(): void
+  release(): void
 }
 
 function createHeldMessage({
@@ -92,7 +92,7 @@ function createHeldMessage({
       }
       return { message, release }
     },
-    letGo() {
+    release() {
       budget.release(heldBytes)
       heldBytes = 0
       pieces = []
@@ -148,7 +148,7 @@ export function createClientLink(options: ClientLinkOptions): ClientLink {
   const drop = (): void => {
     if (isOver) return
     isOver = true
-    held.letGo()
+    held.release()
     writer.close()
     socket.end()
     after(CLOSE_GRACE_MS, () => socket.destroy())

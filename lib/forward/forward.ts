@@ -4,17 +4,17 @@ import type { HealthRegistry, Lease } from '../balancer/health.ts'
 import type { Leased, Member, Picker, PickResult } from '../balancer/pool.ts'
 import { isWorthWaiting, type WaitQueue, type WaitResult } from '../balancer/wait-queue.ts'
 import type { Exchange } from '../request-context.ts'
-import { type Answered, type AskDeps, askBackend, outcomeFor } from './ask-backend.ts'
 import { noteSignals, outcomeDetail, report } from './attempt-record.ts'
 import { exhaustedError, type History } from './exhausted.ts'
 import { blameOf, isPresentable, isSuspect, labelOf, type Outcome, reachedBackend } from './outcome.ts'
 import { type MemberResponse, type RespondDeps, respond, type TryResult } from './respond.ts'
+import { type BackendResult, outcomeFor, type TryBackendDeps, tryBackend } from './try-backend.ts'
 import type { ForwardRequest } from './upstream.ts'
 
-export interface ForwardDeps extends AskDeps, RespondDeps {
+export interface ForwardDeps extends TryBackendDeps, RespondDeps {
   readonly health: HealthRegistry
   readonly waitQueue: WaitQueue
-  readonly limits: AskDeps['limits'] &
+  readonly limits: TryBackendDeps['limits'] &
     RespondDeps['limits'] & { readonly maxAttempts: number; readonly maxWaitMs: number }
 }
 
@@ -90,7 +90,7 @@ function noteFailure(
   way: Way,
   { member, lease }: Leased,
   { outcome, askedMs }: { readonly outcome: Outcome; readonly askedMs: number },
-  answered: Exclude<Answered, { kind: 'upgraded' }>,
+  answered: Exclude<BackendResult, { kind: 'upgraded' }>,
 ): void {
   const { exchange, request, picker, deps } = way
   lease.release(blameOf(outcome, way.firstSuspect !== undefined))
@@ -143,12 +143,12 @@ async function tryMember(way: Way, pick: Leased): Promise<TryResult | undefined>
   if (pick.servedByLowerTier) record.servedByLowerTier = true
   const askedMs = deps.clock.nowMs()
   const isFailover = hasFailed(history)
-  let answered = await askBackend(exchange, request, pick, deps)
+  let answered = await tryBackend(exchange, request, pick, deps)
   if (answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused === true) {
     // RFC 9110 section 15.5.20: over another connection it may be served.
     way.counted++
     record.attempts++
-    answered = await askBackend(exchange, request, pick, deps, true)
+    answered = await tryBackend(exchange, request, pick, deps, true)
   }
   if (answered.kind === 'upgraded') {
     noteOffered(way, member)

@@ -110,7 +110,7 @@ function forbidden(headers: HeaderValues, error: UpstreamError, said: () => stri
 
 /**
  * Step 10 of a request (lib/README.md): the meaning of a response's head and, for 4xx and 5xx, of its error body.
- * @param creates false for reads of stored objects, whose 404 is the client's
+ * @param isCreate false for reads of stored objects, whose 404 is the client's
  * @param epochMs the wall clock, for waits that are dates
  * @param sent what the error may repeat of the request; left out: `detail` has no words of the upstream's
  */
@@ -118,7 +118,11 @@ export function classifyResponse(
   status: number,
   headers: HeaderValues,
   error: UpstreamError,
-  { creates, epochMs, sent }: { readonly creates: boolean; readonly epochMs: number; readonly sent?: Sent },
+  {
+    isCreate,
+    epochMs,
+    sent,
+  }: { readonly isCreate: boolean; readonly epochMs: number; readonly sent?: Sent | undefined },
 ): Outcome {
   if (status < 300 || status === 304) return SERVED
   // Read only where somebody sees it: a client's own mistake costs nothing, nor does a backend that throttles.
@@ -146,10 +150,10 @@ export function classifyResponse(
   }
   if (status >= 500 || status === 424) return serverFailure('server_error', said(), namedWaitMs(headers, epochMs))
   if (isForeignState(status, error)) return { kind: 'state_elsewhere', detail: code() }
-  return creates ? classifyRefusal(status, error, said) : SERVED
+  return isCreate ? classifyRefusal(status, error, said) : SERVED
 }
 
-/** The part of the URL that an answer finds fault with: Azure's 404 is the same for an unknown version and path. */
+/** The part of the URL that a response finds fault with: Azure's 404 is the same for an unknown version and path. */
 function wrongPart(status: number, { isGateways }: UpstreamError): 'version' | 'path' | 'either' {
   if (isGateways === true) return 'path'
   return status === 404 ? 'either' : 'version'
@@ -192,7 +196,7 @@ export function classifyStreamError(
   if (isClientMistake(error)) return SERVED
   const status = statusOf(error)
   if (status !== undefined && status < 500) {
-    return classifyResponse(status, headers, error, { creates: true, epochMs, ...(sent === undefined ? {} : { sent }) })
+    return classifyResponse(status, headers, error, { isCreate: true, epochMs, sent })
   }
   return serverFailure('stream_error', said(), namedWaitMs(headers, epochMs))
 }
@@ -275,9 +279,7 @@ export type OutcomeLabel =
   | 'cut'
   | 'cancelled'
 
-/**
- * The label of an outcome. A 408 counts as a timeout; state held elsewhere as served, since the backend did its part.
- */
+/** The label of an outcome. A 408 counts as a timeout, state held elsewhere as served: the backend did its part. */
 export function labelOf(outcome: Outcome): OutcomeLabel {
   switch (outcome.kind) {
     case 'failed':

@@ -13,7 +13,7 @@ import { readStreamStart } from './stream-start.ts'
 import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
 /**
- * A short answer of known length is read whole and passed on in one write (and can still fail over while it is read).
+ * A short response of known length is read whole and passed on in one write (and can still fail over while it is read).
  */
 const JOIN_MAX_BYTES = 64 * 1024
 /**
@@ -25,7 +25,7 @@ const ERROR_BODY_MS = 5_000
 /** A 4xx that nobody can judge. */
 const UNREAD: Outcome = { kind: 'clients_own' }
 
-/** Whether an answer's events can be read. An encoded one passes as any other body. */
+/** Whether a response's events can be read. An encoded one passes as any other body. */
 function isEventStream({ values, contentLength }: ResponseHeaders, wantsStream: boolean): boolean {
   if (isEncoded(values)) return false
   const type = values['content-type']
@@ -40,7 +40,7 @@ function sentBy({ wire, body }: AttemptPlan): Sent {
 }
 
 const NO_ERROR: UpstreamError = { code: undefined, type: undefined, message: '', param: undefined }
-const ANY = { creates: true, epochMs: 0 }
+const ANY = { isCreate: true, epochMs: 0 }
 
 function hasNoBody(status: number, method: string): boolean {
   return method === 'HEAD' || status === 204 || status === 304
@@ -90,11 +90,11 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   let bytes = 0
   const judge = (body: Buffer): Outcome =>
     classifyResponse(status, values, readErrorBody(body), {
-      creates: plan.isCreate,
+      isCreate: plan.isCreate,
       epochMs: deps.clock.epochMs(),
       sent: sentBy(plan),
     })
-  /** By the status alone. A 4xx that cannot be judged so is the client's answer: nobody's fault, and passed on. */
+  /** By the status alone. A 4xx that cannot be judged so is the client's response: nobody's fault, and passed on. */
   const judgeUnread = (): Outcome => (status >= 500 || PLAIN_STATUSES.has(status) ? judge(Buffer.alloc(0)) : UNREAD)
   /** No more of it is waited for. */
   const stopReading = (): void => {
@@ -126,7 +126,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
         }),
       onLost(outcome) {
         const judged = judgeUnread()
-        // What would have been the client's answer never came whole: the connection is the fault then.
+        // What would have been the client's response never came whole: the connection is the fault then.
         const meant = outcome.kind === 'cancelled' || judged.kind === 'clients_own' ? outcome : judged
         done(
           meant.kind === 'cancelled'
@@ -145,7 +145,7 @@ const ERROR_OBJECT_MAX_BYTES = 16 * 1024
 const ERROR_MARKS = [Buffer.from('"error"'), Buffer.from('"statusCode"')]
 const ERROR_MARK_MAX_BYTES = 256
 
-/** What a good answer means that is nothing but an error object; undefined for every other. */
+/** What a good response means that is nothing but an error object; undefined for every other. */
 function errorInside(
   chunks: readonly Buffer[],
   bytes: number,
@@ -165,7 +165,7 @@ function errorInside(
 
 const OPEN_BRACE = 0x7b
 
-/** What the first bytes of a good answer say, where more than its content type is to be looked at. */
+/** What the first bytes of a good response say, where more than its content type is to be looked at. */
 function lookAt(
   chunks: readonly Buffer[],
   { isCreate }: AttemptPlan,
@@ -219,7 +219,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
           return
         }
         passing = true
-        // An answer of unknown length that came in one piece has ended by then, and is passed on as a whole.
+        // A response of unknown length that came in one piece has ended by then, and is passed on as a whole.
         queueMicrotask(passOnAsItComes)
       },
       onEnd() {

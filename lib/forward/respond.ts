@@ -42,7 +42,7 @@ export type TryResult =
   /** The client did not wait. */
   | { readonly kind: 'left'; readonly reason: CancelReason }
 
-/** Gives a response to the client; tells how that ended. At once where all of it is there already. */
+/** Gives a response to the client; returns how that ended. At once where all of it is there already. */
 function relayResponse(
   exchange: Exchange,
   request: ForwardRequest,
@@ -64,7 +64,7 @@ function relayResponse(
   return relay(exchange, response, options, deps)
 }
 
-/** Holds the lease until `passing` has ended, and tells how it did. */
+/** Holds the lease until `passing` has ended, and returns how it did. */
 function holdLease(
   exchange: Exchange,
   request: ForwardRequest,
@@ -117,7 +117,7 @@ export function respond(
     case 'fallback': {
       record.backend = found.member.backend.name
       const end = relayResponse(exchange, request, found, deps)
-      return end instanceof Promise ? end.then(told => recordResult(exchange, told)) : recordResult(exchange, end)
+      return end instanceof Promise ? end.then(relayed => recordResult(exchange, relayed)) : recordResult(exchange, end)
     }
     case 'refusal':
       return refuse(exchange, found.refusal)

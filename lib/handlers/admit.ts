@@ -72,7 +72,7 @@ function tokensTaken({ record }: Exchange): number | undefined {
 }
 
 /** Whether a request is let in: with the way to settle when it has ended, or the refusal. */
-export type AdmissionAnswer =
+export type AdmissionResult =
   | { readonly kind: 'admitted'; readonly settle: () => void }
   | { readonly kind: 'refused'; readonly refusal: Refusal }
 
@@ -86,11 +86,11 @@ export function askAdmission(
   tokens: number,
   shared: SharedState,
   price: Price | undefined,
-): AdmissionAnswer | Promise<AdmissionAnswer> {
+): AdmissionResult | Promise<AdmissionResult> {
   const key = exchange.clientKey
   if (key === undefined || !hasLimits(key)) return { kind: 'admitted', settle: UNLIMITED }
   const { keyLimiter } = shared
-  const answered = (admission: Admission): AdmissionAnswer => {
+  const answered = (admission: Admission): AdmissionResult => {
     if (admission.kind === 'unknown') {
       const message = 'The process that counts the limits of keys does not answer. Try again.'
       const refusal: Refusal = { status: 503, code: 'overloaded', message, retryAfterMs: admission.waitMs }
@@ -123,7 +123,7 @@ export function admit(
   shared: SharedState,
   price: Price | undefined,
 ): Admitted | Promise<Admitted> {
-  const settled = (answer: AdmissionAnswer): Admitted => {
+  const settled = (answer: AdmissionResult): Admitted => {
     if (answer.kind === 'admitted') return answer.settle
     refuse(exchange, answer.refusal)
     return undefined

@@ -17,8 +17,8 @@ import {
   type NamedState,
   readNamedState,
   type ShownState,
-  shownByAnswer,
   shownByEvents,
+  stateShownBy,
 } from './named-state.ts'
 import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.ts'
 
@@ -29,13 +29,13 @@ export type Binding =
       /**
        * It carries state whose owner is not known and of which nothing can be asked: the resources are tried in turn.
        */
-      readonly searches: boolean
+      readonly ownerUnknown: boolean
       /** What is looked for, where it is nothing but encrypted items. */
-      readonly searchesFor: readonly EncryptedItem[]
+      readonly itemsToSearch: readonly EncryptedItem[]
     } & Learning)
   /** Only these resources hold what the request names. */
   | ({
-      readonly kind: 'bound'
+      readonly kind: 'pinned'
       readonly resources: ReadonlySet<string>
       /** It names items that these resources made: one that denies them is asked once more (azure/README.md 13.4). */
       readonly byItems: boolean
@@ -93,7 +93,7 @@ export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal |
   }
 }
 
-const FREE: Binding = { kind: 'free', searches: false, searchesFor: [], ...NOTHING }
+const FREE: Binding = { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...NOTHING }
 
 /** The id under which an item's owner is remembered; items have a name space of their own. */
 export function itemKey(id: string): string {
@@ -135,7 +135,7 @@ function learningFor(
       const encrypted = leftOut ? [] : named.encrypted.map(({ digest }) => digest)
       use(member, named.items, encrypted)
       const pieces = piecesOf(upstreamResponse)
-      if (upstreamResponse.body.kind === 'whole') learn(member, shownByAnswer(pieces, stores))
+      if (upstreamResponse.body.kind === 'whole') learn(member, stateShownBy(pieces, stores))
       else learn(member, { response: announcedResponse(pieces), items: [], encrypted: [] })
     },
     onEvents(member, events) {
@@ -178,14 +178,19 @@ function bindToItems(named: NamedState, pool: Pool, learning: Learning, runtime:
   const encrypted = named.items.length === 0 ? ownedItems(named.encrypted, sealers) : undefined
   if (known.size > 1 && encrypted !== undefined && pool.model.stripForeignReasoning) {
     // Nobody can read all of it; each gets what is its own.
-    return { kind: 'bound', resources: known, byItems: false, encrypted, ...learning }
+    return { kind: 'pinned', resources: known, byItems: false, encrypted, ...learning }
   }
   // With one resource there is nothing to find out, but it may deny an item that it has just made.
   if (known.size !== 1 && resources.size > 1) {
-    return { kind: 'free', searches: true, searchesFor: named.items.length === 0 ? named.encrypted : [], ...learning }
+    return {
+      kind: 'free',
+      ownerUnknown: true,
+      itemsToSearch: named.items.length === 0 ? named.encrypted : [],
+      ...learning,
+    }
   }
   return {
-    kind: 'bound',
+    kind: 'pinned',
     resources: known.size === 1 ? known : resources,
     byItems: named.items.length > 0,
     encrypted,
@@ -227,13 +232,13 @@ export function bindToState(
     const namesItems = named.items.length > 0 || named.encrypted.length > 0
     return namesItems
       ? bindToItems(named, pool, learning, runtime)
-      : { kind: 'free', searches: false, searchesFor: [], ...learning }
+      : { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...learning }
   }
   return runtime.ownerFinder.find(stored, pool.members, exchange.clientKey?.name).then((found): Binding => {
     if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
     const places = resourcesOf(found)
     if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
-    if (places === undefined) return { kind: 'free', searches: false, searchesFor: [], ...learning }
-    return { kind: 'bound', resources: places, byItems: named.items.length > 0, encrypted: undefined, ...learning }
+    if (places === undefined) return { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...learning }
+    return { kind: 'pinned', resources: places, byItems: named.items.length > 0, encrypted: undefined, ...learning }
   })
 }

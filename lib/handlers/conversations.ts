@@ -9,7 +9,7 @@ import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
 import { itemKey, resourcesOf } from './affinity.ts'
 import { referencedItems } from './item-references.ts'
-import { shownByAnswer } from './named-state.ts'
+import { stateShownBy } from './named-state.ts'
 import { foreignStateRefusal, makerFor, mayMeetForeignState } from './ownership.ts'
 import { idIn, poolOf, relayObject } from './relay-object.ts'
 
@@ -20,24 +20,24 @@ export interface ConversationRoute {
 }
 
 /** A resource with what it could serve. */
-interface Home {
+interface Candidate {
   readonly resourceId: string
   readonly pools: readonly Pool[]
   readonly weight: number
 }
 
-function homesIn(pools: readonly Pool[], usable: (member: Member) => boolean): readonly Home[] {
-  const homes = new Map<string, { resourceId: string; pools: Pool[]; weight: number }>()
+function resourcesIn(pools: readonly Pool[], usable: (member: Member) => boolean): readonly Candidate[] {
+  const candidates = new Map<string, { resourceId: string; pools: Pool[]; weight: number }>()
   for (const pool of pools) {
     for (const member of pool.members.filter(usable)) {
       const { resourceId, weight } = member
-      const home = homes.get(resourceId) ?? { resourceId, pools: [], weight: 0 }
-      if (!home.pools.includes(pool)) home.pools.push(pool)
-      home.weight += weight
-      homes.set(resourceId, home)
+      const candidate = candidates.get(resourceId) ?? { resourceId, pools: [], weight: 0 }
+      if (!candidate.pools.includes(pool)) candidate.pools.push(pool)
+      candidate.weight += weight
+      candidates.set(resourceId, candidate)
     }
   }
-  return [...homes.values()]
+  return [...candidates.values()]
 }
 
 /**
@@ -45,15 +45,15 @@ function homesIn(pools: readonly Pool[], usable: (member: Member) => boolean): r
  * it. Among equals weight decides.
  * @param pools of the models that the key may use
  */
-export function chooseHome(pools: readonly Pool[], random: Random): Home | undefined {
-  const capable = homesIn(pools, ({ backend }) => speaksV1(backend))
-  const homes = capable.length > 0 ? capable : homesIn(pools, () => true)
-  const most = Math.max(0, ...homes.map(({ pools: served }) => served.length))
-  const best = homes.filter(({ pools: served }) => served.length === most)
+export function chooseResource(pools: readonly Pool[], random: Random): Candidate | undefined {
+  const capable = resourcesIn(pools, ({ backend }) => speaksV1(backend))
+  const candidates = capable.length > 0 ? capable : resourcesIn(pools, () => true)
+  const most = Math.max(0, ...candidates.map(({ pools: served }) => served.length))
+  const best = candidates.filter(({ pools: served }) => served.length === most)
   let left = random() * best.reduce((sum, { weight }) => sum + weight, 0)
-  for (const home of best) {
-    left -= home.weight
-    if (left < 0) return home
+  for (const candidate of best) {
+    left -= candidate.weight
+    if (left < 0) return candidate
   }
   return best.at(-1)
 }
@@ -81,19 +81,19 @@ function foreignItemsIn(exchange: Exchange, runtime: Runtime): (chunks: readonly
 
 function create(exchange: Exchange, query: string, runtime: Runtime): void | Promise<void> {
   const { owners, random } = runtime.shared
-  const home = chooseHome(
+  const candidate = chooseResource(
     runtime.pools.filter(pool => mayUse(exchange.clientKey, pool.model)),
     random,
   )
-  const pool = home?.pools.reduce((best, other) => (other.members.length > best.members.length ? other : best))
-  if (home === undefined || pool === undefined) return refuseNoModel(exchange)
+  const pool = candidate?.pools.reduce((best, other) => (other.members.length > best.members.length ? other : best))
+  if (candidate === undefined || pool === undefined) return refuseNoModel(exchange)
   return relayObject(
     exchange,
     {
       pool,
       resources: undefined,
       // While the best one is out, any is better than none.
-      avoid: ({ resourceId }) => resourceId !== home.resourceId,
+      avoid: ({ resourceId }) => resourceId !== candidate.resourceId,
       path: ['conversations'],
       refusalFor: foreignItemsIn(exchange, runtime),
       query,
@@ -141,7 +141,7 @@ export async function handleConversation(
         if (method === 'DELETE') owners.forget(item === undefined ? id : itemKey(item))
         const { body } = upstreamResponse
         if (method !== 'POST' || body.kind !== 'whole' || path.length < 2) return
-        for (const made of shownByAnswer(body.chunks, true).items) {
+        for (const made of stateShownBy(body.chunks, true).items) {
           owners.learn(itemKey(made), resourceId, makerFor(exchange))
         }
       },

@@ -50,10 +50,10 @@ function ofKnownMakers(
   )
     return undefined
   // The latest item is the one that matters most, and its maker's prompt cache is warm.
-  const home = items.at(-1)?.resourceId
+  const latestMaker = items.at(-1)?.resourceId
   const byResource = new Map<string, readonly ByteRange[]>()
   return {
-    canRead: ({ resourceId }) => resourceId === home,
+    canRead: ({ resourceId }) => resourceId === latestMaker,
     rangesFor({ resourceId }) {
       const known = byResource.get(resourceId)
       if (known !== undefined) return known
@@ -108,8 +108,8 @@ export function strippingFor(
 ): Stripping | undefined {
   if (!pool.model.stripForeignReasoning || scan === undefined || binding.kind === 'refused') return undefined
   if (binding.kind === 'free') {
-    const { searchesFor } = binding
-    return searchesFor.length === 0 ? undefined : ofUnknownMakers(chunks, scan, { pool, items: searchesFor, nowMs })
+    const { itemsToSearch } = binding
+    return itemsToSearch.length === 0 ? undefined : ofUnknownMakers(chunks, scan, { pool, items: itemsToSearch, nowMs })
   }
   return binding.encrypted === undefined ? undefined : ofKnownMakers(chunks, scan, binding.encrypted)
 }

@@ -95,8 +95,8 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
     const settle = admitted instanceof Promise ? await admitted : admitted
     if (settle === undefined) return
     try {
-      const bound = bindToState(taken.body.chunks, read.scan, operation, pool, exchange, runtime)
-      const binding = bound instanceof Promise ? await bound : bound
+      const found = bindToState(taken.body.chunks, read.scan, operation, pool, exchange, runtime)
+      const binding = found instanceof Promise ? await found : found
       if (binding.kind === 'refused') return refuse(exchange, binding.refusal)
       await forward(
         exchange,
@@ -136,7 +136,7 @@ interface ParsedRequest {
   readonly route: InferenceRoute
   readonly pool: Pool
   readonly read: ReadBody
-  readonly binding: Binding & { kind: 'free' | 'bound' }
+  readonly binding: Binding & { kind: 'free' | 'pinned' }
   readonly body: () => HeldBody | undefined
   readonly releaseBody: () => void
   /** The resource that issued the ephemeral key it came with. */
@@ -147,7 +147,7 @@ interface ParsedRequest {
 }
 
 function buildForwardRequest(
-  { route, pool, read, binding, body, releaseBody, pinnedResource: home, mintedBy, headers }: ParsedRequest,
+  { route, pool, read, binding, body, releaseBody, pinnedResource, mintedBy, headers }: ParsedRequest,
   { shared }: Runtime,
 ): ForwardRequest {
   const { operation, query } = route
@@ -159,7 +159,7 @@ function buildForwardRequest(
       : undefined
   const isCached = pool.model.balance === 'prompt_cache'
   const foreignReasoning = strippingFor(chunks, scan, binding, pool, () => shared.clock.nowMs())
-  const isBound = binding.kind === 'bound' && foreignReasoning === undefined
+  const isPinned = binding.kind === 'pinned' && foreignReasoning === undefined
   return {
     pool,
     method: 'POST',
@@ -167,9 +167,10 @@ function buildForwardRequest(
     wantsStream,
     isCreate: true,
     operation: operation.name,
-    pinnedResources: home !== undefined ? new Set([home]) : isBound ? binding.resources : undefined,
-    stateOwnerUnknown: binding.kind === 'free' && binding.searches,
-    itemOwners: isBound && binding.byItems ? binding.resources : undefined,
+    pinnedResources:
+      pinnedResource !== undefined ? new Set([pinnedResource]) : isPinned ? binding.resources : undefined,
+    stateOwnerUnknown: binding.kind === 'free' && binding.ownerUnknown,
+    itemOwners: isPinned && binding.byItems ? binding.resources : undefined,
     foreignReasoning,
     promptHash: isCached && scan !== undefined ? promptHash(chunks, scan, headers) : undefined,
     usageOption: usageOptions?.place,

@@ -188,7 +188,7 @@ export function announcedResponse(chunks: readonly Buffer[]): string | undefined
 }
 
 /** What a whole response shows. @param stores whether its items can be named later */
-export function shownByAnswer(chunks: readonly Buffer[], stores: boolean): ShownState {
+export function stateShownBy(chunks: readonly Buffer[], stores: boolean): ShownState {
   return {
     response: announcedResponse(chunks),
     items: stores ? itemIds(chunks) : [],

@@ -103,7 +103,7 @@ export async function handleRealtime(
   const settle = await admit(exchange, 0, runtime.shared, pool.model.price)
   if (settle === undefined) return
   const { clock } = runtime.shared
-  const home = exchange.ephemeral?.resourceId
+  const pinnedResource = exchange.ephemeral?.resourceId
   try {
     await forward(
       exchange,
@@ -114,7 +114,7 @@ export async function handleRealtime(
         wantsStream: false,
         isCreate: true,
         operation: 'realtime',
-        pinnedResources: home === undefined ? undefined : new Set([home]),
+        pinnedResources: pinnedResource === undefined ? undefined : new Set([pinnedResource]),
         stateOwnerUnknown: false,
         itemOwners: undefined,
         foreignReasoning: undefined,

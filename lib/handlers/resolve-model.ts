@@ -18,13 +18,13 @@ export function missingModel(): Refusal {
 export function resolvePool(exchange: Exchange, name: string, runtime: Runtime): Pool | Refusal {
   const pool = runtime.pool(name)
   if (pool === undefined) {
-    // The name is the client's text: shown back to it, bounded, and never put into a metric.
-    const told = runtime.isSecret(name) ? '[secret]' : name
-    const shown = JSON.stringify(told.length > 100 ? `${told.slice(0, 100)}…` : told)
+    // The name is the client's text: quoted back to it, bounded, and never put into a metric.
+    const shownName = runtime.isSecret(name) ? '[secret]' : name
+    const quoted = JSON.stringify(shownName.length > 100 ? `${shownName.slice(0, 100)}…` : shownName)
     return {
       status: 404,
       code: 'model_not_found',
-      message: `The model ${shown} does not exist here, or you do not have access to it.`,
+      message: `The model ${quoted} does not exist here, or you do not have access to it.`,
       param: 'model',
     }
   }
@@ -46,12 +46,13 @@ export function isRefusal(value: Pool | Refusal): value is Refusal {
 
 /** The pool of the named model, or with an ephemeral key any pool whose resource issued it. */
 export function resolvePoolFor(exchange: Exchange, name: string | undefined, runtime: Runtime): Pool | Refusal {
-  const home = exchange.ephemeral?.resourceId
-  const isHome = (pool: Pool): boolean => pool.members.some(member => member.resourceId === home)
-  const mayGoTo = (pool: Pool): boolean => isHome(pool) && mayUse(exchange.clientKey, pool.model)
-  if (name === undefined) return (home === undefined ? undefined : runtime.pools.find(mayGoTo)) ?? missingModel()
+  const pinnedResource = exchange.ephemeral?.resourceId
+  const reachesPinned = (pool: Pool): boolean => pool.members.some(member => member.resourceId === pinnedResource)
+  const mayGoTo = (pool: Pool): boolean => reachesPinned(pool) && mayUse(exchange.clientKey, pool.model)
+  if (name === undefined)
+    return (pinnedResource === undefined ? undefined : runtime.pools.find(mayGoTo)) ?? missingModel()
   const pool = resolvePool(exchange, name, runtime)
-  if (isRefusal(pool) || home === undefined || isHome(pool)) return pool
+  if (isRefusal(pool) || pinnedResource === undefined || reachesPinned(pool)) return pool
   return {
     status: 403,
     code: 'model_not_allowed',

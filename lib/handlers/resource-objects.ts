@@ -37,11 +37,11 @@ function resourceNamed(exchange: Exchange, name: string, runtime: Runtime): stri
 }
 
 function refuseUnknown(exchange: Exchange, family: string, name: string | undefined): void {
-  const told = name === undefined ? '' : JSON.stringify(name.slice(0, MAX_SHOWN_CHARS))
+  const shownName = name === undefined ? '' : JSON.stringify(name.slice(0, MAX_SHOWN_CHARS))
   const message =
     name === undefined
       ? `${JSON.stringify(family)} live in one Azure OpenAI resource and belong to no model: name a backend in a header "${BACKEND}" (or in the query).`
-      : `There is no backend ${told} that this key may use ("${BACKEND}").`
+      : `There is no backend ${shownName} that this key may use ("${BACKEND}").`
   refuse(exchange, { status: 404, code: 'unknown_url', message })
 }
 

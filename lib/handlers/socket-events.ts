@@ -77,7 +77,7 @@ function readErrorFrame(value: Json, epochMs: number): SocketEvent {
   const headers = waitsIn(value)
   const { status } = value
   if (typeof status === 'number' && status >= 400) {
-    const outcome = classifyResponse(status, headers, error, { creates: true, epochMs })
+    const outcome = classifyResponse(status, headers, error, { isCreate: true, epochMs })
     return { kind: 'error', outcome, status, code: error.code, mended: undefined, failed: false }
   }
   const outcome = classifyStreamError(error, headers, epochMs)

@@ -57,7 +57,7 @@ export interface OpeningOptions {
   readonly runtime: Runtime
   readonly pool: Pool
   readonly query: string
-  readonly binding: Binding & { kind: 'free' | 'bound' }
+  readonly binding: Binding & { kind: 'free' | 'pinned' }
   readonly scan: ScannedObject | undefined
   readonly bytes: Buffer
 }
@@ -91,7 +91,7 @@ function isClients({ kind }: Outcome): boolean {
 }
 
 /** A backend's own response to a handshake, as the frame that it becomes. */
-function answerFrame({ status, body }: UpstreamResponse): object {
+function handshakeErrorFrame({ status, body }: UpstreamResponse): object {
   const text = body.kind === 'whole' ? Buffer.concat(body.chunks).toString('utf8') : ''
   let error: unknown
   try {
@@ -112,14 +112,14 @@ function answerFrame({ status, body }: UpstreamResponse): object {
 export function createOpening(options: OpeningOptions): Opening {
   const { turn, runtime, pool, query, binding, scan, bytes } = options
   const { forwardDeps } = runtime
-  const bound = binding.kind === 'bound' ? binding.resources : undefined
+  const pinned = binding.kind === 'pinned' ? binding.resources : undefined
   const isPossible = (member: Member): boolean =>
-    mayOpenAt(member, runtime) && (bound === undefined || bound.has(member.resourceId))
-  const searches = binding.kind === 'free' && binding.searches
+    mayOpenAt(member, runtime) && (pinned === undefined || pinned.has(member.resourceId))
+  const ownerUnknown = binding.kind === 'free' && binding.ownerUnknown
   const isCached = pool.model.balance === 'prompt_cache'
   const hash = isCached && scan !== undefined ? promptHash([bytes], scan, turn.request.headers) : undefined
   let firstSuspect: Lease | undefined
-  const picker = pool.picker({ resources: bound, only: isPossible, promptHash: hash })
+  const picker = pool.picker({ resources: pinned, only: isPossible, promptHash: hash })
   const request: ForwardRequest = {
     pool,
     method: 'GET',
@@ -127,8 +127,8 @@ export function createOpening(options: OpeningOptions): Opening {
     wantsStream: false,
     isCreate: true,
     operation: SOCKET,
-    pinnedResources: bound,
-    stateOwnerUnknown: searches,
+    pinnedResources: pinned,
+    stateOwnerUnknown: ownerUnknown,
     itemOwners: undefined,
     foreignReasoning: undefined,
     promptHash: hash,
@@ -159,7 +159,7 @@ export function createOpening(options: OpeningOptions): Opening {
       const nowhere = hadSome && !pool.members.some(isPossible)
       if (found.kind === 'fallback' || found.kind === 'response') {
         const { status } = found.response
-        return { kind: 'refused', frame: answerFrame(found.response), status, code: 'upstream_error', nowhere }
+        return { kind: 'refused', frame: handshakeErrorFrame(found.response), status, code: 'upstream_error', nowhere }
       }
       if (found.kind === 'left') {
         return { kind: 'refused', frame: {}, status: 499, code: 'upstream_error', nowhere: false }
@@ -169,8 +169,8 @@ export function createOpening(options: OpeningOptions): Opening {
       return { kind: 'refused', frame: refusalFrame(refusal), status: refusal.status, code, nowhere }
     },
     movesOn(outcome) {
-      if (outcome.kind === 'state_elsewhere') return searches
-      return !isClients(outcome) && outcome.kind !== 'cancelled' && bound === undefined
+      if (outcome.kind === 'state_elsewhere') return ownerUnknown
+      return !isClients(outcome) && outcome.kind !== 'cancelled' && pinned === undefined
     },
     gaveUp({ exchange, lease, askedMs }, member, outcome) {
       lease?.release(blameOf(outcome, firstSuspect !== undefined))

@@ -260,7 +260,7 @@ class SocketSession {
   /** State that another resource holds cannot be had on this session. The code makes clients open a new one. */
   #whyElsewhere(binding: Binding): Refusal | undefined {
     const connected = this.#backend.connected()
-    if (connected === undefined || binding.kind !== 'bound') return undefined
+    if (connected === undefined || binding.kind !== 'pinned') return undefined
     if (binding.resources.has(connected.member.resourceId)) return undefined
     return {
       status: 400,

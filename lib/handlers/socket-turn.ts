@@ -33,7 +33,7 @@ export interface Wanted {
   readonly turn: Turn
   readonly pool: Pool
   readonly read: ReadBody
-  readonly binding: Binding & { kind: 'free' | 'bound' }
+  readonly binding: Binding & { kind: 'free' | 'pinned' }
   readonly bytes: Buffer
 }
 

@@ -15,12 +15,12 @@ export interface ResponseHandler {
   connecting?(): void
   /** Connected, TLS included. Not called for a reused connection. */
   connected(): void
-  /** The head of the answer. The reply must be given a sink, or be destroyed, at once. */
+  /** The head of the response. The body must be given a sink, or be destroyed, at once. */
   head(head: ResponseHead, responseBody: ResponseBody): void
   /** 101: the socket is the handler's from now on. `rest` came behind the head. */
   switched(head: ResponseHead, socket: Socket, rest: Buffer): void
   /**
-   * No answer will come. The error is a ConnectError where no connection was made, a ProtocolError where what came is
+   * No response will come. The error is a ConnectError where no connection was made, a ProtocolError where what came is
    * no HTTP.
    * @param stale it went out on a connection that had been idle, and no byte came back: the far side may have closed it
    * earlier
@@ -57,7 +57,7 @@ export interface RequestBytes {
   readonly closes: boolean
 }
 
-/** An answer that is no HTTP; `code` is an AnswerFault. */
+/** A response that is no HTTP; `code` is an AnswerFault. */
 export class ProtocolError extends Error {
   readonly code: ResponseFault
 
@@ -67,7 +67,7 @@ export class ProtocolError extends Error {
   }
 }
 
-/** The far side closed before its answer was whole; has the code that a reset has. */
+/** The far side closed before its response was whole; has the code that a reset has. */
 function closedEarly(): Error {
   return Object.assign(new Error('the connection was closed'), { code: 'ECONNRESET' })
 }
@@ -105,7 +105,7 @@ export class Connection implements KeptConnection {
   private responseBody: ResponseBody | undefined
   private keptForMs = 0
   private closes = false
-  /** It has brought an answer before. */
+  /** It has brought a response before. */
   private used = false
 
   /** @param socket connected, TLS included */
@@ -118,7 +118,7 @@ export class Connection implements KeptConnection {
     socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
   }
 
-  /** Sends a request; its answer is the handler's. The connection must be idle. */
+  /** Sends a request; its response is the handler's. The connection must be idle. */
   send(request: RequestBytes, handler: ResponseHandler): Sent {
     const { socket } = this
     this.handler = handler
@@ -170,9 +170,9 @@ export class Connection implements KeptConnection {
     const { responseBody, socket } = this
     this.responseBody = undefined
     this.used = true
-    // An answer that came before its request was out leaves the rest of the request in the way of the next one.
+    // A response that came before its request was out leaves the rest of the request in the way of the next one.
     if (reusable && !this.closes && this.keptForMs > 0 && socket.writableLength === 0 && !socket.destroyed) {
-      // A reply that is read slowly has paused the socket; the next answer must not wait for it.
+      // A body that is read slowly has paused the socket; the next response must not wait for it.
       if (socket.isPaused()) socket.resume()
       this.owner.rests(this, this.keptForMs)
     } else socket.destroy()
@@ -193,14 +193,14 @@ export class Connection implements KeptConnection {
 
   /** What the socket has brought; the memory may be written over as soon as this returns. */
   readonly onRead = (bytes: Buffer): void => {
-    // Unasked for is at once: a request that takes this connection in the same turn must not get it as its answer.
+    // Unasked for is at once: a request that takes this connection in the same turn must not get it as its response.
     if (this.turns === undefined || this.isAtRest()) this.onBytes(bytes)
     else this.turns.take(this, bytes)
   }
 
   /** What a turn has brought. */
   readonly onBytes = (bytes: Buffer): void => {
-    // Unasked for: an answer to nothing, such as a 408 before the far side closes an idle connection.
+    // Unasked for: a response to nothing, such as a 408 before the far side closes an idle connection.
     if (this.isAtRest()) {
       this.socket.destroy()
       return

@@ -117,10 +117,10 @@ export class Dial {
     if (this.over) return
     this.end()
     const { proxy } = this
-    const told = proxy === undefined ? error : this.deps.egress.failed(proxy, error, this.beganMs)
+    const reported = proxy === undefined ? error : this.deps.egress.failed(proxy, error, this.beganMs)
     // Never before `start` has returned: the caller has to know what failed.
     queueMicrotask(() => {
-      if (!this.cancelled) this.events.failed(told)
+      if (!this.cancelled) this.events.failed(reported)
     })
   }
 

@@ -68,7 +68,7 @@ function goodOf({ good, goodAtMs }: Name, nowMs: number): readonly string[] | un
 }
 
 /** Records what the system answered about a name, and gives what that means for those that wait. */
-function settle(name: Name, error: Error | null, addresses: readonly string[], nowMs: number): Resolution {
+function resolutionOf(name: Name, error: Error | null, addresses: readonly string[], nowMs: number): Resolution {
   if (error === null && addresses.length > 0) {
     name.good = addresses
     name.goodAtMs = nowMs
@@ -170,7 +170,7 @@ function createLookupQueue(clock: Clock, lookup: Lookup, places: number, answere
 export function createResolver(clock: Clock, lookup: Lookup = systemLookup, places = DEFAULT_PLACES): Resolver {
   const nameOf = createNames()
   const enqueue = createLookupQueue(clock, lookup, places, (name, error, addresses) =>
-    finish(name, settle(name, error, addresses, clock.nowMs())),
+    finish(name, resolutionOf(name, error, addresses, clock.nowMs())),
   )
   return {
     resolve(hostname, done) {

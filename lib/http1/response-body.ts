@@ -10,7 +10,7 @@ export interface BodySink {
   lost(error: Error): void
 }
 
-/** What a reply needs of its connection. */
+/** What a body needs of its connection. */
 export interface BodySource {
   pause(): void
   resume(): void
@@ -83,7 +83,7 @@ export class ResponseBody {
   }
 
   /**
-   * The rest as a stream, for `pipeline`; destroying the stream gives the reply up.
+   * The rest as a stream, for `pipeline`; destroying the stream gives the body up.
    * @param pass sees each piece
    * @param isWhole asked at the end of the bytes: false where what came cannot be all of it
    */

@@ -3,7 +3,7 @@ import http, { type IncomingMessage, type ServerOptions, type ServerResponse, ST
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../errors.ts'
-import { afterAnswers, currentResponse, hasWaiting } from './pipelining.ts'
+import { afterResponses, currentResponse, hasWaiting } from './pipelining.ts'
 import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
 /** Headers of one request, in bytes: room for a long token beside the rest. */
@@ -80,11 +80,11 @@ export function refuseOnSocket(socket: Duplex, refusal: Refusal, requestId?: str
 function createClientErrors(onBroken: ListenerOptions['onBroken']) {
   const broken = new WeakSet<Duplex>()
 
-  const settle = (socket: Duplex, refusal: Refusal): void => {
+  const refuseBehindOthers = (socket: Duplex, refusal: Refusal): void => {
     const current = currentResponse(socket)
     if (current === undefined) {
       if (!socket.writableEnded) refuseOnSocket(socket, refusal)
-    } else if (current.req.complete) current.once('close', () => settle(socket, refusal))
+    } else if (current.req.complete) current.once('close', () => refuseBehindOthers(socket, refusal))
     else if (!onBroken(current, refusal)) socket.destroy()
   }
 
@@ -100,7 +100,7 @@ function createClientErrors(onBroken: ListenerOptions['onBroken']) {
     // Node reports each further piece of what it cannot read.
     if (broken.has(socket)) return
     broken.add(socket)
-    settle(socket, refusalFor(code))
+    refuseBehindOthers(socket, refusalFor(code))
   }
 }
 
@@ -174,11 +174,11 @@ export function createListener(given: ListenerOptions): Listener {
   server.on('clientError', createClientErrors(onBroken))
   server.on('connect', (_request: IncomingMessage, socket: Duplex) => {
     hearErrors(socket)
-    afterAnswers(socket, () => refuseOnSocket(socket, NO_FORWARD_PROXY))
+    afterResponses(socket, () => refuseOnSocket(socket, NO_FORWARD_PROXY))
   })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     hearErrors(socket)
-    afterAnswers(socket, () => {
+    afterResponses(socket, () => {
       // The response before it may have been the connection's last.
       if (!socket.writable) socket.destroy()
       else if (isWebSocket(request)) onUpgrade(request, socket, head)

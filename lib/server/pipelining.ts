@@ -24,10 +24,10 @@ function isResponse(value: unknown): value is ServerResponse {
 }
 
 /** Runs once everything before has been answered: at once, mostly. */
-export function afterAnswers(socket: Duplex, run: () => void): void {
+export function afterResponses(socket: Duplex, run: () => void): void {
   const current = currentResponse(socket)
   if (current === undefined) run()
-  else current.once('close', () => afterAnswers(socket, run))
+  else current.once('close', () => afterResponses(socket, run))
 }
 
 interface Line {

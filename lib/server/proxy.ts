@@ -39,7 +39,7 @@ export interface ProxyServer {
   /** One probe round now. */
   probe(): Promise<void>
   /**
-   * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their standing and
+   * Swaps the config at once: requests in flight finish with the old one, unchanged backends keep their health and
    * their connections. Says in the log what changed.
    * @throws when the certificate cannot be used; then nothing has changed
    */
@@ -176,7 +176,7 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     keyLimiter: shared.keyLimiter,
     processes: gathered.processes,
     wasProbed: self.wasProbed,
-    lacksOf: id =>
+    unsupportedOf: id =>
       shared.unsupported
         .of(id)
         .map(({ what, apiVersion, wrong }) => ({ what: `${what} at api_version ${apiVersion}`, wrong })),

@@ -71,7 +71,7 @@ export function createKeyFetcher(exchange: Exchange): KeyFetcher {
     const request = { method: 'GET', url, headers: {}, body: '', connectMs: CONNECT_MS } as const
     const exchanged = await exchange(request, signal, MAX_KEY_SET_BYTES)
     if (exchanged.kind === 'lost') return { problem: `${url.host} cannot be reached (${exchanged.code})` }
-    const { status, body } = exchanged.answer
+    const { status, body } = exchanged.response
     return status === 200 ? body : { problem: `${url.host} answers ${status}` }
   }
   const fromUrl = async (url: URL, signal: AbortSignal): Promise<FetchedKeys> => {

@@ -73,7 +73,7 @@ export function createTracer({ clock, random, log, version, settings, exchange }
       } as const
       const result = await exchange(request, AbortSignal.timeout(EXPORT_MS))
       if (result.kind === 'lost') return result.code
-      return result.answer.status < 300 ? undefined : `the collector answers ${result.answer.status}`
+      return result.response.status < 300 ? undefined : `the collector answers ${result.response.status}`
     },
     onProblem: (message, state) => log[state === 'failing' ? 'warn' : 'info'](message),
   })

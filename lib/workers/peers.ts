@@ -9,8 +9,8 @@ export interface Peers {
   /** The states of all processes, ended ones' counters included; undefined: the primary does not answer. */
   askAll(): Promise<readonly ProcessState[] | undefined>
   readonly keyLimiter: KeyLimiter
-  /** Takes the primary's answer. */
-  onReply(reply: PrimaryResult): void
+  /** Takes the primary's result. */
+  onResult(result: PrimaryResult): void
 }
 
 /** A primary that does not answer within this is gone or stuck. */
@@ -24,7 +24,7 @@ const UNSURE_WAIT_MS = 1_000
 export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void): Peers {
   const waiting = new Map<
     number,
-    { readonly resolve: (reply: PrimaryResult | undefined) => void; readonly timer: Timer }
+    { readonly resolve: (result: PrimaryResult | undefined) => void; readonly timer: Timer }
   >()
   let next = 1
 
@@ -41,12 +41,12 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
 
   return {
     async askAll() {
-      const reply = await put(question => ({ kind: 'gather', question }))
-      return reply?.kind === 'gathered' ? reply.states : undefined
+      const result = await put(question => ({ kind: 'gather', question }))
+      return result?.kind === 'gathered' ? result.states : undefined
     },
     keyLimiter: {
       async admit(name, limits, tokens) {
-        const reply = await put(question => ({
+        const result = await put(question => ({
           kind: 'admit',
           question,
           name,
@@ -54,27 +54,27 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
           tokens,
           askedEpochMs: clock.epochMs(),
         }))
-        return reply?.kind === 'admission' ? reply.admission : { kind: 'unknown', waitMs: UNSURE_WAIT_MS }
+        return result?.kind === 'admission' ? result.admission : { kind: 'unknown', waitMs: UNSURE_WAIT_MS }
       },
       settle: (ticket, tokens, cost = 0) => ask({ kind: 'settle', ticket, tokens: tokens ?? null, cost }),
       cancel: ticket => ask({ kind: 'cancel', ticket }),
       async used(names) {
-        const reply = await put(question => ({ kind: 'used', question, names }))
-        return reply?.kind === 'used' ? reply.used : undefined
+        const result = await put(question => ({ kind: 'used', question, names }))
+        return result?.kind === 'used' ? result.used : undefined
       },
     },
-    onReply(reply) {
-      const pending = waiting.get(reply.question)
+    onResult(result) {
+      const pending = waiting.get(result.question)
       if (pending === undefined) {
         // Nobody waits any more: the request was refused. Its place goes back, or the key would be locked out for good.
-        if (reply.kind === 'admission' && reply.admission.kind === 'admitted') {
-          ask({ kind: 'cancel', ticket: reply.admission.ticket })
+        if (result.kind === 'admission' && result.admission.kind === 'admitted') {
+          ask({ kind: 'cancel', ticket: result.admission.ticket })
         }
         return
       }
-      waiting.delete(reply.question)
+      waiting.delete(result.question)
       pending.timer.cancel()
-      pending.resolve(reply)
+      pending.resolve(result)
     },
   }
 }

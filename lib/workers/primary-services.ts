@@ -20,16 +20,16 @@ export interface PrimaryServices {
   welcome(worker: number): readonly StateUpdate[]
   /** A worker has ended: what it had taken is given back, what it had counted stays. */
   bury(worker: number): void
-  tellAll(message: ToWorker, except?: number): void
+  broadcast(message: ToWorker, except?: number): void
 }
 
 /**
- * @param tell sends to one worker
+ * @param sendTo sends to one worker
  * @param ledger the sums of the days and months of keys
  */
 export function createPrimaryServices(
   clock: Clock,
-  tell: (worker: number, message: ToWorker) => void,
+  sendTo: (worker: number, message: ToWorker) => void,
   ledger: UsageLedger,
 ): PrimaryServices {
   const listening = new Set<number>()
@@ -40,21 +40,21 @@ export function createPrimaryServices(
   const gathering = createGathering({
     clock,
     workers: () => listening,
-    ask: (worker, round) => tell(worker, { kind: 'count', round }),
+    ask: (worker, round) => sendTo(worker, { kind: 'count', round }),
   })
-  const tellAll = (message: ToWorker, except?: number): void => {
-    for (const worker of listening) if (worker !== except) tell(worker, message)
+  const broadcast = (message: ToWorker, except?: number): void => {
+    for (const worker of listening) if (worker !== except) sendTo(worker, message)
   }
 
   return {
-    tellAll,
+    broadcast,
     answer(worker, call) {
       switch (call.kind) {
         case 'share':
           memory.take(call.items)
-          return tellAll({ kind: 'share', items: call.items }, worker)
+          return broadcast({ kind: 'share', items: call.items }, worker)
         case 'gather':
-          return gathering.gather(states => tell(worker, { kind: 'gathered', question: call.question, states }))
+          return gathering.gather(states => sendTo(worker, { kind: 'gathered', question: call.question, states }))
         case 'counted':
           return gathering.counted(worker, call.round, call.state)
         case 'admit': {
@@ -63,13 +63,13 @@ export function createPrimaryServices(
           if (clock.epochMs() - askedEpochMs >= PATIENCE_MS) return
           const admission = keyUsage.admit(name, limits, tokens)
           if (admission.kind === 'admitted') tickets.get(worker)?.add(admission.ticket)
-          return tell(worker, { kind: 'admission', question, admission })
+          return sendTo(worker, { kind: 'admission', question, admission })
         }
         case 'settle':
           tickets.get(worker)?.delete(call.ticket)
           return keyUsage.settle(call.ticket, call.tokens ?? undefined, call.cost)
         case 'used':
-          return tell(worker, { kind: 'used', question: call.question, used: keyUsage.used(call.names) })
+          return sendTo(worker, { kind: 'used', question: call.question, used: keyUsage.used(call.names) })
         case 'cancel':
           tickets.get(worker)?.delete(call.ticket)
           return keyUsage.cancel(call.ticket)

@@ -77,7 +77,7 @@ export interface Supervisor {
 interface Acting extends SupervisorOptions {
   readonly running: Map<number, WorkerProcess>
   readonly services: PrimaryServices
-  readonly tell: (id: number, message: ToWorker) => void
+  readonly sendTo: (id: number, message: ToWorker) => void
   readonly fork: () => void
   readonly happened: (event: SupervisionEvent) => void
   readonly onStarted: (started: Started) => void
@@ -86,7 +86,7 @@ interface Acting extends SupervisorOptions {
 
 /** Does what was decided. */
 function act(effect: Effect, acting: Acting): void {
-  const { running, services, tell, clock, log } = acting
+  const { running, services, sendTo, clock, log } = acting
   switch (effect.kind) {
     case 'fork':
       acting.fork()
@@ -95,13 +95,13 @@ function act(effect: Effect, acting: Acting): void {
       clock.after(effect.waitMs, () => acting.happened({ kind: 'pause_over' }))
       return
     case 'send_start':
-      tell(effect.id, { kind: 'start', texts: acting.texts(), items: services.welcome(effect.id) })
+      sendTo(effect.id, { kind: 'start', texts: acting.texts(), items: services.welcome(effect.id) })
       return
     case 'send_lead':
-      tell(effect.id, { kind: 'lead' })
+      sendTo(effect.id, { kind: 'lead' })
       return
     case 'send_shutdown':
-      tell(effect.id, { kind: 'shutdown' })
+      sendTo(effect.id, { kind: 'shutdown' })
       return
     case 'kill':
       running.get(effect.id)?.kill()
@@ -140,8 +140,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let onStarted: (started: Started) => void = () => undefined
   let onAllGone: () => void = () => undefined
 
-  const tell = (id: number, message: ToWorker): void => running.get(id)?.send(message)
-  const services = createPrimaryServices(clock, tell, options.ledger)
+  const sendTo = (id: number, message: ToWorker): void => running.get(id)?.send(message)
+  const services = createPrimaryServices(clock, sendTo, options.ledger)
 
   const startOne = (): void => {
     const worker = spawn(args)
@@ -175,7 +175,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   const happened = (event: SupervisionEvent): void => {
     const { next, effects } = decide(state, event)
     state = next
-    const acting = { ...options, running, services, tell, fork: startOne, happened, onStarted, onAllGone }
+    const acting = { ...options, running, services, sendTo, fork: startOne, happened, onStarted, onAllGone }
     for (const effect of effects) act(effect, acting)
   }
 
@@ -186,9 +186,9 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
         happened({ kind: 'begin', workers })
       })
     },
-    reloadFailed: problem => services.tellAll({ kind: 'reload_failed', problem }),
-    reload: () => services.tellAll({ kind: 'reload', texts: texts() }),
-    reopen: () => services.tellAll({ kind: 'reopen' }),
+    reloadFailed: problem => services.broadcast({ kind: 'reload_failed', problem }),
+    reload: () => services.broadcast({ kind: 'reload', texts: texts() }),
+    reopen: () => services.broadcast({ kind: 'reopen' }),
     shutdown(graceMs) {
       return new Promise(resolve => {
         const killer = clock.after(graceMs + KILL_AFTER_MS, () => happened({ kind: 'grace_over' }))

@@ -192,7 +192,7 @@ t.test('a token endpoint that goes wrong on the wire has failed, and is named', 
     { fault: { kind: 'hang_up' }, reason: `Entra at ${host} does not answer (ECONNRESET)` },
     {
       fault: { kind: 'answer', status: 200, body: 'x'.repeat(70_000) },
-      reason: `Entra at ${host} does not answer (oversized answer)`,
+      reason: `Entra at ${host} does not answer (oversized response)`,
     },
     {
       fault: { kind: 'answer', status: 200, headers: { 'content-length': '100' }, body: '{}' },

@@ -1,6 +1,6 @@
 // The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the
 // clients saw; the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
-import { isAvailable, isEjected, isOut, throttledForMs } from '../../lib/balancer/health.ts'
+import { isAvailable, isEjected, isEjectedOrOnTrial, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -118,7 +118,11 @@ export function createChecks(deps: ChecksDeps): Checks {
   const isBelievedOut = (process: Process, name: string): boolean => {
     const member = memberOf(process, name)
     // On trial it was due, if only a moment ago.
-    return member !== undefined && member.health.state.phase.kind === 'held' && isOut(member.health, engine.nowMs())
+    return (
+      member !== undefined &&
+      member.health.state.phase.kind === 'held' &&
+      isEjectedOrOnTrial(member.health, engine.nowMs())
+    )
   }
 
   /** A process that has stood still hears of what has happened meanwhile. */
@@ -218,7 +222,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
     const busy = specs.find(({ name }, i) => {
       const member = memberOf(asking.process, name)
-      const isBusy = member !== undefined && !isOut(member.health, nowMs) && throttledForMs(member.health, nowMs) > 0
+      const isBusy =
+        member !== undefined && !isEjectedOrOnTrial(member.health, nowMs) && throttledForMs(member.health, nowMs) > 0
       return isBusy && i !== backend && !tried.has(i) && asking.backends.has(name) && isHosting(asking, i)
     })
     if (out && isBelievedOut(asking.process, spec.name) && busy !== undefined) {

@@ -239,7 +239,7 @@ function createWorkers(deps: ProcessesDeps): Processes {
       else if (message.kind === 'share') proxy.applyUpdates(message.items)
       else if (message.kind === 'lead') proxy.startProbes()
       else if (message.kind === 'count') say({ kind: 'counted', round: message.round, state: proxy.state() })
-      else if (message.kind === 'gathered' || message.kind === 'admission') peers.onReply(message)
+      else if (message.kind === 'gathered' || message.kind === 'admission') peers.onResult(message)
       else if (message.kind === 'reload') proxy.reload(configFrom(message.texts), undefined)
       else if (message.kind === 'shutdown') {
         proxy.shutdown(GRACE_MS).then(() => {

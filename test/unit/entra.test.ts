@@ -3,13 +3,13 @@
 import t, { type Test } from 'tap'
 import type { Authorization } from '../../lib/azure/credentials.ts'
 import {
-  type HttpAnswer,
+  type HttpResponse,
   IMDS_URL,
   maySendPlainly,
-  readTokenAnswer,
+  readTokenResponse,
   serviceFrom,
-  type TokenAnswer,
   type TokenCredential,
+  type TokenResult,
   tokenRequest,
 } from '../../lib/azure/entra-requests.ts'
 import { backOffMs, createTokenKeeper, refreshAfterMs, type TokenChange } from '../../lib/azure/entra-token.ts'
@@ -117,11 +117,11 @@ t.test('secrets go over plain http to this machine alone', async t => {
 })
 
 const EPOCH_MS = 1_767_225_600_000
-function answer(value: unknown, status = 200, headers: HttpAnswer['headers'] = {}): HttpAnswer {
+function answer(value: unknown, status = 200, headers: HttpResponse['headers'] = {}): HttpResponse {
   return { status, headers, body: typeof value === 'string' ? value : JSON.stringify(value) }
 }
-const read = (credential: TokenCredential, given: HttpAnswer): TokenAnswer =>
-  readTokenAnswer(credential, given, EPOCH_MS)
+const read = (credential: TokenCredential, given: HttpResponse): TokenResult =>
+  readTokenResponse(credential, given, EPOCH_MS)
 
 for (const [what, value, livesMs] of [
   ['expires_in as a number', { expires_in: 3599 }, 3_599_000],
@@ -255,13 +255,13 @@ interface Keeping {
   readonly clock: HandClock
   readonly changes: TokenChange[]
   /** Fetches that nobody has answered yet. */
-  readonly open: ((answer: TokenAnswer | Error) => void)[]
+  readonly open: ((answer: TokenResult | Error) => void)[]
   readonly fetches: () => number
   readonly closing: AbortController
   authorize(): Authorization | Promise<Authorization>
   rest(): void
   /** Answers the oldest open fetch and waits until that is taken in. */
-  reply(answer: TokenAnswer | Error): Promise<void>
+  reply(answer: TokenResult | Error): Promise<void>
   token(name: string, livesMs?: number): Promise<void>
   failure(reason?: string, waitMs?: number): Promise<void>
 }
@@ -284,7 +284,7 @@ function keep(): Keeping {
       )
     },
   })
-  const reply = async (given: TokenAnswer | Error): Promise<void> => {
+  const reply = async (given: TokenResult | Error): Promise<void> => {
     open.shift()?.(given)
     await settled()
   }

@@ -27,10 +27,10 @@ function answered(
   {
     headers = {},
     error = NO_BODY,
-    creates = true,
-  }: Partial<{ headers: Record<string, string>; error: UpstreamError; creates: boolean }> = {},
+    isCreate = true,
+  }: Partial<{ headers: Record<string, string>; error: UpstreamError; isCreate: boolean }> = {},
 ): Outcome {
-  return classifyResponse(status, headers, error, { creates, epochMs: NOW })
+  return classifyResponse(status, headers, error, { isCreate, epochMs: NOW })
 }
 
 const DEPLOYMENT_MISSING = bodyOf({
@@ -61,8 +61,8 @@ t.test('what the backend did as it should goes to the client as it is, and the b
     t.equal(labelOf(outcome), 'served')
   }
   t.same(answered(400, { error: CONTENT_FILTER }), { kind: 'served' }, 'the content filter')
-  t.same(answered(404, { creates: false }), { kind: 'served' }, 'a stored object that is not there')
-  t.same(answered(404, { creates: false, error: bodyOf({ code: '404', message: 'Resource not found' }) }), {
+  t.same(answered(404, { isCreate: false }), { kind: 'served' }, 'a stored object that is not there')
+  t.same(answered(404, { isCreate: false, error: bodyOf({ code: '404', message: 'Resource not found' }) }), {
     kind: 'served',
   })
   t.end()
@@ -116,7 +116,7 @@ t.test('a 429 throttles for the wait it names, else for ten seconds, and does no
     t.same(blameOf(outcome, true), { kind: 'throttled', waitMs })
   }
   t.equal(labelOf(answered(429)), 'throttled')
-  t.match(answered(429, { creates: false }), { kind: 'throttled' }, 'reads are throttled too')
+  t.match(answered(429, { isCreate: false }), { kind: 'throttled' }, 'reads are throttled too')
   t.end()
 })
 
@@ -241,8 +241,8 @@ t.test('state that another resource holds blames nobody', t => {
     [404, bodyOf({ code: null, message: "Response with id 'resp_x' not found." })],
     [400, bodyOf({ message: "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false." })],
   ] as const) {
-    for (const creates of [true, false]) {
-      const outcome = answered(status, { error, creates })
+    for (const isCreate of [true, false]) {
+      const outcome = answered(status, { error, isCreate })
       t.match(outcome, { kind: 'state_elsewhere' }, `${status} ${error.message}`)
       t.same(blameOf(outcome, false), { kind: 'healthy' })
     }

@@ -221,7 +221,7 @@ t.test('limits of keys, counted in the primary', async t => {
   const deliver = (): void => {
     for (const call of toPrimary.splice(0)) services.answer(1, call)
     for (const message of toWorker.splice(0)) {
-      if (message.kind === 'admission' || message.kind === 'gathered') peers.onReply(message)
+      if (message.kind === 'admission' || message.kind === 'gathered') peers.onResult(message)
     }
     for (const call of toPrimary.splice(0)) services.answer(1, call)
   }

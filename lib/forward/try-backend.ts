@@ -9,12 +9,12 @@ import type { Outcome } from './outcome.ts'
 import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
 import type { AttemptResult, ForwardRequest, Upgraded, UpstreamResponse } from './upstream.ts'
 
-export interface AskDeps extends SendDeps {
+export interface TryBackendDeps extends SendDeps {
   readonly unsupported: UnsupportedOperations
 }
 
 /** What a backend's turn brought. */
-export type Answered =
+export type BackendResult =
   | Upgraded
   | (AttemptResult & {
       /** The last try asked for usage in the client's name: its event is taken out of the response again. */
@@ -74,13 +74,13 @@ function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Memb
  * Asks a backend, once more without what it has refused, or for what it has denied at random.
  * @param fresh on a connection of its own, as a trial is: its name may mean another address by now
  */
-export async function askBackend(
+export async function tryBackend(
   exchange: Exchange,
   request: ForwardRequest,
   { member, lease }: Leased,
-  deps: AskDeps,
+  deps: TryBackendDeps,
   fresh = lease.isTrial,
-): Promise<Answered> {
+): Promise<BackendResult> {
   const { foreignReasoning, usageOption } = request
   const option = { deployment: member.health.id, what: STREAM_OPTIONS, apiVersion: member.backend.apiVersion }
   let askUsage = usageOption !== undefined && !deps.unsupported.has(option)
