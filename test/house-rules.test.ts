@@ -172,8 +172,6 @@ t.test(`a function of lib has at most ${MAX_FUNCTION_LINES} lines, or stands her
     'lib/body/json-scan.ts advance',
     // The backend's side of a session: one state machine whose parts share what was shown and what is held.
     'lib/handlers/socket-backend.ts createSessionBackend',
-    // The wiring of one proxy, in one place on purpose.
-    'lib/server/proxy.ts wire',
   ])
   t.end()
 })

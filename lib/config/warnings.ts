@@ -65,7 +65,7 @@ const openToAll: Check = (options, config) => {
   const { host } = config.server
   if (config.auth.enabled || (host !== undefined && isLoopback(host))) return []
   const message =
-    'false on an interface that other machines reach: whoever reaches the port uses your models at your expense; set server.host: 127.0.0.1, or add keys'
+    'false on an interface that other machines reach: anyone who reaches the port uses your models at your expense; set server.host: 127.0.0.1, or add keys'
   return [{ place: enabled.place, message }]
 }
 

@@ -157,14 +157,14 @@ function endStream({ exchange, options, watcher, tail, sink, begun, isRead }: Pa
     return COMPLETE
   }
   if (reason !== undefined) {
-    sink.fail({ code: 'draining', message: 'The proxy is shutting down; this answer is not complete.' })
+    sink.fail({ code: 'draining', message: 'The proxy is shutting down; this response is not complete.' })
     return { kind: 'cancelled', reason }
   }
   if (how === 'idle_timeout' || how === 'first_output_timeout') {
-    sink.fail({ code: 'upstream_timeout', message: 'The backend fell silent; this answer is not complete.' })
+    sink.fail({ code: 'upstream_timeout', message: 'The backend fell silent; this response is not complete.' })
     return { kind: 'cut', detail: how }
   }
-  sink.fail({ code: 'upstream_error', message: 'The backend broke off; this answer is not complete.' })
+  sink.fail({ code: 'upstream_error', message: 'The backend broke off; this response is not complete.' })
   return { kind: 'cut', detail: whole ? 'no_protocol_end' : 'connection_lost' }
 }
 

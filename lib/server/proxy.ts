@@ -1,5 +1,5 @@
 // One whole proxy: its parts made, wired and given back. Commands start it, tests start it in their own process.
-import type { HealthChange } from '../balancer/health.ts'
+import type { HealthChange, HealthRegistry } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import { describeChanges, needsRestart } from '../config/diff.ts'
 import type { Config } from '../config/types.ts'
@@ -16,10 +16,10 @@ import { createDropLog } from './drop-log.ts'
 import { createHealthLog, logLackChange } from './health-log.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
 import { createListener, type Listener, type TlsFiles } from './listener.ts'
-import { createNetwork, mendBehind, mendIdentity } from './network.ts'
+import { createNetwork, mendBehind, mendIdentity, type Network } from './network.ts'
 import { makeHealthRegistry, makeProbes, makeSharedState, type ProxyOptions, withoutRestart } from './proxy-parts.ts'
 import { createRequestMetrics } from './request-metrics.ts'
-import { createSelfWatch } from './self-watch.ts'
+import { createSelfWatch, type SelfWatch } from './self-watch.ts'
 import { createSharedRendering } from './shared-rendering.ts'
 import { createShortageLog } from './shortage-log.ts'
 
@@ -28,7 +28,7 @@ export type { ProxyOptions } from './proxy-parts.ts'
 export interface ProxyServer {
   listen(): Promise<{ readonly port: number }>
   /**
-   * Refuses new requests, finishes those in flight for up to `graceMs`, tells the rest, closes. Resolves when all is
+   * Refuses new requests, finishes those in flight for up to `graceMs`, ends the rest, closes. Resolves when all is
    * closed.
    */
   shutdown(graceMs: number): Promise<void>
@@ -63,7 +63,7 @@ function within(clock: Clock, ms: number, promise: Promise<void>): Promise<void>
   return Promise.race([promise, new Promise<void>(resolve => clock.after(ms, resolve))])
 }
 
-/** Finishes what is in flight, up to the grace period, tells the rest, and closes. */
+/** Finishes what is in flight, up to the grace period, ends the rest, and closes. */
 async function drainAndClose(clock: Clock, app: App, listener: Listener, graceMs: number): Promise<void> {
   const finished = app.drain()
   await within(clock, graceMs, finished)
@@ -96,46 +96,21 @@ function gatherStates(clock: Clock, own: () => ProcessState, peers: ProxyOptions
   }
 }
 
-/** Makes the parts and ties them together; `hold.runtime` is the config in force. */
-function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finished: number }) {
-  const { config, version, clock, log, tls, processFigures, makeSocket, host = '' } = options
-  const current = (): Runtime => {
-    if (hold.runtime === undefined) throw new Error('the config is not in force yet')
-    return hold.runtime
-  }
-  const network =
-    options.network ??
-    createNetwork({ clock, log, config: () => hold.runtime?.config ?? config, makeSocket }, options.transport)
-  const health = makeHealthRegistry(options, current)
-  const shortages = createShortageLog(clock, log)
-  const shared = makeSharedState(
-    options,
-    { network, health, current },
-    {
-      onKeyLimited: (key, limit) => measure.keyLimited(key, limit),
-      onAttempt(report) {
-        measure.attempted(report)
-        watch.attempted(report)
-        shortages(report)
-        network.attempted(report, current())
-        if (report.label !== 'served') log.debug('attempt', { ...report })
-      },
-    },
-  )
-  hold.runtime = createRuntime(config, shared)
-  const self = createSelfWatch(clock, { host, version, tls })
-  const healthLog = createHealthLog({ clock, log, runtime: current })
-  health.onChange((change: HealthChange) => {
-    healthLog.changed(change, network.follow(change, current()))
-    watch.changed(change)
-  })
-  network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
-  options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
-  shared.unsupported.onChange(change => logLackChange(log, change, current()))
+interface WiredState {
+  readonly current: () => Runtime
+  readonly network: Network
+  readonly health: HealthRegistry
+  readonly shared: SharedState
+  readonly self: SelfWatch
+}
 
+/** What serves requests of the state and reports of it: HTTP, metrics, status page. */
+function wireFront(options: ProxyOptions, { current, network, health, shared, self }: WiredState) {
+  const { version, clock, log, random, processFigures } = options
+  let finished = 0
   const tracer = createTracer({
     clock,
-    random: options.random,
+    random,
     log,
     version,
     settings: () => current().config.tracing,
@@ -148,12 +123,12 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     version,
     runtime: current,
     metricsText: () => gathered.metricsText(),
-    dashboard: (exchange, path) => watch.serve(exchange, path),
-    onFinished(finished) {
-      hold.finished++
-      watch.finished(finished)
-      measure.finished(finished)
-      logFinished(log, finished)
+    dashboard: (exchange, path) => dashboard.serve(exchange, path),
+    onFinished(request) {
+      finished++
+      dashboard.finished(request)
+      measure.finished(request)
+      logFinished(log, request)
     },
   })
   const measure = createRequestMetrics({
@@ -165,9 +140,9 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
     self: self.describe,
     processFigures,
   })
-  const state = (): ProcessState => ({ metrics: measure.state(), status: watch.snapshot() })
+  const state = (): ProcessState => ({ metrics: measure.state(), status: dashboard.snapshot() })
   const gathered = gatherStates(clock, state, options.peers)
-  const watch = createDashboard({
+  const dashboard = createDashboard({
     clock,
     keysEnding: () => endingKeys(current().config.auth.keys, clock.epochMs()),
     log,
@@ -182,13 +157,56 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined; finis
         .map(({ what, apiVersion, wrong }) => ({ what: `${what} at api_version ${apiVersion}`, wrong })),
     proxy: self.describe,
   })
-  return { current, network, shared, self, healthLog, app, measure, state, watch, tracer }
+  return { tracer, app, measure, dashboard, state, finished: () => finished }
+}
+
+/** Makes the parts and ties them together; `hold.runtime` is the config in force. */
+function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined }) {
+  const { config, version, clock, log, tls, makeSocket, host = '' } = options
+  const current = (): Runtime => {
+    if (hold.runtime === undefined) throw new Error('the config is not in force yet')
+    return hold.runtime
+  }
+  const network =
+    options.network ??
+    createNetwork({ clock, log, config: () => hold.runtime?.config ?? config, makeSocket }, options.transport)
+  const health = makeHealthRegistry(options, current)
+  const shortages = createShortageLog(clock, log)
+  const shared = makeSharedState(
+    options,
+    { network, health, current },
+    {
+      onKeyLimited: (key, limit) => front.measure.keyLimited(key, limit),
+      onAttempt(report) {
+        front.measure.attempted(report)
+        front.dashboard.attempted(report)
+        shortages(report)
+        network.attempted(report, current())
+        if (report.label !== 'served') log.debug('attempt', { ...report })
+      },
+    },
+  )
+  hold.runtime = createRuntime(config, shared)
+  const self = createSelfWatch(clock, { host, version, tls })
+  const front = wireFront(options, { current, network, health, shared, self })
+  const healthLog = createHealthLog({ clock, log, runtime: current })
+  health.onChange((change: HealthChange) => {
+    healthLog.changed(change, network.follow(change, current()))
+    front.dashboard.changed(change)
+  })
+  network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
+  options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
+  shared.unsupported.onChange(change => logLackChange(log, change, current()))
+  return { current, network, shared, self, healthLog, ...front }
 }
 
 export function createProxy(options: ProxyOptions): ProxyServer {
   const { config, clock, log, tls, shareWith, maxConnections } = options
-  const hold: Parameters<typeof wire>[1] = { runtime: undefined, finished: 0 }
-  const { current, network, shared, self, healthLog, app, measure, state, watch, tracer } = wire(options, hold)
+  const hold: Parameters<typeof wire>[1] = { runtime: undefined }
+  const { current, network, shared, self, healthLog, app, measure, state, finished, dashboard, tracer } = wire(
+    options,
+    hold,
+  )
   const listener = createListener({
     tls,
     onRequest: app.handle,
@@ -213,7 +231,7 @@ export function createProxy(options: ProxyOptions): ProxyServer {
     reloadFailed: self.reloadFailed,
     startProbes: startWatching,
     state,
-    finished: () => hold.finished,
+    finished,
     applyUpdates: items => sharing?.applyUpdates(items),
     reload(next, files) {
       const before = current().config
@@ -237,7 +255,7 @@ export function createProxy(options: ProxyOptions): ProxyServer {
     },
     async shutdown(graceMs) {
       for (const watcher of watchers) watcher.stop()
-      watch.close()
+      dashboard.close()
       await drainAndClose(clock, app, listener, graceMs)
       await tracer.close()
       shared.issuerKeys.close()

@@ -24,7 +24,7 @@ function failed(reason: string): FetchedKeys {
 function keysIn(text: string): FetchedKeys {
   const keys = parseKeySet(text)
   return keys === undefined
-    ? failed('the answer is no JSON Web Key Set with a key for RS256, PS256 or ES256')
+    ? failed('the response is no JSON Web Key Set with a key for RS256, PS256 or ES256')
     : { kind: 'keys', keys }
 }
 
