@@ -1,6 +1,7 @@
 // One attempt's right to a deployment, and the health that it reports to. It writes through the registry that gave it.
 import type { Clock } from '../clock.ts'
 import type { EjectReason, HealthEvent, HealthState } from './health-state.ts'
+import { Ramp } from './ramp.ts'
 
 /** What an attempt meant for the deployment it went to. */
 export type Blame =
@@ -41,8 +42,8 @@ export interface BackendHealth {
   readonly lastAnsweredMs: number
   /** Last response that was no 429. */
   readonly lastServedMs: number
-  /** Requests that the wait queue may let through after a throttle, whose capacity nobody knows; Infinity: any. */
-  readonly ramp: number
+  /** Its permits for waiting requests; undefined: it was never throttled, and takes any number. */
+  readonly ramp: Ramp | undefined
   readonly headroom: Headroom | undefined
 }
 
@@ -58,14 +59,6 @@ export interface Lease {
   /** Takes the released blame back: a second deployment met the same request with suspect trouble. */
   withdraw(): void
 }
-
-/** Successes after which nothing is held back any more: more than any queue wakes at once. */
-const RAMP_OPEN = 64
-/**
- * A success after a throttle lets two more through: the rate found by doubling, as TCP's slow start does (RFC 5681
- * section 3.1).
- */
-const RAMP_STEP = 2
 
 /** A health as its registry and its leases write it. */
 export type Own = Mutable<BackendHealth>
@@ -86,7 +79,8 @@ export class HealthLease implements Lease {
   private readonly onRelease: (() => void) | undefined
   private readonly since: number
   private readonly beganMs: number
-  private readonly tookPermit: boolean
+  /** Its number in the ramp; 0: the deployment had none. */
+  private readonly turn: number
   private released = false
   private wasAnswered = false
 
@@ -100,8 +94,7 @@ export class HealthLease implements Lease {
     const { phase } = health.state
     this.isTrial = phase.kind === 'trial' && phase.lease === number
     this.since = health.state.sequence
-    this.tookPermit = health.ramp !== Number.POSITIVE_INFINITY
-    if (this.tookPermit) health.ramp = Math.max(health.ramp - 1, 0)
+    this.turn = health.ramp?.begin(this.beganMs) ?? 0
     health.inFlight++
   }
 
@@ -110,9 +103,7 @@ export class HealthLease implements Lease {
     const nowMs = owner.clock.nowMs()
     health.lastAnsweredMs = nowMs
     health.lastServedMs = nowMs
-    if (!this.wasAnswered && this.tookPermit && this.beganMs >= health.state.throttle.untilMs) {
-      health.ramp = health.ramp + RAMP_STEP > RAMP_OPEN ? Number.POSITIVE_INFINITY : health.ramp + RAMP_STEP
-    }
+    if (!this.wasAnswered) health.ramp?.succeeded(this.turn)
     this.wasAnswered = true
     owner.apply(health, { kind: 'answered', lease: this.number, since: this.since })
     owner.freed()
@@ -127,7 +118,7 @@ export class HealthLease implements Lease {
     this.report(blame)
     // Whatever it brought: the place of a trial is free again.
     owner.apply(health, { kind: 'released', lease })
-    if (this.tookPermit && !this.wasAnswered) health.ramp = Math.max(health.ramp, 1)
+    if (!this.wasAnswered) health.ramp?.unanswered()
     owner.freed()
   }
 
@@ -139,8 +130,10 @@ export class HealthLease implements Lease {
     const { health, owner, number: lease, since } = this
     if (blame.kind === 'healthy') this.answered()
     else if (blame.kind === 'throttled') {
-      health.lastAnsweredMs = owner.clock.nowMs()
-      if (blame.waitMs > 0) health.ramp = 1
+      const nowMs = owner.clock.nowMs()
+      health.lastAnsweredMs = nowMs
+      health.ramp ??= new Ramp()
+      health.ramp.throttled(nowMs, blame.waitMs, this.turn)
       this.wasAnswered = true
       owner.apply(health, { kind: 'throttled', lease, since, waitMs: blame.waitMs })
     } else if (blame.kind === 'failed') {

@@ -172,9 +172,14 @@ function mend(state: HealthState, { reason }: { readonly reason: EjectReason }):
   return out(state).trouble.reason === reason ? { ...state, phase: IN, probeOverruled: false } : state
 }
 
+/** The order of an operator's words: by the wall clock that all processes share, and never back. */
+function handAt({ hand }: HealthState, atEpochMs: number): number {
+  return Math.max(hand + 1, atEpochMs)
+}
+
 function ejectByHand(
   state: HealthState,
-  { holdMs }: { readonly holdMs: number | undefined },
+  { holdMs, atEpochMs }: { readonly holdMs: number | undefined; readonly atEpochMs: number },
   nowMs: number,
 ): HealthState {
   const untilMs = holdMs === undefined ? Number.POSITIVE_INFINITY : nowMs + holdMs
@@ -193,13 +198,13 @@ function ejectByHand(
     provisional: [],
     before: undefined,
   }
-  return { ...state, hand: state.hand + 1, phase: { kind: 'held', trouble } }
+  return { ...state, hand: handAt(state, atEpochMs), phase: { kind: 'held', trouble } }
 }
 
-function restoreByHand(state: HealthState): HealthState {
+function restoreByHand(state: HealthState, { atEpochMs }: { readonly atEpochMs: number }): HealthState {
   return {
     ...state,
-    hand: state.hand + 1,
+    hand: handAt(state, atEpochMs),
     phase: IN,
     marks: 0,
     probeOverruled: false,

@@ -76,7 +76,10 @@ export interface Throttle {
 
 export interface HealthState {
   readonly sequence: number
-  /** Grows with each of an operator's words: the later one is stronger than anything that was seen. */
+  /**
+   * When an operator spoke last, by the wall clock in milliseconds; 0: never. The later word is stronger than anything
+   * that was seen, in whatever process it was given.
+   */
   readonly hand: number
   readonly version: number
   readonly phase: Phase
@@ -132,8 +135,8 @@ export type HealthEvent =
     }
   /** What was missing is there: a token. Ends holds for this reason. */
   | { readonly kind: 'mended'; readonly reason: EjectReason }
-  | { readonly kind: 'hand_ejected'; readonly holdMs: number | undefined }
-  | { readonly kind: 'hand_restored' }
+  | { readonly kind: 'hand_ejected'; readonly holdMs: number | undefined; readonly atEpochMs: number }
+  | { readonly kind: 'hand_restored'; readonly atEpochMs: number }
 
 /**
  * So many requests in a row with suspect trouble put a deployment out whatever the others did (README, section

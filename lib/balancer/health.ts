@@ -17,12 +17,13 @@ import {
   type HealthEvent,
   type HealthState,
   NEW_STATE,
-  phaseAt,
   type Trouble,
   troubleOf,
 } from './health-state.ts'
 import { type ModelChange, type ModelMembers, watchModels } from './model-watch.ts'
+import { Ramp } from './ramp.ts'
 
+export { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForMs } from './availability.ts'
 export type { BackendHealth, Blame, Headroom, Lease } from './health-lease.ts'
 export type { HealthSnapshot } from './health-snapshot.ts'
 export type { EjectReason, Trouble } from './health-state.ts'
@@ -81,28 +82,6 @@ export interface HealthRegistry {
   adopt(states: readonly HealthSnapshot[]): void
 }
 
-/** Whether it may be chosen now: neither throttled nor out, or its hold has passed and nobody is on trial. */
-export function isAvailable({ state }: BackendHealth, nowMs: number): boolean {
-  // Said first because it is nearly always so.
-  if (state.phase.kind === 'in') return state.throttle.dueAtMs <= nowMs
-  return state.throttle.dueAtMs <= nowMs && phaseAt(state, nowMs) === 'due'
-}
-
-/** Whether it is out: ejected, and the hold has not passed. Throttled is not out, nor is one on trial. */
-export function isEjected({ state }: BackendHealth, nowMs: number): boolean {
-  return state.phase.kind !== 'in' && phaseAt(state, nowMs) === 'held'
-}
-
-/** Whether no request may choose it, throttled or not: out, or on trial for somebody else. */
-export function isEjectedOrOnTrial({ state }: BackendHealth, nowMs: number): boolean {
-  return state.phase.kind !== 'in' && phaseAt(state, nowMs) !== 'due'
-}
-
-/** How long its throttle lasts from now, to the next time it may be asked; 0: it is not throttled. */
-export function throttledForMs({ state }: BackendHealth, nowMs: number): number {
-  return Math.max(state.throttle.dueAtMs - nowMs, 0)
-}
-
 const BY: Partial<Record<HealthEvent['kind'], RestoredBy>> = {
   answered: 'request',
   throttled: 'request',
@@ -145,9 +124,18 @@ function newHealth(id: string, writer: number): Own {
     exhaustedUntilMs: Number.NEGATIVE_INFINITY,
     lastAnsweredMs: Number.NEGATIVE_INFINITY,
     lastServedMs: Number.NEGATIVE_INFINITY,
-    ramp: Number.POSITIVE_INFINITY,
+    ramp: undefined,
     headroom: undefined,
   }
+}
+
+/** Another process's news, before it is taken over: of a throttle nobody here knows what comes after it either. */
+function followRamp(health: Own, { hand, phase, throttle }: HealthState, nowMs: number): void {
+  const { state } = health
+  if (hand > state.hand && phase.kind === 'in') health.ramp?.reset()
+  if (throttle.untilMs <= Math.max(state.throttle.untilMs, nowMs)) return
+  health.ramp ??= new Ramp()
+  health.ramp.throttled(nowMs, throttle.untilMs - nowMs, 0)
 }
 
 /** The ways a registry's changes are heard. */
@@ -231,6 +219,7 @@ export function createHealthRegistry(options: HealthRegistryOptions): HealthRegi
     if (health === undefined) return
     const merged = mergeSnapshot(health, given, clocks(), recoveryMs())
     if (merged === health) return
+    followRamp(health, merged.state, clock.nowMs())
     health.state = merged.state
     health.writer = merged.writer
     models.changed(false)
@@ -270,8 +259,11 @@ export function createHealthRegistry(options: HealthRegistryOptions): HealthRegi
       apply(own(health), { kind: 'failed', lease: 0, since, reason, detail, holdMs, suspect: 'no', silentSinceMs })
     },
     mended: (health, reason) => apply(own(health), { kind: 'mended', reason }),
-    eject: (health, holdMs) => apply(own(health), { kind: 'hand_ejected', holdMs }),
-    restore: health => apply(own(health), { kind: 'hand_restored' }),
+    eject: (health, holdMs) => apply(own(health), { kind: 'hand_ejected', holdMs, atEpochMs: clock.epochMs() }),
+    restore(health) {
+      own(health).ramp?.reset()
+      apply(own(health), { kind: 'hand_restored', atEpochMs: clock.epochMs() })
+    },
     setModels(next) {
       models.set(next)
       const kept = new Set(next.flatMap(({ members }) => members.map(({ id }) => id)))

@@ -7,6 +7,7 @@ import {
   isAvailable,
   isEjectedOrOnTrial,
   type Lease,
+  takesWaiting,
   throttledForMs,
 } from './health.ts'
 import { type Candidate, leastBusy, roundRobin } from './policies.ts'
@@ -163,7 +164,10 @@ export class RequestPicker implements Picker {
     const nowMs = options.clock.nowMs()
     const slowly = options.waiting !== undefined && options.waiting() > 0
     const isOpen = (member: Member): boolean =>
-      this.mayUse(member) && isAvailable(member.health, nowMs) && !isFull(member) && !(slowly && member.health.ramp < 1)
+      this.mayUse(member) &&
+      isAvailable(member.health, nowMs) &&
+      !isFull(member) &&
+      !(slowly && !takesWaiting(member.health, nowMs))
     const isWanted = (member: Member): boolean => isOpen(member) && (this.avoid === undefined || !this.avoid(member))
     const found =
       firstTierWith(tiers, member => isWanted(member) && member.health.exhaustedUntilMs <= nowMs) ??

@@ -1,6 +1,7 @@
 // A model's backends in their tiers, and what its requests share.
 import type { ModelConfig } from '../config/types.ts'
-import { isAvailable, isEjected, isEjectedOrOnTrial } from './health.ts'
+import { changesMs } from './availability.ts'
+import { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForMs } from './health.ts'
 import {
   isFull,
   type Member,
@@ -21,10 +22,18 @@ export interface Pool {
   picker(options: PickerOptions): Picker
   /** Members that are not out; throttled ones count as healthy. */
   counts(): { readonly healthy: number; readonly total: number }
-  /** Whether anybody can take a request now, for those who wait. */
-  hasRoom(): boolean
-  /** Whether anybody is sound and only throttled, full, or let through slowly. */
-  hasBusy(): boolean
+  /** The members as waiting requests see them. */
+  outlook(): Outlook
+}
+
+/** A pool's members as waiting requests see them. */
+export interface Outlook {
+  /** A letter for each: `o` takes one now, `b` is sound and has no room, `x` is out. */
+  readonly letters: string
+  /** Monotonic: when that may change by itself; Infinity: not before something happens. */
+  readonly changesMs: number
+  /** Monotonic: the soonest that a sound one can have room. */
+  readonly roomMs: number
 }
 
 /** A 32-bit FNV-1a hash of a text's UTF-16 units: stable over processes, for rendezvous seeds. */
@@ -42,6 +51,23 @@ function tiersOf(members: readonly Member[]): Tiers {
     else tier.push(member)
   }
   return [...byPriority.entries()].sort(([a], [b]) => a - b).map(([, tier]) => tier)
+}
+
+function outlookOf(members: readonly Member[], nowMs: number): Outlook {
+  let letters = ''
+  let soonestMs = Number.POSITIVE_INFINITY
+  let roomMs = Number.POSITIVE_INFINITY
+  for (const member of members) {
+    const { health } = member
+    soonestMs = Math.min(soonestMs, changesMs(health, nowMs))
+    if (isEjectedOrOnTrial(health, nowMs)) letters += 'x'
+    else {
+      const isOpen = isAvailable(health, nowMs) && !isFull(member) && takesWaiting(health, nowMs)
+      letters += isOpen ? 'o' : 'b'
+      roomMs = Math.min(roomMs, nowMs + throttledForMs(health, nowMs))
+    }
+  }
+  return { letters, changesMs: soonestMs, roomMs }
 }
 
 /** Makes a model's pool. A reload makes a new one over the same health. */
@@ -62,13 +88,6 @@ export function createPool(options: PoolOptions): Pool {
       const nowMs = clock.nowMs()
       return { healthy: members.filter(member => !isEjected(member.health, nowMs)).length, total: members.length }
     },
-    hasRoom() {
-      const nowMs = clock.nowMs()
-      return members.some(member => isAvailable(member.health, nowMs) && !isFull(member) && member.health.ramp >= 1)
-    },
-    hasBusy() {
-      const nowMs = clock.nowMs()
-      return members.some(({ health }) => !isEjectedOrOnTrial(health, nowMs))
-    },
+    outlook: () => outlookOf(members, clock.nowMs()),
   }
 }

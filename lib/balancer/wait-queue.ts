@@ -3,7 +3,7 @@
 // has its lease.
 import type { Clock, Timer } from '../clock.ts'
 import type { HealthRegistry } from './health.ts'
-import type { Picker, PickResult, Pool } from './pool.ts'
+import type { Outlook, Picker, PickResult, Pool } from './pool.ts'
 
 /** Requests waiting per model; beyond it a 429 is the honest response. */
 export const MAX_WAITING = 1_000
@@ -20,8 +20,10 @@ export interface Waiting {
   readonly leaving: Leaving
   /** Monotonic: what is not there by then is not waited for. */
   readonly untilMs: number
-  /** Its place in the order of arrival, kept over several waits; 0: it has not waited yet. Written by the queue. */
-  readonly ticket: { place: number }
+  /** Monotonic: when the request arrived, which is its place. */
+  readonly beganMs: number
+  /** Orders requests that arrived at the same time: a number of `nextPlace`. */
+  readonly place: number
 }
 
 /**
@@ -30,8 +32,10 @@ export interface Waiting {
 export type WaitResult = PickResult | { readonly kind: 'left' } | { readonly kind: 'queue_full' }
 
 export interface WaitQueue {
-  /** Waits for a lease. @param waitMs the soonest that capacity can appear by itself */
-  wait(waiting: Waiting, waitMs: number): Promise<WaitResult>
+  /** The number of a request that arrives, greater than those before. */
+  nextPlace(): number
+  /** Waits for a lease. */
+  wait(waiting: Waiting): Promise<WaitResult>
   /** Gives what is free to those who wait: for a newcomer, before it picks for itself. */
   serve(pool: Pool): void
   /** Requests of the model that wait. */
@@ -40,8 +44,6 @@ export interface WaitQueue {
 
 interface Waiter {
   readonly given: Waiting
-  /** Monotonic: when to look again whatever happens. */
-  lookAtMs: number
   readonly leave: (result: WaitResult) => void
 }
 
@@ -49,6 +51,13 @@ interface Waiter {
 interface Line {
   readonly model: string
   readonly waiters: Waiter[]
+  /** Of the newest waiter; older ones may have come before a reload. */
+  pool: Pool
+  /** A reload came between: what one pool has says too little. */
+  isMixed: boolean
+  /** The letters of the outlook at the last round: asking again brings nothing while they stay. */
+  seen: string
+  isServing: boolean
   timer: Timer | undefined
   timerMs: number
 }
@@ -59,31 +68,62 @@ export function isWorthWaiting(pick: PickResult, leftMs: number): boolean {
   return pick.isFull ? leftMs > 0 : pick.waitMs <= leftMs
 }
 
-/** Whether asking for this waiter can bring something: its time has come, a backend has room, or none is busy. */
-function isDue({ given: { pool }, lookAtMs }: Waiter, nowMs: number): boolean {
-  return lookAtMs <= nowMs || pool.hasRoom() || !pool.hasBusy()
-}
-
 /** Asks for one waiter; what it gets, or that it had better not wait on, ends its wait. */
-function look(waiter: Waiter, nowMs: number): void {
-  const { given, leave } = waiter
+function look({ given, leave }: Waiter, nowMs: number): void {
   given.picker.retryThrottled()
   const pick = given.picker.pick()
   if (!isWorthWaiting(pick, given.untilMs - nowMs)) leave(pick)
-  else if (pick.kind === 'throttled') waiter.lookAtMs = Math.min(nowMs + pick.waitMs, given.untilMs)
 }
 
-/** Puts a waiter at its place: one that met another 429 stands in front of those that came later. */
+function isBefore(a: Waiting, b: Waiting): boolean {
+  return a.beganMs === b.beganMs ? a.place < b.place : a.beganMs < b.beganMs
+}
+
+/** Puts a waiter at its place: one that arrived earlier stands in front, however late it came to wait. */
 function insert({ waiters }: Line, waiter: Waiter): void {
-  const { place } = waiter.given.ticket
-  const at = waiters.findIndex(other => other.given.ticket.place > place)
-  waiters.splice(at === -1 ? waiters.length : at, 0, waiter)
+  let at = waiters.length
+  for (; at > 0; at--) {
+    const other = waiters[at - 1]
+    if (other === undefined || isBefore(other.given, waiter.given)) break
+  }
+  waiters.splice(at, 0, waiter)
 }
 
-/** Sets the line's timer to the soonest moment at which one of its waiters wants to be looked at. */
-function schedule(line: Line, clock: Clock, serve: (line: Line) => void): void {
-  let atMs = Number.POSITIVE_INFINITY
-  for (const { lookAtMs } of line.waiters) atMs = Math.min(atMs, lookAtMs)
+/** Whether asking can bring a waiter anything that it could not before. */
+function isNews(line: Line, { letters }: Outlook): boolean {
+  return line.isMixed || letters !== line.seen
+}
+
+/** Whether a backend went out or came back since the last round: a waiter may have nothing left to wait for. */
+function isOutNews({ seen, isMixed }: Line, { letters }: Outlook): boolean {
+  return isMixed || seen.length !== letters.length || [...letters].some((is, i) => (is === 'x') !== (seen[i] === 'x'))
+}
+
+/** One round: asks for the waiters in their order, as long as a backend has room. */
+function round(line: Line, outlook: Outlook, nowMs: number): void {
+  const all = isOutNews(line, outlook)
+  for (const waiter of [...line.waiters]) {
+    if (!all && !line.pool.outlook().letters.includes('o')) break
+    look(waiter, nowMs)
+  }
+}
+
+/** The soonest end of a wait: that of the first in line, since all wait equally long, unless a reload came between. */
+function firstUntilMs({ waiters, isMixed }: Line): number {
+  if (!isMixed) return waiters[0]?.given.untilMs ?? Number.POSITIVE_INFINITY
+  return Math.min(...waiters.map(({ given }) => given.untilMs))
+}
+
+/** Ends the waits whose time is over, and those that no backend's return will be in time for. */
+function dismissLate(line: Line, { roomMs }: Outlook, nowMs: number): void {
+  const isLate = (untilMs: number): boolean => untilMs <= nowMs || untilMs < roomMs
+  if (!isLate(firstUntilMs(line))) return
+  for (const waiter of line.waiters.filter(({ given }) => isLate(given.untilMs))) look(waiter, nowMs)
+}
+
+/** Sets the line's timer to the soonest moment at which something changes by itself, or a waiter's time is over. */
+function schedule(line: Line, clock: Clock, { changesMs }: Outlook, serve: (line: Line) => void): void {
+  const atMs = Math.min(changesMs, firstUntilMs(line))
   if (line.timer !== undefined && line.timerMs === atMs) return
   line.timer?.cancel()
   line.timer = undefined
@@ -96,33 +136,26 @@ function schedule(line: Line, clock: Clock, serve: (line: Line) => void): void {
   }
 }
 
-interface LineServer {
-  isServing(): boolean
-  /** Looks at all waiters of a line for which asking can bring something. */
-  serve(line: Line): void
-}
-
-/** Serves one line at a time: a lease that is taken meanwhile is news too, and looked at once the round is over. */
-function createLineServer(clock: Clock): LineServer {
-  let serving = false
-  let again = false
+/** Serves a line: rounds, until one brings nothing. A lease that is taken in a round is news as well. */
+function createLineServer(clock: Clock): (line: Line) => void {
   const serve = (line: Line): void => {
-    if (serving) {
-      again = true
-      return
+    if (line.isServing) return
+    line.isServing = true
+    const nowMs = clock.nowMs()
+    let outlook = line.pool.outlook()
+    // Each further round needs a waiter that left in the one before.
+    for (let left = line.waiters.length + 1; left > line.waiters.length && isNews(line, outlook); ) {
+      left = line.waiters.length
+      round(line, outlook, nowMs)
+      line.seen = outlook.letters
+      outlook = line.pool.outlook()
     }
-    serving = true
-    do {
-      again = false
-      const nowMs = clock.nowMs()
-      for (const waiter of [...line.waiters]) {
-        if (isDue(waiter, nowMs)) look(waiter, nowMs)
-      }
-    } while (again && line.waiters.some(({ given }) => given.pool.hasRoom()))
-    serving = false
-    schedule(line, clock, serve)
+    line.seen = outlook.letters
+    dismissLate(line, outlook, nowMs)
+    line.isServing = false
+    schedule(line, clock, line.pool.outlook(), serve)
   }
-  return { isServing: () => serving, serve }
+  return serve
 }
 
 /**
@@ -130,25 +163,24 @@ function createLineServer(clock: Clock): LineServer {
  */
 export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
   const lines = new Map<string, Line>()
-  const { isServing, serve } = createLineServer(clock)
-  let nextPlace = 1
+  const serve = createLineServer(clock)
+  let lastPlace = 0
   let stopListening: (() => void) | undefined
 
   const onCapacity = (): void => {
-    for (const line of lines.values()) {
-      const [first] = line.waiters
-      // Most news is of a response that changes nothing for those who wait.
-      if (first !== undefined && (isServing() || first.given.pool.hasRoom() || !first.given.pool.hasBusy())) serve(line)
-    }
+    for (const line of lines.values()) serve(line)
   }
 
   const add = (line: Line, waiter: Waiter): void => {
-    const { ticket } = waiter.given
-    if (ticket.place === 0) ticket.place = nextPlace++
+    const { pool } = waiter.given
+    if (line.pool !== pool) line.isMixed = true
+    line.pool = pool
     insert(line, waiter)
     lines.set(line.model, line)
     stopListening ??= health.onCapacity(onCapacity)
-    schedule(line, clock, serve)
+    // What it has tried in vain before may be tried again now.
+    if (pool.outlook().letters.includes('o')) line.seen = ''
+    serve(line)
   }
 
   const remove = (line: Line, waiter: Waiter): void => {
@@ -163,9 +195,20 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
   }
 
   return {
-    wait(given, waitMs) {
-      const model = given.pool.model.name
-      const line = lines.get(model) ?? { model, waiters: [], timer: undefined, timerMs: 0 }
+    nextPlace: () => ++lastPlace,
+    wait(given) {
+      const { pool } = given
+      const model = pool.model.name
+      const line = lines.get(model) ?? {
+        model,
+        waiters: [],
+        pool,
+        isMixed: false,
+        seen: pool.outlook().letters,
+        isServing: false,
+        timer: undefined,
+        timerMs: 0,
+      }
       if (line.waiters.length >= MAX_WAITING) return Promise.resolve({ kind: 'queue_full' })
       return new Promise(resolve => {
         let left = false
@@ -176,7 +219,7 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
           stopWatching()
           resolve(result)
         }
-        const waiter: Waiter = { given, lookAtMs: Math.min(clock.nowMs() + waitMs, given.untilMs), leave }
+        const waiter: Waiter = { given, leave }
         let stopWatching: () => void = () => undefined
         stopWatching = given.leaving.onCancel(() => leave({ kind: 'left' }))
         // A request that was cancelled before takes no place: nobody would take it back again.

@@ -25,8 +25,9 @@ interface Way {
   readonly picker: Picker
   readonly deps: ForwardDeps
   readonly history: History
-  /** Its place among those who wait. */
-  readonly ticket: { place: number }
+  /** Its place among those who arrive at the same time (wait-queue.ts). */
+  readonly place: number
+  hasWaited: boolean
   /** Attempts that count against `retry.max_attempts`. */
   counted: number
   /** The last response that is better than none. */
@@ -49,16 +50,19 @@ function shouldRetry(outcome: Outcome, request: ForwardRequest): boolean {
 }
 
 /** The next backend; where all are throttled or full and that ends in time, after a wait in the model's queue. */
-function nextPick({ exchange, request, picker, deps, ticket }: Way): WaitResult | Promise<WaitResult> {
+function nextPick(way: Way): WaitResult | Promise<WaitResult> {
+  const { exchange, request, picker, deps, place } = way
   const { limits, waitQueue, clock } = deps
   const { pool } = request
   // Those who wait come first, where both could use what is free.
   if (limits.maxWaitMs > 0 && waitQueue.waiting(pool) > 0) waitQueue.serve(pool)
   const pick: PickResult = picker.pick()
-  const untilMs = exchange.beganMs + limits.maxWaitMs
+  const { beganMs, cancellation } = exchange
   // The time runs from the request's head, however often it waits.
+  const untilMs = beganMs + limits.maxWaitMs
   if (pick.kind !== 'throttled' || !isWorthWaiting(pick, untilMs - clock.nowMs())) return pick
-  return waitQueue.wait({ pool, picker, leaving: exchange.cancellation, untilMs, ticket }, pick.waitMs)
+  way.hasWaited = true
+  return waitQueue.wait({ pool, picker, leaving: cancellation, untilMs, beganMs, place })
 }
 
 /** A token that could not be had is often there a moment later: no longer than this, and once a request. */
@@ -118,7 +122,7 @@ function noteFailure(
   // Looking for the resource that can read a state costs no token and is bounded by their number: it is no retry. Nor
   // is a 429 after a wait, which the request has paid for with its time.
   const isSearch = outcome.kind === 'state_elsewhere'
-  const afterWait = outcome.kind === 'throttled' && way.ticket.place > 0
+  const afterWait = outcome.kind === 'throttled' && way.hasWaited
   if (reachedBackend(outcome) && !isSearch && !afterWait) way.counted++
 }
 
@@ -144,7 +148,8 @@ async function tryMember(way: Way, pick: Leased): Promise<TryResult | undefined>
   const askedMs = deps.clock.nowMs()
   const isFailover = hasFailed(history)
   let answered = await tryBackend(exchange, request, pick, deps)
-  if (answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused === true) {
+  const isMisdirected = answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused
+  if (isMisdirected && way.counted + 1 < deps.limits.maxAttempts) {
     // RFC 9110 section 15.5.20: over another connection it may be served.
     way.counted++
     record.attempts++
@@ -210,7 +215,8 @@ function wayOf(exchange: Exchange, request: ForwardRequest, picker: Picker, deps
     picker,
     deps,
     history: { outcomes: [], busy: undefined, stopped: undefined },
-    ticket: { place: 0 },
+    place: deps.waitQueue.nextPlace(),
+    hasWaited: false,
     counted: 0,
     fallback: undefined,
     firstSuspect: undefined,

@@ -187,6 +187,15 @@ for (const { what, used, faults, maxAttempts = 4, reused, backend, attempts } of
     backend: null,
     attempts: '2',
   },
+  {
+    what: 'on a used connection is the last one where one attempt is all',
+    used: true,
+    faults: [MISDIRECTED],
+    maxAttempts: 1,
+    reused: [true],
+    backend: null,
+    attempts: '1',
+  },
 ]) {
   t.test(`a 421 ${what}, and nobody is blamed`, async t => {
     const both = await twoBackends(t, { rest: `retry: {max_attempts: ${maxAttempts}}\n${NO_PROBES}` })

@@ -1,6 +1,6 @@
 // The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the
 // clients saw; the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
-import { isAvailable, isEjected, isEjectedOrOnTrial, throttledForMs } from '../../lib/balancer/health.ts'
+import { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -92,7 +92,10 @@ export function createChecks(deps: ChecksDeps): Checks {
   const overruled = new Set<string>()
   const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
   const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
-  let idleSinceMs: number | undefined
+  /** By backend: since when it does nothing while somebody waits who may use it. */
+  const idleSinceMs = new Map<number, number>()
+  /** By backend: the longest wait that a 429 has named. */
+  const longestWaitMs = new Map<number, number>()
   let rounds: number[] | undefined
 
   const violate = (invariant: Invariant, check: string, text: string): void =>
@@ -111,7 +114,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     return specs.map(({ name }) => {
       const member = memberOf(process, name)
       // After a throttle it is let through slowly.
-      return member !== undefined && isAvailable(member.health, nowMs) && member.health.ramp >= 1
+      return member !== undefined && isAvailable(member.health, nowMs) && takesWaiting(member.health, nowMs)
     })
   }
 
@@ -174,11 +177,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
     }
     const counted = earlier.filter(
-      other =>
-        other.begunMs !== undefined &&
-        other.answer?.throttleMs === undefined &&
-        other.answer?.status !== 421 &&
-        !isStale(other),
+      other => other.begunMs !== undefined && other.answer?.throttleMs === undefined && !isStale(other),
     )
     if (counted.length >= settings.maxAttempts) {
       violate(4, 'max_attempts', `${asking.id} makes attempt ${counted.length + 1} of ${settings.maxAttempts}`)
@@ -265,24 +264,30 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (deps.clients().underWay.size === 0) return
     const nowMs = engine.nowMs()
     const all = waiting()
-    for (const asking of all) asking.waitsSinceMs ??= nowMs
-    const held = all.find(asking =>
-      specs.some(({ name }, i) => {
-        const member = memberOf(asking.process, name)
+    specs.forEach(({ name }, i) => {
+      const asking = all.find(candidate => {
+        const { id, process } = candidate
+        const member = memberOf(process, name)
         const idle = member !== undefined && isAvailable(member.health, nowMs) && member.health.inFlight === 0
         const tried = deps
           .backends()
-          .of(asking.id)
+          .of(id)
           .some(({ backend, answer }) => backend === i && answer?.throttleMs === undefined)
-        return idle && !tried && isHosting(asking, i)
-      }),
-    )
-    if (held === undefined) idleSinceMs = undefined
-    else if (idleSinceMs === undefined) idleSinceMs = nowMs
-    else if (nowMs - idleSinceMs > WAKE_MS) {
-      idleSinceMs = undefined
-      violate(7, 'idle', `${held.id} waits though a backend that it may use is idle`)
-    }
+        return idle && !tried && isHosting(candidate, i)
+      })
+      if (asking === undefined) {
+        idleSinceMs.delete(i)
+        return
+      }
+      const sinceMs = idleSinceMs.get(i) ?? nowMs
+      idleSinceMs.set(i, sinceMs)
+      const member = memberOf(asking.process, name)
+      // One that has had what it admits in a while is left alone for so long, twice what a throttle said at most.
+      const pausesMs = member === undefined || takesWaiting(member.health, nowMs) ? 0 : 2 * (longestWaitMs.get(i) ?? 0)
+      if (nowMs - sinceMs <= pausesMs + WAKE_MS) return
+      idleSinceMs.delete(i)
+      violate(7, 'idle', `${asking.id} waits though ${name}, which it may use, is idle`)
+    })
   }
 
   /** Invariant 7: first come, first served among those that could use this backend. */
@@ -291,12 +296,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     // One that is out is asked for those that nobody else can serve: the others do not wait for it.
     if (settings.maxWaitMs === 0 || was?.[attempt.backend] !== true || triedBy(attempt).size > 0) return
     if (plan.processes > 1 && asking.event.key === 'limited') return
-    const nowMs = engine.nowMs()
     const earlier = waiting().find(
       other =>
         other !== asking &&
         other.process === asking.process &&
-        (other.waitsSinceMs ?? nowMs) + 1 < (asking.waitsSinceMs ?? nowMs) &&
+        other.sentMs < asking.sentMs &&
         isHosting(other, attempt.backend) &&
         deps
           .backends()
@@ -489,6 +493,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       const nowMs = engine.nowMs()
       const key = `${attempt.process} ${attempt.backend}`
       const known = announced.get(key)
+      const longestMs = longestWaitMs.get(attempt.backend) ?? 0
+      longestWaitMs.set(attempt.backend, Math.max(longestMs, answer.throttleMs))
       announced.set(key, { fromMs: nowMs, untilMs: Math.max(known?.untilMs ?? 0, nowMs + answer.throttleMs) })
     },
     head(asking, text) {

@@ -30,8 +30,6 @@ export interface Asking {
   /** When the client went away, where it did so before its answer was whole. */
   leftMs: number | undefined
   result: ClientResult | undefined
-  /** When it was first seen to wait, with nothing under way for it. */
-  waitsSinceMs: number | undefined
   /** The process died under it. */
   orphaned: boolean
 }
@@ -220,7 +218,6 @@ export function createClients(deps: ClientsDeps): Clients {
         wroteMs: undefined,
         leftMs: undefined,
         result: undefined,
-        waitsSinceMs: undefined,
         orphaned: false,
       }
       connection.asking = asking

@@ -91,9 +91,9 @@ function next(world: World, word: Word): World {
     case 'mend':
       return apply(world, { kind: 'mended', reason: 'server_error' })
     case 'eject':
-      return apply(world, { kind: 'hand_ejected', holdMs: undefined })
+      return apply(world, { kind: 'hand_ejected', holdMs: undefined, atEpochMs: world.nowMs })
     case 'restore':
-      return apply(world, { kind: 'hand_restored' })
+      return apply(world, { kind: 'hand_restored', atEpochMs: world.nowMs })
     case 'wait':
       return { ...world, nowMs: world.nowMs + 40_000 }
   }
@@ -451,5 +451,27 @@ t.test('a timeout that another process saw blames nobody who has answered here s
   t.equal(b.available(), true)
   a.registry.adopt(b.registry.snapshot())
   t.equal(a.available(), true, 'and says so')
+  t.end()
+})
+
+t.test("an operator's later word holds in all processes, however soon it followed and wherever it was said", t => {
+  const clock = createFakeClock()
+  const [one, other] = [scene(1, clock), scene(2, clock)]
+  one.registry.eject(one.health, undefined)
+  const ejected = one.registry.snapshot()
+  clock.advance(10)
+  // It has not heard of the first word yet.
+  other.registry.restore(other.health)
+  const restored = other.registry.snapshot()
+  clock.advance(10)
+  other.registry.adopt(ejected)
+  one.registry.adopt(restored)
+  for (const { health } of [one, other]) t.equal(health.state.phase.kind, 'in')
+  // A wall clock that was set back does not make a later word an earlier one.
+  other.registry.adopt([{ ...restored[0], hand: clock.epochMs() + 60_000 } as (typeof restored)[0]])
+  other.registry.eject(other.health, undefined)
+  t.ok(other.health.state.hand > clock.epochMs() + 60_000)
+  one.registry.adopt(other.registry.snapshot())
+  t.equal(isEjected(one.health, clock.nowMs()), true)
   t.end()
 })
