@@ -1,4 +1,4 @@
-// Whether a deployment may be asked, and when: read off its health. Pure.
+// Availability of a deployment: may it be asked, and when. Read off its health. Pure.
 import type { BackendHealth } from './health-lease.ts'
 import { phaseAt } from './health-state.ts'
 

@@ -162,12 +162,8 @@ export class RequestPicker implements Picker {
   pick(): PickResult {
     const { tiers, options } = this.shared
     const nowMs = options.clock.nowMs()
-    const slowly = options.waiting !== undefined && options.waiting() > 0
     const isOpen = (member: Member): boolean =>
-      this.mayUse(member) &&
-      isAvailable(member.health, nowMs) &&
-      !isFull(member) &&
-      !(slowly && !takesWaiting(member.health, nowMs))
+      this.mayUse(member) && isAvailable(member.health, nowMs) && this.hasRoom(member, nowMs)
     const isWanted = (member: Member): boolean => isOpen(member) && (this.avoid === undefined || !this.avoid(member))
     const found =
       firstTierWith(tiers, member => isWanted(member) && member.health.exhaustedUntilMs <= nowMs) ??
@@ -206,8 +202,7 @@ export class RequestPicker implements Picker {
       if (this.tried.includes(member)) {
         if (this.busy?.includes(member) === true) waitMs = Math.min(waitMs, throttledMs)
       } else if (throttledMs > 0) waitMs = Math.min(waitMs, throttledMs)
-      else {
-        // Full, or held back for those who wait longer.
+      else if (!this.hasRoom(member, nowMs)) {
         full = true
         waitMs = Math.min(waitMs, FULL_WAIT_MS)
       }
@@ -226,6 +221,13 @@ export class RequestPicker implements Picker {
     this.ended = true
     this.shared.requestsInFlight--
     if (this.place !== undefined) this.place.inFlight--
+  }
+
+  /** Neither full, nor held back: while requests wait, capacity is handed out as slowly as they are woken. */
+  private hasRoom(member: Member, nowMs: number): boolean {
+    const { waiting } = this.shared.options
+    if (isFull(member)) return false
+    return waiting === undefined || waiting() === 0 || takesWaiting(member.health, nowMs)
   }
 
   private allows(member: Member): boolean {

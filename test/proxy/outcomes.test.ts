@@ -217,6 +217,15 @@ for (const { what, used, faults, maxAttempts = 4, reused, backend, attempts } of
   })
 }
 
+t.test('attempts used up while another backend is sound: the client gets the last answer, no 429', async t => {
+  const both = await twoBackends(t, { rest: `retry: {max_attempts: 1}\n${NO_PROBES}` })
+  both.first.resource.next(fail(503, 'model'))
+  const answer = await both.running.chat()
+  await answer.text()
+  t.equal(answer.status, 503)
+  t.equal(answer.headers.get('x-proxy-backend'), 'b1')
+})
+
 const SERVED: readonly (readonly [string, Fault, number])[] = [
   ['a content filter', refuseWith('content_filter'), 400],
   ['a 409', fail(409, 'model'), 409],

@@ -330,7 +330,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     const nowMs = engine.nowMs()
     const made = deps.backends().of(asking.id)
     if (made.some(({ ambiguous }) => ambiguous)) return undefined
-    const reached = made.filter(attempt => attempt.begunMs !== undefined && !isStale(attempt)).length
+    // Whatever became of a request that has arrived, it was an attempt.
+    const reached = made.filter(attempt => attempt.arrivedMs !== undefined && !isStale(attempt)).length
     for (const [i, spec] of specs.entries()) {
       const member = memberOf(asking.process, spec.name)
       if (member === undefined || !asking.backends.has(spec.name)) continue

@@ -116,6 +116,14 @@ t.test('when every backend is throttled, the request is told when the soonest is
   t.end()
 })
 
+t.test('a backend that was never asked, because the attempts are used up, is neither throttled nor full', t => {
+  const { pool } = createTestPool(['', '', ''])
+  const picker = pool.picker({})
+  for (let i = 0; i < 2; i++) leaseOf(picker.pick()).release(NONE)
+  t.equal(picker.soonest(), undefined)
+  t.end()
+})
+
 t.test('who was tried and throttled may be tried again once its wait has passed', t => {
   const scene = createTestPool(['', ''])
   const picker = scene.pool.picker({})
