@@ -127,7 +127,7 @@ function readDigest({ key, key_sha256: hash }: ParsedKey, place: Place, report: 
     return undefined
   }
   const digest = hash.value === undefined ? undefined : Buffer.from(hash.value, 'hex')
-  const found = digest ?? (key.value === undefined ? undefined : sha256(key.value))
+  const found = digest ?? (key.value === undefined ? undefined : sha256(key.value.trim()))
   if (found?.equals(sha256(PLACEHOLDER_KEY)) === true) {
     report.problem(
       (hash.given ? hash : key).place,

@@ -3,7 +3,7 @@
 import { parseAuthority } from './endpoint.ts'
 import { type Place, pathTo, type Report } from './problems.ts'
 import type { EntraMode, ParsedBackend, ParsedEntra } from './schema.ts'
-import { Secret } from './secret.ts'
+import { headerKey, Secret } from './secret.ts'
 import type { Parsed } from './sections.ts'
 import type { Credential } from './types.ts'
 
@@ -20,7 +20,7 @@ export function readCredential(backend: ParsedBackend, place: Place, env: Env, r
     return undefined
   }
   if (entra.given) return entra.value && readEntra(entra.value, entra.place, env, report)
-  if (key.given) return key.value === undefined ? undefined : { kind: 'api_key', key: new Secret(key.value) }
+  if (key.given) return key.value === undefined ? undefined : { kind: 'api_key', key: new Secret(headerKey(key.value)) }
   if (type.value === 'openai') return { kind: 'none' }
   const missing = { ...place, path: pathTo(place.path, 'api_key') }
   report.problem(missing, 'is missing: a backend needs api_key, or entra (only type: openai can do without)')

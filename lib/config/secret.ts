@@ -41,6 +41,11 @@ export class Secret {
 /** Bytes of a SHA-256 digest. */
 export const SHA256_BYTES = 32
 
+/** A key as a header holds it: without the blanks around it, and each of its bytes in UTF-8 as one character. */
+export function headerKey(key: string): string {
+  return Buffer.from(key.trim(), 'utf8').toString('latin1')
+}
+
 /** SHA-256 of the text's UTF-8 bytes: 32 bytes, what `auth.keys[].key_sha256` spells in hex. */
 export function sha256(text: string): Buffer {
   return createHash('sha256').update(text, 'utf8').digest()

@@ -70,6 +70,11 @@ export function keyOf(digest: Buffer, keys: readonly ClientKey[]): ClientKey | u
 
 /** Texts whose digest is remembered: keys and tokens in use at once, whatever a config names. */
 const MAX_DIGESTS = 1_000
+/** A header's text holds a character a byte; a query's is decoded. */
+function bytesOf(text: string): string | Buffer {
+  return /^[\0-\x7f]*$|[^\0-\xff]/.test(text) ? text : Buffer.from(text, 'latin1')
+}
+
 /** The digest of a text that a client shows as its key. */
 type DigestOf = (text: string) => Buffer
 
@@ -81,7 +86,7 @@ type DigestOf = (text: string) => Buffer
 function createDigests(): { readonly of: DigestOf; readonly keep: (text: string, digest: Buffer) => void } {
   const known = new Map<string, Buffer>()
   return {
-    of: text => known.get(text) ?? hash('sha256', text, 'buffer'),
+    of: text => known.get(text) ?? hash('sha256', bytesOf(text), 'buffer'),
     keep(text, digest) {
       if (known.has(text)) return
       if (known.size >= MAX_DIGESTS) known.clear()

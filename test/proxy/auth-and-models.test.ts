@@ -3,6 +3,7 @@ import http from 'node:http'
 import t from 'tap'
 import { CHAT, NO_PROBES, oneBackend } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
+import { jsonAnswer, startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
@@ -49,6 +50,28 @@ t.test('a client key comes as Bearer, as api-key or as x-api-key, alone or besid
     t.equal((await ask(running, headers)).status, 200, JSON.stringify(headers))
   }
   t.strictSame(backend.resource.violations, [])
+})
+
+t.test('pasted keys count without the blanks around them, and beyond ASCII in UTF-8', async t => {
+  const backend = await startRawBackend(t)
+  const text = configFor([{ url: backend.url, key: '"“azure-key” "' }], { rest: NO_PROBES }).replace(
+    CLIENT_KEY,
+    '" “pasted-key” "',
+  )
+  const running = await runProxy(t, text)
+  const client = connect(running)
+  const key = Buffer.from('“pasted-key”').toString('latin1')
+  client.socket.write(
+    `POST ${CHAT} HTTP/1.1\r\nHost: x\r\napi-key: ${key}\r\nContent-Length: ${BODY.length}\r\n\r\n${BODY}`,
+    'latin1',
+  )
+  const { head, send } = await backend.next()
+  t.match(Buffer.from(head, 'latin1').toString(), /\r\napi-key: “azure-key”(\r\n|$)/)
+  send(jsonAnswer())
+  await client.until('}')
+  client.socket.destroy()
+  const wrong = await ask(running, { 'api-key': 'pasted-key' })
+  t.same(await refusal(wrong), [401, 'invalid_api_key'])
 })
 
 t.test('no key and a wrong key are a 401 that names the scheme, and reach no backend', async t => {

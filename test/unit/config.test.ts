@@ -804,7 +804,7 @@ t.test('a secret is shown in no message, wherever it was pasted', async t => {
     `auth:\n  keys:\n    - {name: a, key:${secret}}\n${MODELS}`,
     `auth:\n  keys: {${secret}: a}\n${MODELS}`,
     `auth:\n  keys: [{name: a, kee: ${secret}}]\n${MODELS}`,
-    `auth:\n  keys: [{name: a, key: "${secret} "}]\n${MODELS}`,
+    `auth:\n  keys: [{name: a, key: "${secret} x"}]\n${MODELS}`,
     `auth:\n  keys: [{name: a, key: &${secret} x}, *${secret}x]\n${MODELS}`,
     `auth:\n  keys: [{name: a, key: !${secret} x}]\n${MODELS}`,
     `auth:\n  keys: [{name: a, key: "${secret}\n`,
