@@ -38,8 +38,14 @@ export function withPort(config: Config, port: number | undefined): Config {
 /** Why a port could not be listened on, for people. */
 export function listenErrorText(error: unknown, port: number): string {
   const code = typeof error === 'object' && error !== null && 'code' in error ? String(error.code) : ''
-  if (code === 'EADDRINUSE') return `port ${port} is in use`
-  if (code === 'EACCES') return `port ${port} may not be opened by this user`
+  if (code === 'EADDRINUSE')
+    return `port ${port} is in use: end the program that has it, or choose another one by server.port or --port N`
+  if (code === 'EACCES')
+    return `port ${port} may not be opened by this user: choose one above 1023, or allow it (CAP_NET_BIND_SERVICE)`
+  if (code === 'EADDRNOTAVAIL')
+    return 'server.host is no address of this machine: leave it out to listen on all of them'
+  if (code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+    return 'server.host is a name that cannot be resolved: write an address'
   return error instanceof Error ? error.message : 'unknown error'
 }
 

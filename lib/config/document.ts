@@ -1,6 +1,6 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: ${…} is the syntax of the config here
 // YAML text to a tree of plain nodes that know their places, with `${…}` filled in and aliases followed. Knows no
-// option. The messages are our own: those of the yaml package quote the source, and the source holds keys.
+// option.
 import {
   type Alias,
   type Document,
@@ -10,12 +10,12 @@ import {
   isSeq,
   LineCounter,
   parseDocument,
-  visit,
   type YAMLMap,
   type YAMLSeq,
 } from 'yaml'
 import { type InterpolationSources, interpolate } from './interpolate.ts'
 import { isShowable, type Place, pathTo, type Report } from './problems.ts'
+import { placeAt, reportSyntax, SYNTAX_MESSAGE } from './syntax.ts'
 
 export interface ScalarNode extends Place {
   readonly kind: 'scalar'
@@ -70,31 +70,7 @@ const NODES_MAX = 100_000
 // 43 million.
 const ALIASED_MAX = 20_000
 
-const SYNTAX_MESSAGES: ReadonlyMap<string, string> = new Map([
-  ['BAD_ALIAS', 'this alias (*) is not usable: its anchor (&) must stand before it'],
-  ['BAD_DIRECTIVE', 'this directive (%) is not supported: remove the line'],
-  ['BAD_DQ_ESCAPE', 'a backslash in "double quotes" begins an escape that does not exist: use \'single quotes\''],
-  ['BAD_INDENT', 'the indentation does not fit the lines around it, or a closing bracket is missing'],
-  ['BAD_SCALAR_START', 'a value cannot begin with this character: put it in quotes'],
-  ['BLOCK_AS_IMPLICIT_KEY', 'a second ": " in one line: put the value in quotes, or begin a new line'],
-  ['DUPLICATE_KEY', 'this key stands twice in one mapping'],
-  ['KEY_OVER_1024_CHARS', 'a key cannot be longer than 1024 characters'],
-  [
-    'MISSING_CHAR',
-    'something is missing here: often a blank of the indentation (lines of one block begin in one column), the blank after ":" or "-", a comma or a bracket',
-  ],
-  ['MULTILINE_IMPLICIT_KEY', 'a key and its ":" must stand in one line, with a blank after the ":"'],
-  ['MULTIPLE_DOCS', 'a second YAML document begins here ("---"): a config is one document'],
-  ['NON_STRING_KEY', 'a key must be a plain text'],
-  ['RESOURCE_EXHAUSTION', 'nested too deeply'],
-  ['TAB_AS_INDENT', 'a tab cannot indent YAML: use spaces'],
-  ['TAG_RESOLVE_FAILED', 'tags (!name) are not supported; an environment variable is written ${NAME}'],
-])
-const SYNTAX_MESSAGE =
-  'not valid YAML here: often a missing quote, a wrong indentation or a special character that needs quotes'
 const MERGE_MESSAGE = 'merge keys (<<) are not supported: repeat the options, or use an alias (*) for a whole value'
-const QUOTE_MESSAGE = 'a quote is opened and never closed'
-
 /**
  * Reads YAML 1.2 (core schema) into nodes. Reports syntax faults, duplicate keys, merge keys, unknown tags, other YAML
  * versions, runaway aliases and failed `${…}`, each with its place. Never throws.
@@ -135,43 +111,6 @@ function parseSafely(source: string, lines: LineCounter): Document.Parsed | unde
     // No such text is known; but a parser's bug must be a message here, not the end of a running proxy at reload.
     return undefined
   }
-}
-
-// One a line: what follows the first is mostly its consequence.
-function reportSyntax(document: Document.Parsed, source: string, lines: LineCounter, report: Report): boolean {
-  const version = /^%YAML[ \t]+(?!1\.2(?:[ \t\r\n]|$))/m.exec(source)
-  if (document.directives.yaml.explicit === true && version !== null) {
-    report.problem(placeAt(lines, version.index), 'only YAML 1.2 is read: remove the %YAML line')
-    return true
-  }
-  const faults = [...document.errors, ...document.warnings].sort((a, b) => a.pos[0] - b.pos[0])
-  let lastLine = 0
-  for (const fault of faults) {
-    const unclosed = fault.code === 'MISSING_CHAR' && fault.message.includes('quote')
-    const offset = unclosed ? openingQuote(document, fault.pos[0]) : fault.pos[0]
-    const place = placeAt(lines, Math.min(offset, source.length))
-    if (place.line === lastLine) continue
-    lastLine = place.line
-    report.problem(place, unclosed ? QUOTE_MESSAGE : (SYNTAX_MESSAGES.get(fault.code) ?? SYNTAX_MESSAGE))
-  }
-  return faults.length > 0
-}
-
-// A missing quote is noticed at the end of the file; what the reader looks for is where it was opened.
-function openingQuote(document: Document.Parsed, end: number): number {
-  let opening = end
-  visit(document, {
-    Scalar(_key, node) {
-      const [start, valueEnd] = node.range ?? [end, end]
-      if (node.type?.startsWith('QUOTE') && start < opening && valueEnd >= end) opening = start
-    },
-  })
-  return opening
-}
-
-function placeAt(lines: LineCounter, offset: number): Place {
-  const { line, col } = lines.linePos(offset)
-  return { line: Math.max(line, 1), column: Math.max(col, 1), path: '' }
 }
 
 /** Turns the parser's nodes into ours: aliases followed within bounds, `${…}` put in, duplicate keys found. */

@@ -25,7 +25,7 @@ export function parseEndpoint(text: string, type: BackendType): ParsedEndpoint {
     if (OPERATION.test(basePath)) return tooMuch('/v1')
     return parsed.query ? invalid('cut the query ("?…") off') : { kind: 'ok', endpoint: build(url, basePath) }
   }
-  if (AZURE_ROOT.test(path)) return tooMuch('/openai')
+  if (AZURE_ROOT.test(path)) return tooMuch('/openai', readFrom(url))
   if (OPERATION.test(path)) return invalid(`is the URL of one operation: write the base URL, such as ${EXAMPLE}`)
   if (parsed.query) return invalid('cut the query ("?…") off; the version goes into api_version')
   if (/\/v1$/i.test(path)) {
@@ -84,8 +84,21 @@ function build(url: URL, basePath: string): Endpoint {
   return { protocol, hostname, port, host: url.host, basePath, url: `${protocol}//${url.host}${basePath}` }
 }
 
-function tooMuch(from: string): { readonly kind: 'invalid'; readonly message: string } {
-  return invalid(`holds more than the base URL: cut it before "${from}" (the proxy adds the rest), as in ${EXAMPLE}`)
+function tooMuch(from: string, cut = ''): { readonly kind: 'invalid'; readonly message: string } {
+  return invalid(
+    `holds more than the base URL: cut it before "${from}" (the proxy adds the rest), as in ${EXAMPLE}${cut}`,
+  )
+}
+
+/** What a pasted "target URI" says beside the base URL, as options to write; empty where it says nothing. */
+function readFrom({ pathname, searchParams }: URL): string {
+  const deployment = /\/deployments\/([\w.-]{1,64})(?:\/|$)/i.exec(pathname)?.[1]
+  const version = /^(?:\d{4}-\d\d-\d\d(?:-preview)?|preview|v1)$/.exec(searchParams.get('api-version') ?? '')?.[0]
+  const options = [
+    ...(deployment === undefined ? [] : [`deployment: ${deployment}`]),
+    ...(version === undefined ? [] : [`api_version: ${version}`]),
+  ]
+  return options.length === 0 ? '' : `; it says ${options.join(' and ')}: write that beside it`
 }
 
 function invalid(message: string): { readonly kind: 'invalid'; readonly message: string } {

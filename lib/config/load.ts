@@ -6,8 +6,9 @@ import { buildConfig } from './build.ts'
 import type { Env } from './credential.ts'
 import { CONFIG_MAX_CHARS, readDocument } from './document.ts'
 import { errorCode } from './interpolate.ts'
+import { foreignFile } from './other-files.ts'
 import { createReport, formatProblem, type Place, type Problem, type Report } from './problems.ts'
-import { configReader } from './schema.ts'
+import { configReader, SECTION_NAMES } from './schema.ts'
 import { Secret } from './secret.ts'
 import type { Config } from './types.ts'
 import { reportWarnings } from './warnings.ts'
@@ -73,7 +74,9 @@ export function loadConfig(sources: LoadSources): LoadResult {
   try {
     bytes = (readFile ?? (path => readBounded(path, CONFIG_MAX_BYTES)))(file)
   } catch (error) {
-    return unreadable(`the file cannot be read (${errorCode(error)})`)
+    const code = errorCode(error)
+    const cure = code === 'ENOENT' ? ': name one with --config, or begin with a copy of config.template.yaml' : ''
+    return unreadable(`the file cannot be read (${code})${cure}`)
   }
   if (bytes.length > CONFIG_MAX_BYTES) return unreadable(`the file is larger than ${CONFIG_MAX_BYTES} bytes`)
   const text = decode(bytes)
@@ -99,6 +102,11 @@ export function parseConfig(text: string, sources: ParseSources): LoadResult {
   if (root === undefined) return invalid()
   if (root.kind === 'scalar' && root.value === null) {
     report.problem(root, 'the file is empty: begin with a copy of config.template.yaml')
+    return invalid()
+  }
+  const foreign = root.kind === 'map' ? foreignFile([...root.entries.keys()], SECTION_NAMES) : undefined
+  if (foreign !== undefined) {
+    report.problem({ ...root, path: '' }, foreign)
     return invalid()
   }
   const options = configReader.read(root, report)

@@ -25,7 +25,13 @@ export function nearest(word: string, known: Iterable<string>): string | undefin
   return best
 }
 
-function plain(word: string): string {
+/** Whether two words differ in case, hyphens and underscores alone. */
+export function isSameWord(a: string, b: string): boolean {
+  return plain(a) === plain(b)
+}
+
+/** Case, hyphens and underscores make no difference: `baseURL`, `base-url` and `base_url` are one word. */
+export function plain(word: string): string {
   return word.toLowerCase().replaceAll(/[-_ ]/g, '')
 }
 

@@ -3,6 +3,7 @@
 // A secret, and anything that came from the environment or a file, is named by its type only.
 import type { Node, ScalarNode } from './document.ts'
 import { nearest } from './nearest.ts'
+import { meantValue } from './other-files.ts'
 import { createReport, isShowable, type Report } from './problems.ts'
 import {
   DURATION_FORM,
@@ -49,6 +50,8 @@ export interface TextOptions {
   readonly pattern?: RegExp
   /** A rule that no pattern can say. */
   readonly accepts?: (value: string) => boolean
+  /** What to do about a text that the pattern refuses; it must show nothing of a secret. */
+  readonly cureFor?: (value: string) => string | undefined
   /** Never shown, wherever it stands. */
   readonly secret?: boolean
 }
@@ -68,10 +71,14 @@ export function text(options: TextOptions = {}): Reader<string> {
       wrong(`of at most ${TEXT_MAX_CHARS} characters, not ${node.value.length}`)
     else if (UNUSABLE.test(node.value)) wrong('without line breaks and control characters')
     else if (options.pattern?.test(node.value) === false || options.accepts?.(node.value) === false)
-      wrong(`not ${describe(node, secret)}`)
+      wrong(`not ${describe(node, secret)}${cureIn(options.cureFor?.(node.value))}`)
     else return node.value
     return undefined
   })
+}
+
+function cureIn(cure: string | undefined): string {
+  return cure === undefined ? '' : `: ${cure}`
 }
 
 /** One text, or a list of them; never an empty one. */
@@ -145,9 +152,10 @@ export function flag(): Reader<boolean> {
 export function choice<const T extends string>(words: readonly T[]): Reader<T> {
   const allowed = words.length === 1 ? `${words[0]}` : `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`
   return valueReader(allowed, (node, report) => {
-    const word = words.find(candidate => candidate === node.value)
-    if (word !== undefined) return word
-    const near = typeof node.value === 'string' && !node.inserted ? nearest(node.value, words) : undefined
+    const given = words.find(candidate => candidate === node.value)
+    if (given !== undefined) return given
+    const word = typeof node.value === 'string' && !node.inserted ? node.value : undefined
+    const near = word && (meantValue(word, words) ?? nearest(word, words))
     report.problem(node, `must be ${allowed}, not ${describe(node)}${didYouMean(near)}`)
     return undefined
   })
@@ -193,7 +201,9 @@ function quantity(
     const inRange = value !== undefined && value >= lowest && value <= highest
     if (value !== undefined && (inRange || (value === 0 && zero !== undefined))) return finish(value)
     const unitless = /^\d{1,9}(?:\.\d{1,3})?$/.test(node.inserted ? '' : node.source)
-    const cure = unitless ? `: the unit is missing, as in ${node.source}${unit}` : ''
+    // 0.2 is meant as a share of one.
+    const meant = unit === '%' && Number(node.source) <= 1 ? `${Number(node.source) * 100}` : node.source
+    const cure = unitless ? `: the unit is missing, as in ${meant}${unit}` : ''
     report.problem(node, `must be ${allowed}, not ${describe(node)}${cure}`)
     return undefined
   })

@@ -14,10 +14,10 @@ import {
   size,
   text,
   textOrList,
-  valueReader,
   whole,
 } from './readers.ts'
 import { defaulted, group, list, listed, mapOf, optional, required, type Section, section } from './sections.ts'
+import { keyCure, workersOrAuto } from './special-readers.ts'
 
 // Bytes beyond ASCII pass in a header, and blanks around its value are none of it (RFC 9110 section 5.5): warned of.
 const HEADER_TEXT = /^ *[\x21-\x7e\u00a1-\u{10ffff}]+ *$/u
@@ -43,6 +43,7 @@ const headerSecret = text({
   allowed: 'a key without blanks in it',
   pattern: HEADER_TEXT,
   secret: true,
+  cureFor: keyCure,
 })
 const entraId = text({ allowed: 'an id of letters, digits, dots and hyphens', pattern: ENTRA_ID })
 const modelName = text({ allowed: 'the name of a model' })
@@ -189,11 +190,6 @@ const tokenFields = {
   limits: group(limitFields),
 }
 
-const workers: Reader<number | 'auto'> = valueReader(
-  `auto or a whole number from 1 to ${MAX_WORKERS}`,
-  (node, report) => (node.value === 'auto' ? 'auto' : whole(1, MAX_WORKERS).read(node, report)),
-)
-
 /** As it stands in the path behind `/v1/`; no dot segments, no query. */
 const operationName = text({
   allowed: 'a path below /v1 such as rerank or team/thing',
@@ -204,7 +200,7 @@ const rootFields = {
   server: group({
     port: defaulted(whole(0, 65_535), 3000),
     host: optional(text({ allowed: 'a host name or IP address without brackets', pattern: HOST }), 'all interfaces'),
-    workers: defaulted(workers, 1),
+    workers: defaulted(workersOrAuto(MAX_WORKERS), 1),
     max_body: defaulted(size({ min: '1KB', max: '1GB' }), '64MB'),
     max_connections: optional(whole(1, MAX_CONNECTIONS), 'half of what the limit of open files leaves'),
     max_buffered: defaulted(size({ min: '1KB', max: '256GB' }), '512MB'),
@@ -257,6 +253,9 @@ const rootFields = {
 
 /** The whole config as YAML says it. */
 export const configReader = section(rootFields)
+
+/** The names of its sections. */
+export const SECTION_NAMES: readonly string[] = Object.keys(rootFields)
 
 export type ParsedConfig = Section<typeof rootFields>
 export type ParsedEgress = Section<typeof egressFields>

@@ -1,8 +1,9 @@
 // Mappings with fixed options, mappings with free names, and lists, built of readers. Every part that could be
 // read is returned with its place, so that rules across parts are still checked when something else is wrong.
 
-import type { MapNode, Node } from './document.ts'
-import { nearest } from './nearest.ts'
+import type { Entry, MapNode, Node } from './document.ts'
+import { isSameWord, nearest } from './nearest.ts'
+import { meantByOther } from './other-names.ts'
 import { isPlainWords, type Place, pathTo, type Report } from './problems.ts'
 import { describe, didYouMean, isUsableName, type Reader, readDefault } from './readers.ts'
 
@@ -105,8 +106,8 @@ export function section<F extends Fields>(fields: F): Reader<Section<F>> {
     read(node, report) {
       const map = asMap(node, allowed, report)
       if (map === undefined) return undefined
-      for (const [name, { key }] of map.entries) {
-        if (!Object.hasOwn(fields, name) && !report.full()) reportUnknown(name, key, map, fields, report)
+      for (const [name, entry] of map.entries) {
+        if (!Object.hasOwn(fields, name) && !report.full()) reportUnknown(name, entry, map, fields, report)
       }
       return takeFields(fields, map, report)
     },
@@ -144,7 +145,7 @@ export function list<T>(item: Reader<T>): Reader<readonly Parsed<T>[]> {
     read(node, report) {
       if (node.kind === 'broken') return undefined
       if (node.kind !== 'list') {
-        report.problem(node, `must be a list (each item begins with "- "), not ${describe(node)}`)
+        report.problem(node, `must be a list (each item begins with "- "), not ${describe(node)}${listCure(node)}`)
         return undefined
       }
       return node.items.flatMap(entry => {
@@ -153,6 +154,13 @@ export function list<T>(item: Reader<T>): Reader<readonly Parsed<T>[]> {
       })
     },
   }
+}
+
+/** A single text where a list of them is wanted needs only brackets. */
+function listCure({ kind, path }: Node): string {
+  if (kind === 'scalar' && /\.(?:from|models|aliases|subjects|trusted_proxies|cors_origins)$/.test(path))
+    return ': write […] around it'
+  return kind === 'map' && /\.keys$/.test(path) ? ': write "- name: NAME" and, below it, "key: …" for each' : ''
 }
 
 function takeFields<F extends Fields>(fields: F, map: MapNode, report: Report): Section<F> {
@@ -167,36 +175,27 @@ function takeFields<F extends Fields>(fields: F, map: MapNode, report: Report): 
 function asMap(node: Node, allowed: string, report: Report): MapNode | undefined {
   if (node.kind === 'map') return node
   if (node.kind === 'scalar' && node.value === null) return { ...node, kind: 'map', entries: new Map() }
-  if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${describe(node)}`)
+  if (node.kind !== 'broken') report.problem(node, `must be ${allowed}, not ${found(node)}${shapeCure(node)}`)
   return undefined
 }
 
-/** Names that people bring from other tools, and what they are here. */
-const OTHER_NAMES: Readonly<Record<string, string>> = {
-  api_base: 'endpoint',
-  base_url: 'endpoint',
-  url: 'endpoint',
-  azure_endpoint: 'endpoint',
-  azure_deployment: 'deployment',
-  deployment_name: 'deployment',
-  deployment_id: 'deployment',
-  token: 'api_key',
-  rpm: 'limits.requests_per_minute',
-  rpm_limit: 'limits.requests_per_minute',
-  tpm: 'limits.tokens_per_minute',
-  tpm_limit: 'limits.tokens_per_minute',
-  max_parallel_requests: 'limits.concurrent',
-  max_budget: 'limits.cost_per_month',
-  requests_per_minute: 'limits.requests_per_minute',
-  tokens_per_minute: 'limits.tokens_per_minute',
-  concurrent: 'limits.concurrent',
-  cost_per_month: 'limits.cost_per_month',
-  num_retries: 'max_attempts',
-  retries: 'max_attempts',
-  cooldown_time: 'health_check.recovery',
-  order: 'priority',
-  extra_headers: 'headers',
+/** An item of a list of mappings may be a key that somebody wrote alone: it is not shown. */
+function found(node: Node): string {
+  return describe(node, node.path.endsWith(']'))
 }
+
+/** What to write instead, for the shapes that people bring. */
+function shapeCure({ kind, path }: Node): string {
+  if (path === '' && kind === 'list') return ': begin with a copy of config.template.yaml'
+  if (path === 'models' && kind === 'list') return ': write each model as "NAME:", and its backends below it'
+  if (path === 'models.backends') return ": indent it to stand below its model's name"
+  if (/^auth\.keys\[\d+\]$/.test(path)) return ': write "- name: NAME" and, below it, "key: …"'
+  if (/\.backends\[\d+\]$/.test(path)) return ': write "- endpoint: URL" and, below it, "api_key: …"'
+  if (path === 'metrics' && kind === 'scalar') return ': write metrics.enabled'
+  if (/\.price$/.test(path)) return ': write {input: …, cached_input: …, output: …}, per million tokens'
+  return ''
+}
+
 /** Sections of the top level, which people look for inside others. */
 const TOP_LEVEL: ReadonlySet<string> = new Set([
   'server',
@@ -210,27 +209,21 @@ const TOP_LEVEL: ReadonlySet<string> = new Set([
   'usage',
   'tracing',
 ])
-/** The top level of a LiteLLM config. */
-const LITELLM: ReadonlySet<string> = new Set(['model_list', 'litellm_settings', 'router_settings', 'general_settings'])
-
 /** What an unknown key most likely means, as the end of a sentence; undefined where nothing is known of it. */
-function meantBy(name: string, path: string, fields: Fields): string | undefined {
-  if (path === '' && LITELLM.has(name))
-    return 'this is a LiteLLM config: deploy/migrate.md says what each of its options is here'
-  if (path !== '' && TOP_LEVEL.has(name) && !Object.hasOwn(fields, name))
-    return `"${name}" stands at the top level: move it out to the left margin`
-  // A key may be called `constructor`.
-  const here = Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name] : undefined
-  const [first = '', inner] = (here ?? '').split('.')
-  if (!Object.hasOwn(fields, first)) return undefined
-  return inner === undefined ? `here it is called "${here}"` : `write it as ${inner} under "${first}"`
+function meantBy(name: string, value: Node, path: string, options: readonly string[]): string | undefined {
+  if (path !== '' && TOP_LEVEL.has(name)) return `"${name}" stands at the top level: move it out to the left margin`
+  if (path === '' && value.kind === 'map' && value.entries.has('backends')) {
+    return 'this is a model: indent it, and what is below it, to stand under "models"'
+  }
+  return meantByOther(name, path, options)
 }
 
 // The name itself is shown only when it is near a known one or plain words: `{key:sk-…}` makes a key of a secret.
-function reportUnknown(name: string, key: Place, map: MapNode, fields: Fields, report: Report): void {
+function reportUnknown(name: string, { key, value }: Entry, map: MapNode, fields: Fields, report: Report): void {
   const known = Object.keys(fields)
+  // The same word written in another way goes before what other tools mean by it.
   const near = nearest(name, known)
-  const meant = meantBy(name, map.path, fields)
+  const meant = near !== undefined && isSameWord(near, name) ? undefined : meantBy(name, value, map.path, known)
   const showable = near !== undefined || meant !== undefined || isPlainWords(name)
   const open = known.filter(option => !map.entries.has(option))
   const rest =

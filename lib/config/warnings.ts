@@ -69,9 +69,19 @@ const openToAll: Check = (options, config) => {
   return [{ place: enabled.place, message }]
 }
 
+/** How other tools and shells write a variable. */
+const VARIABLE_FORMS = [
+  /^\$([A-Za-z_]\w*)$/,
+  /^os\.environ\/(\w+)$/,
+  /^\$env:(\w+)$/i,
+  /^env[.:]([A-Za-z_]\w*)$/,
+  /^%([A-Za-z_]\w*)%$/,
+  /^\{\{\s*(?:env\.|\.)?([A-Za-z_]\w*)\s*\}\}$/,
+]
+
 const otherTools: Check = options =>
   texts(options).flatMap(([text, place]) => {
-    const name = /^\$([A-Za-z_]\w*)$/.exec(text)?.[1] ?? /^os\.environ\/(\w+)$/.exec(text)?.[1]
+    const name = VARIABLE_FORMS.flatMap(form => form.exec(text)?.[1] ?? [])[0]
     if (name !== undefined) {
       return [{ place, message: `is taken as it stands, not from the environment: write \${${name}} for a variable` }]
     }
@@ -87,6 +97,35 @@ const openaiWithoutType: Check = options =>
       ? [{ place: endpoint.place, message: 'is OpenAI itself: write "type: openai" beside it' }]
       : [],
   )
+
+/** Web pages of Azure, whose address people copy instead of the resource's. */
+const PORTALS =
+  /^https?:\/\/(?:portal\.azure\.(?:com|us|cn)|ai\.azure\.com|oai\.azure\.com|portal\.cognitive\.azure\.com)(?:[:/]|$)/i
+
+const portal: Check = options =>
+  backendsOf(options).flatMap(({ options: { endpoint } }) =>
+    PORTALS.test(endpoint.value ?? '')
+      ? [
+          {
+            place: endpoint.place,
+            message: 'is the address of a portal: write the resource\'s own, shown there under "Keys and Endpoint"',
+          },
+        ]
+      : [],
+  )
+
+/** Azure's own rule for names of deployments. */
+const DEPLOYMENT_NAME = /^[\w.-]{1,64}$/
+
+const strangeDeployment: Check = options =>
+  backendsOf(options).flatMap(({ options: { deployment, type } }) => {
+    const { value, place } = deployment
+    // Blanks at the ends, curly quotes and variables have words of their own.
+    if (value === undefined || type.value !== 'azure' || DEPLOYMENT_NAME.test(value)) return []
+    if (value !== value.trim() || /[^\x20-\x7e]|[$%{]/.test(value)) return []
+    const cure = /^azure\//i.test(value) ? 'cut "azure/" off, which is LiteLLM\'s' : 'compare it with the portal'
+    return [{ place, message: `is no name that Azure gives a deployment (letters, digits, - _ .): ${cure}` }]
+  })
 
 const projectWithKey: Check = options =>
   backendsOf(options).flatMap(({ options: { endpoint, api_key: key } }) =>
@@ -180,6 +219,8 @@ const CHECKS: readonly Check[] = [
   openToAll,
   otherTools,
   openaiWithoutType,
+  portal,
+  strangeDeployment,
   projectWithKey,
   privateLinkName,
   twice,

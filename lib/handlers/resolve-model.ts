@@ -1,5 +1,6 @@
 // The pool that a request goes to: by the model's name and the key's rights, or by the ephemeral key it shows.
 import type { Pool } from '../balancer/pool.ts'
+import { nearest } from '../config/nearest.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
@@ -14,6 +15,26 @@ export function missingModel(): Refusal {
   }
 }
 
+/** Models that are named in a message; the list has all. */
+const NAMED_MAX = 8
+
+/**
+ * The models that a key may use, for a client that has asked for another one: the nearest name, then the few there are
+ * or where to see them.
+ */
+function usable({ clientKey }: Exchange, asked: string, { pools }: Runtime): string {
+  const models = pools.map(({ model }) => model).filter(model => mayUse(clientKey, model))
+  const near = nearest(
+    asked,
+    models.flatMap(({ name, aliases }) => [name, ...aliases]),
+  )
+  const guess = near === undefined ? '' : ` Did you mean ${JSON.stringify(near)}?`
+  if (models.length === 0) return ' This key may use no model here.'
+  if (models.length > NAMED_MAX) return `${guess} GET /v1/models lists the ${models.length} models of this key.`
+  const names = models.map(({ name }) => JSON.stringify(name)).join(', ')
+  return `${guess} This key may use ${names} (GET /v1/models).`
+}
+
 /** The pool a name stands for, if the key may use it. */
 export function resolvePool(exchange: Exchange, name: string, runtime: Runtime): Pool | Refusal {
   const pool = runtime.pool(name)
@@ -24,7 +45,7 @@ export function resolvePool(exchange: Exchange, name: string, runtime: Runtime):
     return {
       status: 404,
       code: 'model_not_found',
-      message: `The model ${quoted} does not exist here, or you do not have access to it.`,
+      message: `The model ${quoted} does not exist here, or you do not have access to it.${usable(exchange, shownName, runtime)}`,
       param: 'model',
     }
   }
@@ -32,7 +53,7 @@ export function resolvePool(exchange: Exchange, name: string, runtime: Runtime):
     return {
       status: 403,
       code: 'model_not_allowed',
-      message: `This key may not use the model ${JSON.stringify(pool.model.name)}.`,
+      message: `This key may not use the model ${JSON.stringify(pool.model.name)}.${usable(exchange, '', runtime)}`,
       param: 'model',
     }
   }

@@ -8,6 +8,12 @@ function ms(value: number | undefined): number | null {
   return value === undefined ? null : Math.round(value * 10) / 10
 }
 
+/** What a client was denied by us or by all backends is what an operator looks for. */
+function levelOf(status: number, isWatching: boolean): 'debug' | 'info' | 'warn' {
+  if (status >= 500) return 'warn'
+  return isWatching && status < 400 ? 'debug' : 'info'
+}
+
 /**
  * Step 12 of a request (lib/README.md): one line. The documented fields (deploy/reference.md, "The log line") stand
  * first, then those that only some requests have.
@@ -19,7 +25,7 @@ export function logFinished(
   const { usage } = record
   // Probes and scrapers would fill the log: a Kubernetes pod's alone write 26,000 lines a day.
   const isWatching = isOwnRoute(path) && (method === 'GET' || method === 'HEAD')
-  log[isWatching && record.status < 400 ? 'debug' : 'info']('request', {
+  log[levelOf(record.status, isWatching)]('request', {
     id,
     key: record.key ?? null,
     method,

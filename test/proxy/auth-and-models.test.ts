@@ -153,6 +153,16 @@ ${NO_PROBES}`,
   t.equal(served.status, 200)
   t.strictSame(await chat('org/other', 'key-of-few'), [403, 'model_not_allowed'])
   t.strictSame(await chat('nothing', 'key-of-few'), [404, 'model_not_found'])
+
+  const told = async (model: string, key: string): Promise<string> =>
+    (await ask(running, { 'api-key': key }, JSON.stringify({ model, messages: [] }))).text()
+  t.match(
+    await told('gpt4o', 'key-of-few'),
+    /Did you mean \\"gpt-4o\\"\? This key may use \\"gpt-4o\\" \(GET \/v1\/models\)/,
+  )
+  t.match(await told('org/other', 'key-of-few'), /may not use the model .* This key may use \\"gpt-4o\\"/)
+  t.notMatch(await told('org/othr', 'key-of-few'), 'org/other', 'a name that the key may not use is not suggested')
+  t.match(await told('org/othr', 'key-of-all'), /Did you mean \\"org\/other\\"/)
 })
 
 t.test('a URL that means nothing is a 404 that says so, a wrong method a 405 with what is allowed', async t => {
