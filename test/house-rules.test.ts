@@ -170,8 +170,6 @@ t.test(`a function of lib has at most ${MAX_FUNCTION_LINES} lines, or stands her
   onlyExcepted(t, [...long].sort(), [
     // The scan's state machine: at every byte its fields live in locals.
     'lib/body/json-scan.ts advance',
-    // The backend's side of a session: one state machine whose parts share what was shown and what is held.
-    'lib/handlers/socket-backend.ts createSessionBackend',
   ])
   t.end()
 })

@@ -13,7 +13,7 @@ import type { ForwardRequest, Upgraded, UpstreamResponse } from '../forward/upst
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import type { Binding } from './affinity.ts'
-import { errorFrame, refusalFrame, type Turn, type Wanted } from './socket-turn.ts'
+import { errorFrame, refusalFrame, type Turn } from './socket-turn.ts'
 
 /** Under which a deployment is remembered to have refused a handshake, while it goes on serving POST. */
 const SOCKET = 'responses over websocket'
@@ -60,24 +60,6 @@ export interface OpeningOptions {
   readonly binding: Binding & { kind: 'free' | 'pinned' }
   readonly scan: ScannedObject | undefined
   readonly bytes: Buffer
-}
-
-/** What is left of the choice of a backend, until the first output: enough to begin again elsewhere. */
-export interface Choice {
-  readonly opening: Opening
-  readonly wanted: Wanted
-  /** Start-up events that the client has not seen. */
-  readonly held: Buffer[]
-  heldBytes: number
-}
-
-/** Limits on start-up events held back, as for event streams. */
-const HOLD_MAX_EVENTS = 64
-const HOLD_MAX_BYTES = 4 * 1024 * 1024
-
-/** As much is held back as may be. */
-export function holdsEnough({ held, heldBytes }: Choice): boolean {
-  return held.length >= HOLD_MAX_EVENTS || heldBytes > HOLD_MAX_BYTES
 }
 
 /** A key of its own: the proxy reads the frames, and asks for no extension and no sub-protocol. */

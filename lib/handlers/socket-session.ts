@@ -16,7 +16,7 @@ import { askAdmission } from './admit.ts'
 import { type Binding, bindToState } from './affinity.ts'
 import type { ClientSocket } from './realtime.ts'
 import { isRefusal, missingModel, resolvePool } from './resolve-model.ts'
-import { createSessionBackend, type SessionBackend } from './socket-backend.ts'
+import { SessionBackend } from './socket-backend.ts'
 import { errorFrame, refusalFrame, type Turn, turnExchange } from './socket-turn.ts'
 
 export interface SessionOptions {
@@ -70,7 +70,7 @@ class SocketSession {
     this.#socket = options.client
     this.#runtime = options.runtime
     this.#finish = finish
-    this.#backend = createSessionBackend({
+    this.#backend = new SessionBackend({
       ...this.#options,
       link: () => this.#link,
       refuseTurn: (exchange, frame, refusal) => this.#refuseTurn(exchange, frame, refusal),
@@ -105,7 +105,7 @@ class SocketSession {
         this.#tearDown('client_stalled')
         this.#link.drop()
       } else if (this.#backend.turns().length > 0) this.#backend.timeOut()
-      else if (this.#working || this.#backend.settled() !== undefined) this.#watchAgain()
+      else if (this.#working || this.#backend.searching() !== undefined) this.#watchAgain()
       else this.#end(1000, 'Nothing was asked.', undefined)
     })
   }
@@ -146,7 +146,7 @@ class SocketSession {
       this.#backend.turns().length === 0 &&
       this.#waiting.length === 0 &&
       !this.#working &&
-      this.#backend.settled() === undefined
+      this.#backend.searching() === undefined
     if (this.#draining && isIdle) this.#end(1001, 'The proxy is shutting down.', undefined)
   }
 
@@ -175,7 +175,7 @@ class SocketSession {
   }
 
   async #take(bytes: Buffer): Promise<void> {
-    await this.#backend.settled()
+    await this.#backend.searching()
     if (this.#over) return
     const scan = scanJson([bytes], FRAME_MEMBERS)
     if (scan.kind === 'invalid') {
