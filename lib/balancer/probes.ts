@@ -13,8 +13,11 @@ export type ProbeVerdict =
    * It could not be asked, for a reason of ours that ends by itself after so many milliseconds: no token at the moment.
    */
   | { readonly kind: 'withheld'; readonly reason: EjectReason; readonly detail: string; readonly holdMs: number }
-  /** It could not be asked, and that says nothing of it: no file descriptor is left, say. */
-  | { readonly kind: 'not_asked' }
+  /**
+   * It could not be asked, and that says nothing of it: no file descriptor is left, say. @property shortage the code of
+   * what this machine is short of (errno(3)); undefined: the proxy stops
+   */
+  | { readonly kind: 'not_asked'; readonly shortage: string | undefined }
 
 export interface ProbesOptions {
   readonly clock: Clock

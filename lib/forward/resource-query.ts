@@ -198,8 +198,9 @@ function lostVerdict(outcome: Outcome): ProbeVerdict {
     case 'misconfigured':
       return { kind: 'out', reason: outcome.reason, detail: outcome.detail, timeout: false }
     case 'shortage':
+      return { kind: 'not_asked', shortage: outcome.detail }
     case 'cancelled':
-      return { kind: 'not_asked' }
+      return { kind: 'not_asked', shortage: undefined }
     default:
       return { kind: 'alive' }
   }

@@ -11,6 +11,7 @@ import { createWarmPlaces } from '../balancer/warm-places.ts'
 import { createBodyBudget } from '../body/take.ts'
 import { type Clock, createDeadlines, type Random } from '../clock.ts'
 import type { Config } from '../config/types.ts'
+import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createRequestNames } from '../forward/headers.ts'
 import { askProbe } from '../forward/resource-query.ts'
 import type { SocketFactory, Transport } from '../http1/send.ts'
@@ -98,8 +99,16 @@ export function makeSharedState(
   }
 }
 
-/** Probes of every resource of the config of now; `stop` ends those in progress too. */
-export function makeProbes(shared: SharedState, current: () => Runtime, self: SelfWatch): Probes {
+/**
+ * Probes of every resource of the config of now; `stop` ends those in progress too.
+ * @param onShortage called for a probe that this machine could not make
+ */
+export function makeProbes(
+  shared: SharedState,
+  current: () => Runtime,
+  self: SelfWatch,
+  onShortage: (report: Pick<AttemptReport, 'label' | 'detail'>) => void,
+): Probes {
   const { clock, random, health, transport, deadlines } = shared
   const asking = createCancellation()
   const probes = createProbes({
@@ -109,10 +118,16 @@ export function makeProbes(shared: SharedState, current: () => Runtime, self: Se
     members: () => current().pools.flatMap(pool => pool.members),
     settings: () => current().config.healthCheck,
     groupOf: ({ resourceId, backend }) => `${resourceId} ${wayId(backend)}`,
-    ask: member => {
+    ask: async member => {
       self.probed(member.health.id)
       const { timeoutMs } = current().config.healthCheck
-      return askProbe(member, current().authorizer(member), timeoutMs, { transport, deadlines, clock }, asking)
+      const deps = { transport, deadlines, clock }
+      const verdict = await askProbe(member, current().authorizer(member), timeoutMs, deps, asking)
+      // Also while no client asks: a machine without a resolver must not be silent until one does.
+      if (verdict.kind === 'not_asked' && verdict.shortage !== undefined) {
+        onShortage({ label: 'shortage', detail: verdict.shortage })
+      }
+      return verdict
     },
   })
   return {

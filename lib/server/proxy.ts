@@ -197,13 +197,14 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined }) {
   network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
   options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
   shared.unsupported.onChange(change => logLackChange(log, change, current()))
-  return { current, network, shared, self, healthLog, ...front }
+  const probes = makeProbes(shared, current, self, shortages)
+  return { current, network, shared, self, healthLog, probes, ...front }
 }
 
 export function createProxy(options: ProxyOptions): ProxyServer {
   const { config, clock, log, tls, shareWith, maxConnections } = options
   const hold: Parameters<typeof wire>[1] = { runtime: undefined }
-  const { current, network, shared, self, healthLog, app, measure, state, finished, dashboard, tracer } = wire(
+  const { current, network, shared, self, healthLog, probes, app, measure, state, finished, dashboard, tracer } = wire(
     options,
     hold,
   )
@@ -216,7 +217,6 @@ export function createProxy(options: ProxyOptions): ProxyServer {
     onDropped: createDropLog(clock, log),
   })
   const keyExpiry = createKeyExpiryWatch(clock, log, () => current().config.auth.keys)
-  const probes = makeProbes(shared, current, self)
   const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
   /** Of several processes one alone: it speaks for all. */
   const watchers = [probes, keyExpiry, healthLog]

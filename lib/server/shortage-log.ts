@@ -53,8 +53,8 @@ const SHORTAGES: ReadonlyMap<string, Advice> = new Map([
 ])
 
 /**
- * Takes the reports of all attempts and writes an `error` line for a shortage of this machine. The first comes at once,
- * then one a minute at most for each limit. `attempts` counts those since the line before.
+ * Takes the reports of all attempts and probes, and writes an `error` line for a shortage of this machine. The first
+ * comes at once, then one a minute at most for each limit. `attempts` counts those since the line before.
  */
 export function createShortageLog(
   clock: Pick<Clock, 'nowMs'>,

@@ -8,6 +8,7 @@ import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { createHandClock } from '../fixtures/hand-clock.ts'
 import { configFor, runProxy } from '../fixtures/run-proxy.ts'
+import { startResource } from '../fixtures/start-simulator.ts'
 
 const LINE = 'this machine is short of what connections to backends need'
 
@@ -78,4 +79,51 @@ t.test('a proxy without descriptors says so once, blames no backend, and answers
   t.match(errors, [{ msg: LINE, code: 'EMFILE', attempts: 1 }])
   t.equal(errors.length, 1)
   t.notOk(running.lines.some(({ msg }) => String(msg).startsWith('backend ejected')))
+})
+
+const PROBED = 'health_check: {interval: 10s, timeout: 2s}'
+
+t.test('a shortage that only probes meet is said all the same, once a minute', async t => {
+  const clock = createFakeClock()
+  const transport = createTransport(clock, {
+    makeSocket: () => new net.Socket().destroy(Object.assign(new Error('try again'), { code: 'EAI_AGAIN' })),
+  })
+  const running = await runProxy(t, configFor([{ url: 'http://127.0.0.1:1' }], { rest: PROBED }), { clock, transport })
+  const errors = () => running.lines.filter(({ level }) => level === 'error')
+  running.proxy.startProbes()
+  for (let second = 0; second < 50; second++) {
+    clock.advance(1_000)
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.match(errors(), [{ msg: LINE, code: 'EAI_AGAIN', limit: /resolver/, attempts: 1 }])
+  t.equal(errors().length, 1)
+  t.notOk(running.lines.some(({ msg }) => String(msg).startsWith('backend ejected')))
+})
+
+t.test('a model that goes down while nobody asks has its error line, once, and another when it is back', async t => {
+  const clock = createFakeClock()
+  let refuses = true
+  const { url } = await startResource(t, { name: 'b1' })
+  const transport = createTransport(clock, {
+    makeSocket: (_protocol, options) =>
+      refuses || 'socket' in options
+        ? new net.Socket().destroy(Object.assign(new Error('refused'), { code: 'ECONNREFUSED' }))
+        : net.connect(options),
+  })
+  const running = await runProxy(t, configFor([{ url }], { rest: PROBED }), { clock, transport })
+  const lines = (start: string) => running.lines.filter(({ msg }) => String(msg).startsWith(start))
+  const pass = async (holds: () => boolean): Promise<void> => {
+    for (let second = 0; second < 60 || !holds(); second++) {
+      // Time passes while no probe is under way: its connection is real.
+      if (transport.sockets().busy === 0) clock.advance(1_000)
+      await new Promise(resolve => setImmediate(resolve))
+    }
+  }
+  running.proxy.startProbes()
+  await pass(() => lines('model down').length > 0)
+  t.match(lines('model down'), [{ level: 'error', reasons: /^b1: probe_failed connect_failed: ECONNREFUSED/ }])
+  t.equal(lines('model down').length, 1)
+  refuses = false
+  await pass(() => lines('model back').length > 0)
+  t.match(lines('model back'), [{ level: 'info', model: 'gpt-4o' }])
 })

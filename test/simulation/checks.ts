@@ -551,8 +551,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (plan.processes > 1) engine.at(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
     reloaded(without) {
-      ejectedLine.clear()
       if (without === undefined) return
+      for (let i = 0; i < plan.processes; i++) ejectedLine.delete(`${i} ${specs[without]?.name}`)
       // With the backend goes what an operator has said of it.
       handEjected.delete(without)
       handEjectedMs.delete(without)
