@@ -33,8 +33,8 @@ const BEGIN_EVENT_MARK = Buffer.from('response.created')
 const ITEM_EVENT_MARK = Buffer.from('output_item')
 const RESPONSE_ID_MARK = Buffer.from('"resp_')
 
-/** Ids of items: `rs_…`, `msg_…`, `fc_…` and whatever comes; not those of responses, calls and conversations. */
-const ITEM_ID = /^(?!resp_|call_|conv_)[a-z]{2,12}_[\w-]{8,250}$/
+/** Ids of items, however short: `rs_…`, `msg_…`, `fc_…` and whatever comes; not of responses, calls, conversations. */
+const ITEM_ID = /^(?!resp_|call_|conv_)[a-z]{2,12}_[\w-]{1,250}$/
 
 /** An input item that holds encrypted content. */
 export interface EncryptedItem {
