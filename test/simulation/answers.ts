@@ -27,10 +27,14 @@ export interface Asked {
   readonly serviceMs: number
   readonly pieces: number
   readonly epochMs: number
+  /** The end of a stream comes as one piece. */
+  readonly together: boolean
 }
 
 /** Between two events of a stream. */
 const GAP_MS = 20
+/** The last output, the event that finishes, the protocol's end, and that of the chunks. */
+const TOGETHER = 4
 
 function head(status: number, fields: readonly string[]): string {
   return `HTTP/1.1 ${status} X\r\n${fields.join('\r\n')}\r\n\r\n`
@@ -142,6 +146,7 @@ function stream(asked: Asked, broken: StreamBreak | undefined): Answer {
   }
   if (after === 'keep') sent.push('0\r\n\r\n')
   const opening = head(200, ['content-type: text/event-stream', 'transfer-encoding: chunked'])
+  if (asked.together && sent.length > TOGETHER) sent.push(sent.splice(-TOGETHER).join(''))
   // The head comes with the first event, as Azure sends it.
   const pieces = sent.map((text, i) => ({
     afterMs: i === 0 ? asked.serviceMs : GAP_MS,

@@ -120,8 +120,11 @@ export function createBackends(deps: BackendsDeps): Backends {
       )
       .map(event => event.trouble)
   }
-  const indicesOf = (host: string): readonly number[] =>
-    plan.backends.flatMap((backend, i) => (backend.host === host ? [i] : []))
+  const byHost = new Map<string, number[]>()
+  plan.backends.forEach(({ host }, i) => {
+    byHost.set(host, [...(byHost.get(host) ?? []), i])
+  })
+  const indicesOf = (host: string): readonly number[] => byHost.get(host) ?? []
 
   /** Takes one from a bucket; how long until there is one, where it is empty. */
   const take = (index: number, { bucket }: BackendPlan): number => {
@@ -140,14 +143,16 @@ export function createBackends(deps: BackendsDeps): Backends {
   const identify = (
     host: string,
     { method, path, headers }: WireRequest,
-    body: string,
+    body: readonly Buffer[],
   ): Pick<Attempt, 'kind' | 'requestId' | 'backend'> => {
     const [first = 0] = indicesOf(host)
     const at = headers.findIndex((name, i) => i % 2 === 0 && name.toLowerCase() === 'x-client-request-id')
     const requestId = at === -1 ? '' : (headers[at + 1] ?? '')
     if (requestId === '')
       return { kind: method === 'GET' && /\/models/.test(path) ? 'probe' : 'lookup', requestId, backend: first }
-    const deployment = /\/deployments\/(\w+)\//.exec(path)?.[1] ?? /"model":"(\w+)"/.exec(body)?.[1]
+    const deployment =
+      /\/deployments\/(\w+)\//.exec(path)?.[1] ??
+      /"model":"(\w+)"/.exec(Buffer.concat([...body]).toString('latin1'))?.[1]
     const backend = plan.backends.findIndex(candidate => candidate.host === host && candidate.deployment === deployment)
     return { kind: 'request', requestId, backend: backend === -1 ? first : backend }
   }
@@ -156,7 +161,7 @@ export function createBackends(deps: BackendsDeps): Backends {
     const host = wire.endpoint.hostname
     const attempt: Attempt = {
       number: attempts.length,
-      ...identify(host, wire, Buffer.concat([...body]).toString('latin1')),
+      ...identify(host, wire, body),
       host,
       process,
       sentMs: engine.nowMs(),
@@ -182,8 +187,8 @@ export function createBackends(deps: BackendsDeps): Backends {
 
   /** A request head goes out on a connection. */
   const sent = (connection: Connection, text: string): void => {
-    const number = /^[A-Z]+ \S+ HTTP\/1\.1\r\n[\s\S]*?\r\nx-attempt: (\d+)\r\n/.exec(text)?.[1]
-    if (number !== undefined) connection.attempt = attempts[Number(number)]
+    const at = text.indexOf('\r\nx-attempt: ')
+    if (at !== -1) connection.attempt = attempts[Number.parseInt(text.slice(at + 13, at + 20), 10)]
   }
 
   const askedOf = (attempt: Attempt, { line, body }: ReadMessage): Asked & { readonly names: string | undefined } => {
@@ -215,6 +220,7 @@ export function createBackends(deps: BackendsDeps): Backends {
       serviceMs: attempt.kind === 'request' ? serviceMs : PROBE_SERVICE_MS,
       pieces: event?.pieces ?? 1,
       epochMs: engine.epochMs(),
+      together: answers % 4 !== 0,
       names: stored ?? /"previous_response_id":"(\w+)"/.exec(body)?.[1],
     }
   }
@@ -258,7 +264,7 @@ export function createBackends(deps: BackendsDeps): Backends {
   /** Ends a connection. What it was busy with is noted a moment before the proxy can notice. */
   const end = (connection: Connection, how: 'reset' | 'end'): void => {
     connection.ended = true
-    engine.at(engine.nowMs() + latencyMs, () => {
+    engine.outside(engine.nowMs() + latencyMs, () => {
       const { attempt } = connection
       if (attempt !== undefined) attempt.lostMs = engine.nowMs()
     })
@@ -270,7 +276,7 @@ export function createBackends(deps: BackendsDeps): Backends {
     if (then === 'reset') end(connection, 'reset')
     else if (then === 'close' || connection.ending) end(connection, 'end')
     // When its last byte has arrived; a moment earlier than the proxy hears of what follows.
-    engine.at(engine.nowMs() + latencyMs, () => answered(connection, attempt))
+    engine.outside(engine.nowMs() + latencyMs, () => answered(connection, attempt))
   }
 
   const arrived = (connection: Connection, message: ReadMessage): void => {
@@ -286,7 +292,7 @@ export function createBackends(deps: BackendsDeps): Backends {
     let atMs = engine.nowMs()
     answer.pieces.forEach(({ afterMs, text }, i) => {
       atMs += afterMs
-      engine.at(atMs, () => {
+      engine.outside(atMs, () => {
         if (!connection.open || connection.attempt !== attempt) return
         if (connection.moved) {
           end(connection, 'reset')

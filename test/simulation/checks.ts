@@ -1,9 +1,10 @@
 // The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the
 // clients saw; the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
 import { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForMs } from '../../lib/balancer/health.ts'
+import type { Member } from '../../lib/balancer/pool.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, Host } from './engine.ts'
 import { eventsOf } from './http-text.ts'
 import type { WorldPlan } from './plan.ts'
 import { type LogLine, memberOf, type Process, type Processes } from './processes.ts'
@@ -31,7 +32,7 @@ export interface ChecksDeps {
 
 export interface Checks {
   /** Before an event: what the proxy believed until now. */
-  before(): void
+  before(host: Host | undefined): void
   settled(): void
   sent(attempt: Attempt): void
   answered(attempt: Attempt): void
@@ -43,6 +44,8 @@ export interface Checks {
   reloaded(without: number | undefined): void
   /** A process is gone, and what it knew. */
   killed(process: number): void
+  /** Nothing is under way, and all believe of every backend that it is sound and free. */
+  isQuiet(): boolean
   /** From now on the weights must hold over whole rounds, and every backend must be asked. */
   beginRounds(): void
   /** The rounds are over, nothing is under way and all news has spread. */
@@ -86,7 +89,9 @@ export function createChecks(deps: ChecksDeps): Checks {
   /**
    * At the beginning of this step, and after its last attempt: picks of one step may come before all of its attempts.
    */
-  const available = new Map<Process, { readonly first: boolean[]; readonly last: boolean[] }>()
+  const available = new Map<Process, { first: readonly boolean[]; last: readonly boolean[] }>()
+  /** The backends' places in a process's pool, in the plan's order, as long as its config is the same. */
+  const places = new Map<Process, { readonly runtime: unknown; readonly members: readonly (Member | undefined)[] }>()
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   /** Resources that answered a request while their probes failed: these count again once one has passed. */
   const overruled = new Set<string>()
@@ -109,13 +114,21 @@ export function createChecks(deps: ChecksDeps): Checks {
     return id === undefined || deps.stored.get(id) === specs[backend]?.host
   }
 
-  const availability = (process: Process): boolean[] => {
+  const membersOf = (process: Process): readonly (Member | undefined)[] => {
+    const runtime = process.proxy.runtime()
+    const known = places.get(process)
+    if (known !== undefined && known.runtime === runtime) return known.members
+    const members = specs.map(({ name }) => memberOf(process, name))
+    places.set(process, { runtime, members })
+    return members
+  }
+
+  const availability = (process: Process): readonly boolean[] => {
     const nowMs = engine.nowMs()
-    return specs.map(({ name }) => {
-      const member = memberOf(process, name)
-      // After a throttle it is let through slowly.
-      return member !== undefined && isAvailable(member.health, nowMs) && takesWaiting(member.health, nowMs)
-    })
+    // After a throttle it is let through slowly.
+    return membersOf(process).map(
+      member => member !== undefined && isAvailable(member.health, nowMs) && takesWaiting(member.health, nowMs),
+    )
   }
 
   const isBelievedOut = (process: Process, name: string): boolean => {
@@ -454,9 +467,9 @@ export function createChecks(deps: ChecksDeps): Checks {
   }
 
   return {
-    before() {
+    before(host) {
       for (const process of deps.processes().all) {
-        if (process === undefined) continue
+        if (process === undefined || (host !== undefined && host !== process.host)) continue
         const first = availability(process)
         available.set(process, { first, last: first })
       }
@@ -511,7 +524,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       checkBody(asking)
       checkBlame(asking)
       if (asking.result?.end === 'left') {
-        engine.at(engine.nowMs() + latencyMs + ABORT_MS + SWEEP_MS, () => checkAbort(asking))
+        engine.outside(engine.nowMs() + latencyMs + ABORT_MS + SWEEP_MS, () => checkAbort(asking))
       }
     },
     line(process, line) {
@@ -548,7 +561,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
       lift()
       // What another process learns before it hears of the operator's word is lifted by it as well.
-      if (plan.processes > 1) engine.at(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
+      if (plan.processes > 1) engine.outside(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
     reloaded(without) {
       if (without === undefined) return
@@ -561,6 +574,21 @@ export function createChecks(deps: ChecksDeps): Checks {
       specs.forEach((_, i) => {
         announced.delete(`${process} ${i}`)
       })
+    },
+    isQuiet() {
+      const nowMs = engine.nowMs()
+      if (deps.clients().underWay.size > 0) return false
+      for (let slot = 0; slot < plan.processes; slot++) {
+        const process = deps.processes().all[slot]
+        if (process === undefined) return false
+        for (const [i, member] of membersOf(process).entries()) {
+          if (member === undefined || handEjected.has(i)) continue
+          const { state } = member.health
+          if (state.phase.kind !== 'in' || state.throttle.dueAtMs > nowMs) return false
+          if (!takesWaiting(member.health, nowMs)) return false
+        }
+      }
+      return true
     },
     beginRounds() {
       rounds = specs.map(() => 0)

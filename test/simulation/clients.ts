@@ -226,7 +226,7 @@ export function createClients(deps: ClientsDeps): Clients {
       connection.peer.write(text)
       const { leavesAfterMs, stallMs } = event
       if (leavesAfterMs !== undefined) {
-        engine.at(engine.nowMs() + leavesAfterMs, () => {
+        engine.outside(engine.nowMs() + leavesAfterMs, () => {
           if (asking.result !== undefined) return
           asking.leftMs = engine.nowMs()
           const partial = connection.reader.partial()
@@ -238,7 +238,7 @@ export function createClients(deps: ClientsDeps): Clients {
       }
       if (stallMs !== undefined) {
         connection.peer.pause()
-        engine.at(engine.nowMs() + stallMs, () => connection.peer.resume())
+        engine.outside(engine.nowMs() + stallMs, () => connection.peer.resume())
       }
       return asking
     },

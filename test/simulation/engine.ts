@@ -22,8 +22,11 @@ export function createHost(name: string): Host {
 }
 
 export interface EngineHooks {
-  /** The time of the next event has come; it has not happened yet. */
-  before(): void
+  /**
+   * The time of the next event has come; it has not happened yet.
+   * @param host the process that it happens in; undefined: it may concern any
+   */
+  before(host: Host | undefined): void
   /** Everything that an event caused has run out. */
   settled(): void
 }
@@ -37,10 +40,15 @@ export interface Engine {
    * in.
    */
   at(atMs: number, run: () => void, host?: Host): void
+  /**
+   * As `at`, for what happens among clients, backends and on the wire: no process hears of it before an event of its
+   * own. Several of these run in one turn of node's loop.
+   */
+  outside(atMs: number, run: () => void): void
   /** The clock of one process. */
   clockOf(host: Host): Clock
-  /** Runs all events up to a time. */
-  run(untilMs: number, hooks: EngineHooks): Promise<void>
+  /** Runs all events up to a time, which may become sooner meanwhile. */
+  run(untilMs: () => number, hooks: EngineHooks): Promise<void>
   /** Events that have run so far. */
   steps(): number
 }
@@ -50,7 +58,7 @@ interface Entry {
   /** 0: a timer that fell due while its process stood still. */
   rank: 0 | 1
   readonly seq: number
-  readonly isTimer: boolean
+  readonly kind: 'event' | 'timer' | 'outside'
   readonly host: Host | undefined
   cancelled: boolean
   readonly run: () => void
@@ -110,8 +118,8 @@ export function createEngine(): Engine {
   let seq = 0
   let steps = 0
 
-  const put = (atMs: number, run: () => void, host: Host | undefined, isTimer: boolean): Entry => {
-    const entry: Entry = { atMs: Math.max(atMs, nowMs), rank: 1, seq: seq++, isTimer, host, cancelled: false, run }
+  const put = (atMs: number, run: () => void, host: Host | undefined, kind: Entry['kind']): Entry => {
+    const entry: Entry = { atMs: Math.max(atMs, nowMs), rank: 1, seq: seq++, kind, host, cancelled: false, run }
     heap.push(entry)
     return entry
   }
@@ -124,7 +132,7 @@ export function createEngine(): Engine {
       if (entry.cancelled || host?.gone === true) continue
       if (host !== undefined && host.frozenUntilMs > entry.atMs) {
         entry.atMs = host.frozenUntilMs
-        if (entry.isTimer) entry.rank = 0
+        if (entry.kind === 'timer') entry.rank = 0
         heap.push(entry)
         continue
       }
@@ -145,11 +153,11 @@ export function createEngine(): Engine {
     const fire = (): void => {
       if (periodMs === undefined) end()
       // As node does it: from when it ran, so that periods that were slept through are not made up for.
-      else current = put(nowMs + periodMs, fire, host, true)
+      else current = put(nowMs + periodMs, fire, host, 'timer')
       run()
     }
     host.timers++
-    current = put(nowMs + delayMs, fire, host, true)
+    current = put(nowMs + delayMs, fire, host, 'timer')
     return { cancel: end }
   }
 
@@ -157,7 +165,8 @@ export function createEngine(): Engine {
     nowMs: () => nowMs,
     epochMs: () => EPOCH_MS + nowMs,
     steps: () => steps,
-    at: (atMs, run, host) => void put(atMs, run, host, false),
+    at: (atMs, run, host) => void put(atMs, run, host, 'event'),
+    outside: (atMs, run) => void put(atMs, run, undefined, 'outside'),
     clockOf: host => ({
       nowMs: () => nowMs,
       epochMs: () => EPOCH_MS + nowMs,
@@ -173,17 +182,20 @@ export function createEngine(): Engine {
           if (over) return
           try {
             settled()
-            const entry = next(untilMs)
-            if (entry === undefined) {
-              over = true
-              nowMs = untilMs
-              resolve()
-              return
+            for (let isOutside = true; isOutside; ) {
+              const entry = next(untilMs())
+              if (entry === undefined) {
+                over = true
+                nowMs = Math.max(untilMs(), nowMs)
+                resolve()
+                return
+              }
+              nowMs = entry.atMs
+              steps++
+              isOutside = entry.kind === 'outside'
+              if (!isOutside) before(entry.host)
+              entry.run()
             }
-            nowMs = entry.atMs
-            steps++
-            before()
-            entry.run()
           } catch (error) {
             over = true
             reject(error)

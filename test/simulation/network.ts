@@ -168,7 +168,9 @@ class Link {
   }
 
   private later(run: () => void, toProxy: boolean): void {
-    this.engine.at(this.engine.nowMs() + this.options.latencyMs, run, toProxy ? this.options.host : undefined)
+    const atMs = this.engine.nowMs() + this.options.latencyMs
+    if (toProxy) this.engine.at(atMs, run, this.options.host)
+    else this.engine.outside(atMs, run)
   }
 
   // From the proxy to the peer.
@@ -299,7 +301,7 @@ export function dial(
     { ...(socketOptions.onread === undefined ? {} : { onread: socketOptions.onread }), allowHalfOpen: false },
     false,
   )
-  engine.at(engine.nowMs() + full.latencyMs, () => {
+  engine.outside(engine.nowMs() + full.latencyMs, () => {
     if (link.socket.destroyed) return
     const dialled = answer()
     if (dialled.kind === 'silent') return

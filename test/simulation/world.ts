@@ -3,10 +3,11 @@
 import { createHash } from 'node:crypto'
 import process from 'node:process'
 import { createBackends } from './backends.ts'
+import { createCalm } from './calm.ts'
 import { createChecks, type Violation } from './checks.ts'
 import { createClients } from './clients.ts'
 import { createEngine } from './engine.ts'
-import type { PlanEvent, RequestEvent, WorldPlan } from './plan.ts'
+import type { PlanEvent, WorldPlan } from './plan.ts'
 import { type ConfigMaker, createProcesses, MODEL } from './processes.ts'
 
 export interface WorldResult {
@@ -26,37 +27,7 @@ export interface WorldOptions {
 
 /** One way, between any two ends. */
 const LATENCY_MS = 1
-/** Requests that show whether a backend has come back. */
-const RETURN_REQUESTS = 8
-/** A throttle that names no time lasts so long. */
-const LONGEST_THROTTLE_MS = 10_000
-/** After the last request: what is under way ends, and news spreads. */
-const REST_MS = 2_000
 const SHUTDOWN_MS = 8_000
-
-function calmRequest(id: string, atMs: number, process: number): RequestEvent {
-  return {
-    kind: 'request',
-    atMs,
-    id,
-    key: 'good',
-    form: 'chat',
-    connection: 5_000 + process,
-    process,
-    poison: undefined,
-    about: undefined,
-    leavesAfterMs: undefined,
-    stallMs: undefined,
-    effort: 1,
-    pieces: 1,
-  }
-}
-
-/** How long a sound backend may take to be asked again, whatever happened before. */
-function returnMs({ settings }: WorldPlan): number {
-  const { recoveryMs, intervalMs, probeTimeoutMs, timeoutMs, idleTimeoutMs } = settings
-  return recoveryMs + intervalMs * 1.1 + probeTimeoutMs + timeoutMs + idleTimeoutMs + LONGEST_THROTTLE_MS
-}
 
 export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptions): Promise<WorldResult> {
   const engine = createEngine()
@@ -115,6 +86,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
             .slice(0, 8)}`,
       )
       checks.result(asking)
+      calm.result(asking)
     },
     trace,
   })
@@ -150,22 +122,12 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
     }
   }
 
-  for (const event of plan.events) engine.at(event.atMs, () => happen(event))
-
-  // Nothing goes wrong any more: requests now and then, until everyone must be back.
-  const backMs = plan.calmMs + returnMs(plan)
-  for (let i = 0; i < RETURN_REQUESTS * plan.processes; i++) {
-    const atMs = plan.calmMs + ((backMs - plan.calmMs) * (i + 1)) / (RETURN_REQUESTS * plan.processes + 1)
-    engine.at(atMs, () => void clients.send(calmRequest(`back${i}`, atMs, i % plan.processes)))
+  for (const event of plan.events) {
+    // A new config and a death happen to processes; the rest happens around them.
+    if (event.kind === 'reload' || event.kind === 'kill') engine.at(event.atMs, () => happen(event))
+    else engine.outside(event.atMs, () => happen(event))
   }
-  // Whole rounds, one request after the other.
-  const rounds = 2 * plan.backends.reduce((sum, { weight, priority }) => sum + (priority === 1 ? weight : 0), 0)
-  engine.at(backMs, checks.beginRounds)
-  for (let i = 0; i < rounds; i++) {
-    const atMs = backMs + 1_000 * (i + 1)
-    engine.at(atMs, () => void clients.send(calmRequest(`round${i}`, atMs, 0)))
-  }
-  const restMs = backMs + 1_000 * (rounds + 1) + REST_MS
+  const calm = createCalm({ engine, plan, clients, checks })
 
   // What nobody catches would end the process; here it is one more fault.
   const crashed = (error: unknown): void => {
@@ -174,11 +136,12 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
   }
   process.on('uncaughtException', crashed)
   try {
-    await engine.run(restMs, checks)
+    await engine.run(calm.untilMs, checks)
     checks.atRest()
     const closed = processes.shutdown()
     clients.closeAll()
-    await engine.run(restMs + SHUTDOWN_MS, checks)
+    const endMs = engine.nowMs() + SHUTDOWN_MS
+    await engine.run(() => endMs, checks)
     let isClosed = false
     closed.then(() => {
       isClosed = true
