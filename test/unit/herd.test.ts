@@ -112,7 +112,7 @@ async function run({
   engine.at(startMs, () => {
     for (let i = 0; i < wave; i++) void request()
   })
-  await engine.run(PATIENCE_MS, { before: () => undefined, settled: () => undefined })
+  await engine.run(() => PATIENCE_MS, { before: () => undefined, settled: () => undefined })
   return { asked, served, doneMs }
 }
 
