@@ -241,7 +241,8 @@ function receive(
       refuse(tooLarge(maxBytes))
       return
     }
-    deadline.dueMs = Math.min(nowMs() + BODY_SILENCE_MS, beganMs + BODY_TOTAL_MS)
+    // Mostly it is whole with its first piece.
+    if (wireBytes !== declared) deadline.dueMs = Math.min(nowMs() + BODY_SILENCE_MS, beganMs + BODY_TOTAL_MS)
     if (decoder === undefined) hold(chunk)
     else if (!decoder.write(chunk)) request.pause()
     // Nothing can follow: the end is not waited for, which would come a turn later.

@@ -1,7 +1,8 @@
 // One try at one backend, up to the point where its response is either the client's or known not to be. Never throws
 // for what it meets: that is its result. It knows no pools and sends nothing to the client.
-import type { Clock, Deadlines } from '../clock.ts'
-import type { Transport } from '../http1/send.ts'
+import type { Socket } from 'node:net'
+import type { Clock, Deadline, Deadlines } from '../clock.ts'
+import type { ResponseBody, ResponseHead, Sent, Transport } from '../http1/send.ts'
 import { ConnectError, ProtocolError, type ResponseHandler } from '../http1/send.ts'
 import { errorCode } from './body-reading.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
@@ -56,64 +57,93 @@ interface How {
   readonly maySwitch: boolean
 }
 
-function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: Tried) => void): void {
-  const { transport, deadlines, clock } = deps
-  const { wire, body, timeouts, cancellation } = plan
-  let finished = false
-  let pending: 'resolver' | 'connect_timeout' | 'header_timeout' = 'resolver'
+/** What a try waits for: its time runs out with another outcome each. */
+type Phase = 'resolver' | 'connect_timeout' | 'header_timeout'
 
-  const finishOnce = (): boolean => {
-    if (finished) return false
-    finished = true
-    deadlines.remove(deadline)
-    stopWatching()
+/** One try, begun as it is made. One for every request: a class, whose methods are made once. */
+class Try implements ResponseHandler {
+  private readonly plan: AttemptPlan
+  private readonly deps: AttemptDeps
+  private readonly fresh: boolean
+  private readonly done: (tried: Tried) => void
+  private readonly beganMs: number
+  private readonly sent: Sent
+  private readonly deadline: Deadline
+  private readonly stopWatching: () => void
+  private finished = false
+  private pending: Phase = 'resolver'
+
+  constructor(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: Tried) => void) {
+    const { wire, body, timeouts, cancellation } = plan
+    this.plan = plan
+    this.deps = deps
+    this.fresh = how.fresh
+    this.done = done
+    this.beganMs = deps.clock.nowMs()
+    const { fresh, maySwitch } = how
+    this.sent = deps.transport.send(wire, body, { fresh, maySwitch, connectMs: timeouts.connectMs }, this)
+    this.deadline = deps.deadlines.add(this.beganMs + timeouts.headersMs, () => this.late())
+    if (!this.sent.connecting) this.pending = 'header_timeout'
+    this.stopWatching = cancellation.onCancel(reason =>
+      queueMicrotask(() => this.giveUp({ kind: 'cancelled', reason })),
+    )
+  }
+
+  connecting(): void {
+    this.pending = 'connect_timeout'
+  }
+
+  connected(): void {
+    this.pending = 'header_timeout'
+  }
+
+  head(head: ResponseHead, source: ResponseBody): void {
+    const { plan, deps, done } = this
+    if (!this.finishOnce()) source.destroy()
+    else if (head.status === 421 && !this.sent.connecting) {
+      readResponse(plan, deps, head, source, result =>
+        done(result.kind === 'response' ? { ...result, reused: true } : result),
+      )
+    } else readResponse(plan, deps, head, source, done)
+  }
+
+  switched(upstreamResponse: ResponseHead, socket: Socket, head: Buffer): void {
+    if (this.finishOnce()) this.done({ kind: 'upgraded', response: upstreamResponse, socket, head })
+    else socket.destroy()
+  }
+
+  failed(error: Error, stale: boolean): void {
+    if (!this.finishOnce()) return
+    // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
+    const closedBefore = stale && this.deps.clock.nowMs() - this.beganMs <= STALE_MS
+    if (closedBefore && !this.fresh && !(error instanceof ProtocolError)) this.done({ kind: 'stale_socket' })
+    else this.done({ kind: 'no_response', outcome: failureOf(error) })
+  }
+
+  private finishOnce(): boolean {
+    if (this.finished) return false
+    this.finished = true
+    this.deps.deadlines.remove(this.deadline)
+    this.stopWatching()
     return true
   }
-  const giveUp = (outcome: Outcome): void => {
-    if (!finishOnce()) return
-    sent.destroy()
-    done({ kind: 'no_response', outcome })
+
+  private giveUp(outcome: Outcome): void {
+    if (!this.finishOnce()) return
+    this.sent.destroy()
+    this.done({ kind: 'no_response', outcome })
   }
-  const handler: ResponseHandler = {
-    connecting() {
-      pending = 'connect_timeout'
-    },
-    connected() {
-      pending = 'header_timeout'
-    },
-    head(head, source) {
-      if (!finishOnce()) source.destroy()
-      else if (head.status === 421 && !sent.connecting) {
-        readResponse(plan, deps, head, source, result =>
-          done(result.kind === 'response' ? { ...result, reused: true } : result),
-        )
-      } else readResponse(plan, deps, head, source, done)
-    },
-    switched(upstreamResponse, socket, head) {
-      if (finishOnce()) done({ kind: 'upgraded', response: upstreamResponse, socket, head })
-      else socket.destroy()
-    },
-    failed(error, stale) {
-      if (!finishOnce()) return
-      // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
-      const closedBefore = stale && clock.nowMs() - beganMs <= STALE_MS
-      if (closedBefore && !how.fresh && !(error instanceof ProtocolError)) done({ kind: 'stale_socket' })
-      else done({ kind: 'no_response', outcome: failureOf(error) })
-    },
+
+  private late(): void {
+    const { pending } = this
+    // The time of the resolver is not the backend's.
+    if (pending === 'resolver') this.giveUp({ kind: 'shortage', detail: 'EAI_AGAIN' })
+    else this.giveUp(transportFailure(pending, pending === 'connect_timeout' ? 'no connection' : 'no headers'))
   }
-  const beganMs = clock.nowMs()
-  const headersDueMs = beganMs + timeouts.headersMs
-  const sent = transport.send(wire, body, { ...how, connectMs: timeouts.connectMs }, handler)
-  const deadline = deadlines.add(headersDueMs, () =>
-    giveUp(
-      // The time of the resolver is not the backend's.
-      pending === 'resolver'
-        ? { kind: 'shortage', detail: 'EAI_AGAIN' }
-        : transportFailure(pending, pending === 'connect_timeout' ? 'no connection' : 'no headers'),
-    ),
-  )
-  if (!sent.connecting) pending = 'header_timeout'
-  const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => giveUp({ kind: 'cancelled', reason })))
+}
+
+function beginTry(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: Tried) => void): void {
+  new Try(plan, deps, how, done)
 }
 
 /**
@@ -121,15 +151,18 @@ function tryOnce(plan: AttemptPlan, deps: AttemptDeps, how: How, done: (tried: T
  * fault: once more, on a fresh one.
  */
 export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult> {
-  return new Promise(resolve => {
-    const resolveOnce = (tried: Tried): void => {
+  return new Promise(resolve =>
+    beginTry(plan, deps, { fresh: plan.fresh, maySwitch: false }, tried => {
       if (tried.kind === 'response' || tried.kind === 'no_response') resolve(tried)
-      else resolve({ kind: 'no_response', outcome: transportFailure('connection_lost', 'stale socket') })
-    }
-    tryOnce(plan, deps, { fresh: plan.fresh, maySwitch: false }, tried => {
-      if (tried.kind === 'stale_socket') tryOnce(plan, deps, { fresh: true, maySwitch: false }, resolveOnce)
-      else resolveOnce(tried)
-    })
+      else tryAfresh(plan, deps, resolve)
+    }),
+  )
+}
+
+function tryAfresh(plan: AttemptPlan, deps: AttemptDeps, done: (result: AttemptResult) => void): void {
+  beginTry(plan, deps, { fresh: true, maySwitch: false }, tried => {
+    if (tried.kind === 'response' || tried.kind === 'no_response') done(tried)
+    else done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'stale socket') })
   })
 }
 
@@ -140,7 +173,7 @@ export function attempt(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptRe
  */
 export function attemptUpgrade(plan: AttemptPlan, deps: AttemptDeps): Promise<AttemptResult | Upgraded> {
   return new Promise(resolve => {
-    tryOnce(plan, deps, { fresh: true, maySwitch: true }, tried => {
+    beginTry(plan, deps, { fresh: true, maySwitch: true }, tried => {
       if (tried.kind !== 'stale_socket') resolve(tried)
     })
   })

@@ -1,7 +1,7 @@
 // Reading of an upstream body in time: one deadline, one way to stop, and every loss said once. It knows nothing of
 // what is read.
-import type { Clock, Deadlines } from '../clock.ts'
-import type { ResponseBody } from '../http1/send.ts'
+import type { Clock, Deadline, Deadlines } from '../clock.ts'
+import type { BodySink, ResponseBody } from '../http1/send.ts'
 import { ProtocolError } from '../http1/send.ts'
 import type { Cancellation } from '../request-context.ts'
 import { type Outcome, transportFailure } from './outcome.ts'
@@ -52,49 +52,74 @@ export interface Reader {
   lose(outcome: Outcome): void
 }
 
+/** One for every response: a class, whose methods are made once. */
+class BodyReading implements Reader, BodySink {
+  private readonly source: ResponseBody
+  private readonly deps: ReadDeps
+  private readonly idleMs: number
+  private readonly reading: Reading
+  private readonly deadline: Deadline
+  private readonly stopWatching: () => void
+  private capMs = Number.POSITIVE_INFINITY
+  private atCap: (() => void) | undefined
+  private stopped = false
+
+  constructor(source: ResponseBody, deps: ReadDeps, cancellation: Cancellation, idleMs: number, reading: Reading) {
+    this.source = source
+    this.deps = deps
+    this.idleMs = idleMs
+    this.reading = reading
+    this.deadline = deps.deadlines.add(deps.clock.nowMs() + idleMs, () => this.late())
+    this.stopWatching = cancellation.onCancel(reason => queueMicrotask(() => this.lose({ kind: 'cancelled', reason })))
+    source.attach(this)
+  }
+
+  data(chunk: Buffer): void {
+    this.deadline.dueMs = Math.min(this.deps.clock.nowMs() + this.idleMs, this.capMs)
+    this.reading.onData(chunk)
+  }
+
+  end(): void {
+    if (this.stopped) return
+    this.stop()
+    this.reading.onEnd()
+  }
+
+  lost(error: Error): void {
+    this.lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', errorCode(error)))
+  }
+
+  stop(): void {
+    this.stopped = true
+    this.deps.deadlines.remove(this.deadline)
+    this.stopWatching()
+  }
+
+  lose(outcome: Outcome): void {
+    if (this.stopped) return
+    this.stop()
+    this.source.destroy()
+    this.reading.onLost(outcome)
+  }
+
+  limit(dueMs: number, act: () => void): void {
+    this.capMs = dueMs
+    this.atCap = act
+    this.deadline.dueMs = Math.min(this.deadline.dueMs, dueMs)
+  }
+
+  private late(): void {
+    if (this.deps.clock.nowMs() >= this.capMs) this.atCap?.()
+    else this.lose(SILENT)
+  }
+}
+
 /** Reads a body until `stop`; every way to lose it ends in `onLost`, once. */
 export function readBody(
   source: ResponseBody,
-  { deadlines, clock }: ReadDeps,
+  deps: ReadDeps,
   { cancellation, idleMs }: { readonly cancellation: Cancellation; readonly idleMs: number },
   reading: Reading,
 ): Reader {
-  let capMs = Number.POSITIVE_INFINITY
-  let atCap = (): void => undefined
-  let stopped = false
-  const stop = (): void => {
-    stopped = true
-    deadlines.remove(deadline)
-    stopWatching()
-  }
-  const lose = (outcome: Outcome): void => {
-    if (stopped) return
-    stop()
-    source.destroy()
-    reading.onLost(outcome)
-  }
-  const deadline = deadlines.add(clock.nowMs() + idleMs, () => (clock.nowMs() >= capMs ? atCap() : lose(SILENT)))
-  const stopWatching = cancellation.onCancel(reason => queueMicrotask(() => lose({ kind: 'cancelled', reason })))
-  source.attach({
-    data(chunk) {
-      deadline.dueMs = Math.min(clock.nowMs() + idleMs, capMs)
-      reading.onData(chunk)
-    },
-    end() {
-      if (stopped) return
-      stop()
-      reading.onEnd()
-    },
-    lost: error =>
-      lose(transportFailure(error instanceof ProtocolError ? 'protocol_error' : 'connection_lost', errorCode(error))),
-  })
-  return {
-    stop,
-    lose,
-    limit(dueMs, act) {
-      capMs = dueMs
-      atCap = act
-      deadline.dueMs = Math.min(deadline.dueMs, dueMs)
-    },
-  }
+  return new BodyReading(source, deps, cancellation, idleMs, reading)
 }

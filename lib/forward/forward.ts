@@ -137,24 +137,28 @@ function noteOffered({ request: { operation }, deps: { unsupported } }: Way, { h
   unsupported.answered({ deployment: health.id, what: operation, apiVersion: backend.apiVersion })
 }
 
-/** One backend's turn. @returns how the attempts ended, or undefined: the next backend */
-async function tryMember(way: Way, pick: Leased): Promise<TryResult | undefined> {
-  const { exchange, request, deps, history } = way
-  const { member, lease } = pick
-  const { record } = exchange
+/** An attempt that has begun. */
+interface Begun {
+  readonly askedMs: number
+  readonly isFailover: boolean
+}
+
+function beginAttempt({ exchange: { record }, deps, history }: Way, { member, servedByLowerTier }: Leased): Begun {
   record.attempts++
   record.backend = member.backend.name
-  if (pick.servedByLowerTier) record.servedByLowerTier = true
-  const askedMs = deps.clock.nowMs()
-  const isFailover = hasFailed(history)
-  let answered = await tryBackend(exchange, request, pick, deps)
-  const isMisdirected = answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused
-  if (isMisdirected && way.counted + 1 < deps.limits.maxAttempts) {
-    // RFC 9110 section 15.5.20: over another connection it may be served.
-    way.counted++
-    record.attempts++
-    answered = await tryBackend(exchange, request, pick, deps, true)
-  }
+  if (servedByLowerTier) record.servedByLowerTier = true
+  return { askedMs: deps.clock.nowMs(), isFailover: hasFailed(history) }
+}
+
+/** Whether it was sent to the wrong host on a used connection: over another one it may be served (RFC 9110 15.5.20). */
+function isMisdirected(answered: BackendResult): boolean {
+  return answered.kind === 'response' && answered.outcome.kind === 'misdirected' && answered.reused === true
+}
+
+/** Judges a backend's answer. @returns how the attempts ended, or undefined: the next backend */
+function judge(way: Way, pick: Leased, { askedMs, isFailover }: Begun, answered: BackendResult): TryResult | undefined {
+  const { exchange, request, deps, history } = way
+  const { member, lease } = pick
   if (answered.kind === 'upgraded') {
     noteOffered(way, member)
     return { kind: 'upgraded', member, lease, outcome: { kind: 'served' }, askedMs, isFailover, upgraded: answered }
@@ -188,13 +192,21 @@ function whatIsLeft({ exchange, request, picker, history, fallback }: Way): TryR
 }
 
 async function walk(way: Way): Promise<TryResult> {
-  const { exchange, history, deps } = way
+  const { exchange, request, history, deps } = way
   const { cancellation } = exchange
   while (way.counted < deps.limits.maxAttempts && cancellation.reason === undefined) {
     const picked = nextPick(way)
     const pick = picked instanceof Promise ? await picked : picked
     if (pick.kind === 'lease') {
-      const ended = await tryMember(way, pick)
+      const begun = beginAttempt(way, pick)
+      const asked = tryBackend(exchange, request, pick, deps)
+      let answered = asked instanceof Promise ? await asked : asked
+      if (isMisdirected(answered) && way.counted + 1 < deps.limits.maxAttempts) {
+        way.counted++
+        exchange.record.attempts++
+        answered = await tryBackend(exchange, request, pick, deps, true)
+      }
+      const ended = judge(way, pick, begun, answered)
       if (ended !== undefined) return ended
       continue
     }

@@ -3,6 +3,7 @@
 // nothing, and another backend may still be asked.
 import type { Sent } from '../azure/error-text.ts'
 import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
+import type { Clock } from '../clock.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Beginning, beginningOfAnswer } from './answer-beginning.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
@@ -150,8 +151,8 @@ function errorInside(
   chunks: readonly Buffer[],
   bytes: number,
   { values }: ResponseHeaders,
-  epochMs: number,
-  sent: Sent,
+  plan: AttemptPlan,
+  clock: Clock,
 ): Outcome | undefined {
   const [first] = chunks
   if (first === undefined || bytes > ERROR_OBJECT_MAX_BYTES || isEncoded(values)) return undefined
@@ -159,7 +160,7 @@ function errorInside(
   const beginning = body.subarray(0, ERROR_MARK_MAX_BYTES)
   if (!ERROR_MARKS.some(mark => beginning.includes(mark))) return undefined
   const error = readLoneError(body)
-  const outcome = error && classifyStreamError(error, values, epochMs, sent)
+  const outcome = error && classifyStreamError(error, values, clock.epochMs(), sentBy(plan))
   return outcome?.kind === 'served' ? undefined : outcome
 }
 
@@ -229,9 +230,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
           done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
           return
         }
-        const outcome = plan.isCreate
-          ? errorInside(chunks, bytes, begun.headers, deps.clock.epochMs(), sentBy(plan))
-          : undefined
+        const outcome = plan.isCreate ? errorInside(chunks, bytes, begun.headers, plan, deps.clock) : undefined
         const body: UpstreamBody = { kind: 'whole', chunks, bytes }
         if (outcome === undefined) passOn(body)
         else done({ kind: 'response', outcome, response: { ...begun, body } })

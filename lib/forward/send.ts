@@ -174,6 +174,9 @@ export function sendToBackend(
   // A key is there at once; only a token may have to be fetched.
   const authorizer = deps.authorizer(member)
   const given = authorizer.authorize()
+  if (!(given instanceof Promise) && authorizer.refused === undefined) {
+    return sendAs(exchange, request, member, given, how, deps)
+  }
   const sendWith = (authorization: Sendable): SendResult | Promise<SendResult> => {
     const sent = sendAs(exchange, request, member, authorization, how, deps)
     return authorizer.refused === undefined || authorization.kind !== 'header'

@@ -2,11 +2,11 @@
 // for that.
 import { isForeignState, readErrorBody } from '../azure/errors.ts'
 import type { Leased, Member } from '../balancer/pool.ts'
-import { OPTION_REFUSED_MS, type UnsupportedOperations } from '../balancer/unsupported.ts'
+import { type Lack, OPTION_REFUSED_MS, type UnsupportedOperations } from '../balancer/unsupported.ts'
 import { STREAM_OPTIONS } from '../body/read.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Outcome } from './outcome.ts'
-import { type SendDeps, type SendResult, sendToBackend } from './send.ts'
+import { type SendDeps, type SendHow, type SendResult, sendToBackend } from './send.ts'
 import type { AttemptResult, ForwardRequest, Upgraded, UpstreamResponse } from './upstream.ts'
 
 export interface TryBackendDeps extends SendDeps {
@@ -70,24 +70,27 @@ function deniesOwnItem(exchange: Exchange, request: ForwardRequest, member: Memb
   return outcomeFor(exchange, request, result).kind === 'state_elsewhere'
 }
 
-/**
- * Asks a backend, once more without what it has refused, or for what it has denied at random.
- * @param fresh on a connection of its own, as a trial is: its name may mean another address by now
- */
-export async function tryBackend(
+/** Whether a result needs a second look at the request: only a 400 or a 404 can deny its state or refuse an option. */
+function mayNeedAnother(exchange: Exchange, request: ForwardRequest, member: Member, result: SendResult): boolean {
+  if (result.kind === 'response' && (result.response.status === 400 || result.response.status === 404)) return true
+  return deniesOwnItem(exchange, request, member, result)
+}
+
+/** Asks again, where a first result is about the request's state or options. */
+async function askAgain(
   exchange: Exchange,
   request: ForwardRequest,
-  { member, lease }: Leased,
+  member: Member,
   deps: TryBackendDeps,
-  fresh = lease.isTrial,
+  { fresh, askUsage: asked }: SendHow,
+  first: SendResult,
 ): Promise<BackendResult> {
   const { foreignReasoning, usageOption } = request
-  const option = { deployment: member.health.id, what: STREAM_OPTIONS, apiVersion: member.backend.apiVersion }
-  let askUsage = usageOption !== undefined && !deps.unsupported.has(option)
+  let askUsage = asked
   const send = (): SendResult | Promise<SendResult> =>
     sendToBackend(exchange, request, member, { askUsage, fresh }, deps)
 
-  let result = await send()
+  let result = first
   if (deniesOwnItem(exchange, request, member, result)) result = await send()
   if (result.kind === 'response' && deniesState(result.response) && foreignReasoning?.onDenied(member) === true) {
     result = await send()
@@ -97,7 +100,37 @@ export async function tryBackend(
     result = await send()
     // Only then it was the option; and not the client's own, which may be wrong in itself.
     const proved = result.kind === 'response' && result.response.status < 300
-    if (proved && usageOption === 'added') deps.unsupported.note(option, { forMs: OPTION_REFUSED_MS })
+    if (proved && usageOption === 'added') deps.unsupported.note(usageOptionOf(member), { forMs: OPTION_REFUSED_MS })
   }
-  return result.kind === 'upgraded' ? result : { ...result, asksUsage: askUsage }
+  return asAnswered(result, askUsage)
+}
+
+function asAnswered(result: SendResult, asksUsage: boolean): BackendResult {
+  return result.kind === 'upgraded' ? result : { ...result, asksUsage }
+}
+
+/** The option that asks for usage, as `unsupported` remembers it. */
+function usageOptionOf({ health, backend }: Member): Lack {
+  return { deployment: health.id, what: STREAM_OPTIONS, apiVersion: backend.apiVersion }
+}
+
+/**
+ * Asks a backend, once more without what it has refused, or for what it has denied at random.
+ * @param fresh on a connection of its own, as a trial is: its name may mean another address by now
+ */
+export function tryBackend(
+  exchange: Exchange,
+  request: ForwardRequest,
+  { member, lease }: Leased,
+  deps: TryBackendDeps,
+  fresh = lease.isTrial,
+): BackendResult | Promise<BackendResult> {
+  const askUsage = request.usageOption !== undefined && !deps.unsupported.has(usageOptionOf(member))
+  const how: SendHow = { askUsage, fresh }
+  const answered = (result: SendResult): BackendResult | Promise<BackendResult> =>
+    mayNeedAnother(exchange, request, member, result)
+      ? askAgain(exchange, request, member, deps, how, result)
+      : asAnswered(result, askUsage)
+  const sent = sendToBackend(exchange, request, member, how, deps)
+  return sent instanceof Promise ? sent.then(answered) : answered(sent)
 }

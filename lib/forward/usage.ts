@@ -105,9 +105,12 @@ function toUsage(text: string): Usage | undefined {
   return { promptTokens, completionTokens, cachedTokens: isObject(details) ? count(details.cached_tokens) : undefined }
 }
 
+/** The name of a usage object, as bytes: a text would be made into bytes for each search. */
+const USAGE = Buffer.from('"usage"')
+
 /** The usage object behind the word at `at`, if there is one. */
 function usageAt(bytes: Buffer, at: number): Usage | undefined {
-  let next = at + 7
+  let next = at + USAGE.length
   while (next < bytes.length && (bytes[next] === 0x20 || bytes[next] === 0x3a || bytes[next] === 0x0a)) next++
   const text = bytes[next] === 0x7b ? objectAt(bytes, next) : undefined
   return text === undefined ? undefined : toUsage(text)
@@ -120,7 +123,7 @@ function usageAt(bytes: Buffer, at: number): Usage | undefined {
 export function readUsage(bytes: Buffer): Usage {
   let from = bytes.length
   for (let tries = 0; tries < MAX_TRIES && from >= 0; tries++) {
-    const at = bytes.lastIndexOf('"usage"', from)
+    const at = bytes.lastIndexOf(USAGE, from)
     if (at === -1) break
     from = at - 1
     const usage = usageAt(bytes, at)
@@ -131,7 +134,7 @@ export function readUsage(bytes: Buffer): Usage {
 
 /** The first usage in these bytes: Claude's streams tell the prompt's tokens with their first event. */
 export function readFirstUsage(bytes: Buffer): Usage {
-  const at = bytes.indexOf('"usage"')
+  const at = bytes.indexOf(USAGE)
   return (at === -1 ? undefined : usageAt(bytes, at)) ?? NO_USAGE
 }
 

@@ -40,8 +40,8 @@ export type ResponseFault =
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?:[ \r]|$)/
 /** As many bytes as tell whether a status line is one; what has not come yet is taken from here. */
 const ANY_STATUS_LINE = 'HTTP/1.1 200 '
-/** Control characters (a lone CR or LF among them) have no place in a head, and could split it for another reader. */
-const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?:^|[^\r])\n/
+/** Control characters have no place in a head. A lone CR or LF, which could split it for another reader: `lineEnd`. */
+const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/
 /** Beyond 2^53 a length is no number any more; no response has a petabyte. */
 const LENGTH = /^\d{1,15}$/
 
@@ -79,6 +79,14 @@ export function faultOfPart(begun: string): ResponseFault | undefined {
   return lineFeed !== -1 && begun[lineFeed - 1] !== '\r' ? 'bad_header' : undefined
 }
 
+/** Where the line that begins at `at` ends, or the text does; -1: a CR or an LF of it stands alone. */
+function lineEnd(text: string, at: number): number {
+  const cr = text.indexOf('\r', at)
+  const lf = text.indexOf('\n', at)
+  if (cr === -1 && lf === -1) return text.length
+  return lf === cr + 1 && cr !== -1 ? cr : -1
+}
+
 /**
  * Reads a head.
  * @param text all of it as latin1, without the empty line at its end
@@ -96,11 +104,12 @@ export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseN
   let connection: string | undefined
   let keepAlive: string | undefined
 
-  const firstEnd = text.indexOf('\r\n')
-  let at = firstEnd === -1 ? text.length : firstEnd + 2
+  const firstEnd = lineEnd(text, 0)
+  if (firstEnd === -1) return 'bad_header'
+  let at = firstEnd + 2
   while (at < text.length) {
-    const next = text.indexOf('\r\n', at)
-    const end = next === -1 ? text.length : next
+    const end = lineEnd(text, at)
+    if (end === -1) return 'bad_header'
     const colon = text.indexOf(':', at)
     if (colon === -1 || colon >= end) return 'bad_header'
     const name = text.slice(at, colon)
