@@ -144,7 +144,11 @@ function serveNodeRequest(
           .on('agentRemove', gone)
         give(connection)
       },
-      failed: error => request.destroy(error),
+      failed(error) {
+        request.destroy(error)
+        // Node's client says the error once it is given its socket, and the socket may be none (`net.Socket | null`).
+        Reflect.apply(request.onSocket, request, [null])
+      },
     },
   )
   request.once('close', () => connecting.cancel())

@@ -1,6 +1,7 @@
 // One keep-alive connection of the load generator: sends a prepared request, checks every byte of the answer, tells
 // when it is whole. Connects again by itself after a failure.
 import net, { type Socket } from 'node:net'
+import tls from 'node:tls'
 import { createMessageReader } from './message-reader.ts'
 import { DONE, EVENT, nowUs, STAMP_FROM, STAMP_TO } from './payloads.ts'
 
@@ -71,19 +72,40 @@ export interface Client {
   close(): void
 }
 
+/** `resumed`: from the last connection's ticket, as a client comes back. */
+export type Handshake = 'full' | 'resumed'
+
 export interface ClientOptions {
   readonly port: number
   readonly request: Buffer
   readonly check: BodyCheck
+  /** It speaks TLS, and trusts any certificate: only the target is measured. */
+  readonly secure: boolean
+  /** A connection for each request, with a handshake of this kind; left out: connections are kept. */
+  readonly handshakes?: Handshake | undefined
   /** The head of a good answer is here. */
   readonly onHead?: () => void
   /** @param problem undefined: every byte was as it must be */
   readonly onDone: (problem: string | undefined) => void
 }
 
-export function createClient({ port, request, check, onHead, onDone }: ClientOptions): Client {
+export function createClient(options: ClientOptions): Client {
+  const { port, request, check, secure, handshakes, onHead, onDone } = options
   let socket: Socket | undefined
   let waiting = false
+  let session: Buffer | undefined
+
+  const open = (): Socket => {
+    if (!secure) return net.connect({ port, host: '127.0.0.1', noDelay: true })
+    const fresh = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, session })
+    fresh.setNoDelay(true)
+    if (handshakes === 'resumed') {
+      fresh.on('session', ticket => {
+        session = ticket
+      })
+    }
+    return fresh
+  }
 
   const done = (problem: string | undefined): void => {
     if (problem !== undefined) {
@@ -97,7 +119,7 @@ export function createClient({ port, request, check, onHead, onDone }: ClientOpt
 
   const connect = (): Socket => {
     let sound = true
-    const fresh = net.connect({ port, host: '127.0.0.1', noDelay: true })
+    const fresh = open()
     const read = createMessageReader({
       head(text) {
         check.begin()
@@ -110,6 +132,10 @@ export function createClient({ port, request, check, onHead, onDone }: ClientOpt
       end() {
         const problem = !sound ? 'other bytes' : check.whole() ? undefined : 'bytes are missing'
         sound = true
+        if (handshakes !== undefined) {
+          fresh.destroy()
+          socket = undefined
+        }
         done(problem)
       },
     })

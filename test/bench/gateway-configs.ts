@@ -9,10 +9,13 @@ export interface GatewayOptions {
   readonly workers: number
   /** The backends speak TLS, signed by this certificate (a PEM file); undefined: plain HTTP. */
   readonly backendCa?: string | undefined
+  /** Clients come over TLS, by this certificate and key (PEM files); undefined: plain HTTP. */
+  readonly clientTls?: { readonly cert: string; readonly key: string } | undefined
 }
 
 /** This proxy, with so many workers. */
-export function proxyConfig({ port, backends, workers, backendCa }: GatewayOptions): string {
+export function proxyConfig({ port, backends, workers, backendCa, clientTls }: GatewayOptions): string {
+  const tls = clientTls === undefined ? '' : `, tls: {cert: ${clientTls.cert}, key: ${clientTls.key}}`
   const list = (deployment: string): string =>
     backends
       .map(
@@ -28,14 +31,14 @@ ${list(MODEL)}
   ${EMBEDDINGS_MODEL}:
     backends:
 ${list(EMBEDDINGS_MODEL)}
-server: {port: ${port}, host: 127.0.0.1, workers: ${workers}}
+server: {port: ${port}, host: 127.0.0.1, workers: ${workers}${tls}}
 logging: {level: info, format: json}
 metrics: {enabled: true}
 `
 }
 
 /** @param folder its own, for its pid and its temporary files */
-export function nginxConfig(folder: string, { port, backends, workers, backendCa }: GatewayOptions): string {
+export function nginxConfig(folder: string, { port, backends, workers, backendCa, clientTls }: GatewayOptions): string {
   const forward = (deployment: string, operation: string): string => `
       if ($http_authorization != "Bearer ${CLIENT_KEY}") { return 401; }
       proxy_pass ${backendCa === undefined ? 'http' : 'https'}://azure/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION};
@@ -80,8 +83,15 @@ ${backends.map(backend => `    server 127.0.0.1:${backend} max_fails=1 fail_time
   }
   server {
     # Several workers: the kernel spreads connections over them; otherwise the first one awake takes nearly all.
-    listen 127.0.0.1:${port} backlog=4096${workers > 1 ? ' reuseport' : ''};
-    location = /v1/chat/completions {${forward(MODEL, 'chat/completions')}
+    listen 127.0.0.1:${port} backlog=4096${workers > 1 ? ' reuseport' : ''}${clientTls === undefined ? '' : ' ssl'};
+${
+  clientTls === undefined
+    ? ''
+    : `    ssl_certificate ${clientTls.cert};
+    ssl_certificate_key ${clientTls.key};
+    ssl_protocols TLSv1.3;
+`
+}    location = /v1/chat/completions {${forward(MODEL, 'chat/completions')}
       # Events must pass as they come.
       proxy_buffering off;
     }
@@ -134,7 +144,7 @@ ${backends.map((backend, i) => `  server azure-${i + 1} 127.0.0.1:${backend}`).j
 }
 
 /** Envoy: one route for each operation, the client's key compared in the route's match. */
-export function envoyConfig({ port, backends, backendCa }: GatewayOptions): string {
+export function envoyConfig({ port, backends, backendCa, clientTls }: GatewayOptions): string {
   const route = (operation: string, deployment: string): string => `
                         - match: {path: /v1/${operation}, headers: [{name: authorization, string_match: {exact: "Bearer ${CLIENT_KEY}"}}]}
                           route: {cluster: azure, timeout: 0s, prefix_rewrite: "/openai/deployments/${deployment}/${operation}?api-version=${API_VERSION}"}`
@@ -149,13 +159,26 @@ export function envoyConfig({ port, backends, backendCa }: GatewayOptions): stri
           common_tls_context:
             tls_params: {tls_maximum_protocol_version: TLSv1_3}
             validation_context: {trusted_ca: {filename: ${backendCa}}}`
+  const listenerTls =
+    clientTls === undefined
+      ? ''
+      : `transport_socket:
+            name: envoy.transport_sockets.tls
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+              common_tls_context:
+                tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+                tls_certificates:
+                  - certificate_chain: {filename: ${clientTls.cert}}
+                    private_key: {filename: ${clientTls.key}}
+          `
   return `static_resources:
   listeners:
     - name: openai
       address: {socket_address: {address: 127.0.0.1, port_value: ${port}}}
       tcp_backlog_size: 4096
       filter_chains:
-        - filters:
+        - ${listenerTls}filters:
             - name: envoy.filters.network.http_connection_manager
               typed_config:
                 "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -189,7 +212,7 @@ ${backends.map(backend => `              - endpoint: {address: {socket_address: 
 }
 
 /** Caddy, in one core. */
-export function caddyConfig({ port, backends, backendCa }: GatewayOptions): string {
+export function caddyConfig({ port, backends, backendCa, clientTls }: GatewayOptions): string {
   const rewrite = (operation: string, deployment: string): string =>
     `    rewrite /v1/${operation} /openai/deployments/${deployment}/${operation}?api-version=${API_VERSION}`
   return `{
@@ -200,9 +223,9 @@ export function caddyConfig({ port, backends, backendCa }: GatewayOptions): stri
     level ERROR
   }
 }
-http://127.0.0.1:${port} {
+${clientTls === undefined ? 'http' : 'https'}://127.0.0.1:${port} {
   bind 127.0.0.1
-  @known header Authorization "Bearer ${CLIENT_KEY}"
+${clientTls === undefined ? '' : `  tls ${clientTls.cert} ${clientTls.key}\n`}  @known header Authorization "Bearer ${CLIENT_KEY}"
   handle @known {
 ${rewrite('chat/completions', MODEL)}
 ${rewrite('embeddings', EMBEDDINGS_MODEL)}

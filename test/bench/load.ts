@@ -1,13 +1,16 @@
 // The load generator, a process of its own: takes one job after the other and tells what came of each. Closed loop:
 // each connection asks again when it is answered. Fixed rate: requests begin when they are due, and latency counts from
 // there, so that a slow answer cannot hide the ones that had to wait for it. Slow: many open streams at once.
-import { type Client, createClient, sameBytes, stampedEvents } from './client.ts'
+import { type Client, createClient, type Handshake, sameBytes, stampedEvents } from './client.ts'
 import { createHistogram, type Histogram } from './histogram.ts'
 import { expectedBody, nowUs, type Route, requestBytes, SLOW_EVENTS_PER_S, type Work } from './payloads.ts'
 
-interface Aim {
+/** Where a job goes. */
+export interface Aim {
   readonly port: number
   readonly route: Route
+  /** The target speaks TLS. */
+  readonly secure: boolean
 }
 
 export type Job = Aim &
@@ -20,6 +23,7 @@ export type Job = Aim &
         readonly seconds: number
         readonly requests?: number
         readonly enough?: { readonly seconds: number; readonly requests: number }
+        readonly handshakes?: Handshake
       }
     | {
         readonly kind: 'fixed'
@@ -120,6 +124,8 @@ function closedLoop(job: Job & { kind: 'closed' }, request: Buffer, tally: Tally
       }
       const client = createClient({
         port: job.port,
+        secure: job.secure,
+        handshakes: job.handshakes,
         request,
         check: sameBytes(expected),
         onDone(problem) {
@@ -160,6 +166,7 @@ function fixedRate(job: Job & { kind: 'fixed' }, request: Buffer, tally: Tally):
       }
       const client = createClient({
         port: job.port,
+        secure: job.secure,
         request,
         check: sameBytes(expected),
         onDone(problem) {
@@ -194,6 +201,7 @@ function slowStreams(job: Job & { kind: 'slow' }, request: Buffer, tally: Tally,
       let isFirst = true
       const client = createClient({
         port: job.port,
+        secure: job.secure,
         request,
         check: stampedEvents(job.seconds * SLOW_EVENTS_PER_S, delayUs => {
           tally.events++

@@ -8,6 +8,7 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { makeCertificate } from '../../lib/simulator/certificate.ts'
 import { type Load, startLoad, startUpstream, type Upstream } from './children.ts'
 import { type Pins, pins } from './cores.ts'
 import type { Bench, Scale, Totals } from './measure.ts'
@@ -124,6 +125,7 @@ async function runAll(scenarios: readonly Scenario[], scale: Scale, totals: Tota
   const missing: readonly TargetName[] = YARDSTICK_PROGRAMS.filter(name => findProgram(name) === undefined)
   const folder = mkdtempSync(join(tmpdir(), 'bench-'))
   const crews = createCrews()
+  const listener = makeCertificate('127.0.0.1')
   const samples: Sample[] = []
   try {
     for (const scenario of scenarios) {
@@ -134,10 +136,18 @@ async function runAll(scenarios: readonly Scenario[], scale: Scale, totals: Tota
         : [scenario.tlsBackends ? upstream.tlsPort : upstream.port]
       const backendCa = scenario.tlsBackends ? join(folder, 'backend-ca.pem') : undefined
       if (backendCa !== undefined) writeFileSync(backendCa, upstream.certificate)
+      const clientTls = scenario.tlsClients
+        ? { cert: join(folder, 'listener.pem'), key: join(folder, 'listener-key.pem') }
+        : undefined
+      if (clientTls !== undefined) {
+        writeFileSync(clientTls.cert, listener.cert)
+        writeFileSync(clientTls.key, listener.key, { mode: 0o600 })
+      }
       const names = scenario.targets.filter(name => !missing.includes(name))
       samples.push(
         ...(await runRounds(bench, scenario, names, {
-          start: (name, workers) => startTarget(name, { pin: pins.measured, folder, backends, workers, backendCa }),
+          start: (name, workers) =>
+            startTarget(name, { pin: pins.measured, folder, backends, workers, backendCa, clientTls }),
           onRound: round => say(`${scenario.id} ${scenario.title}: round ${round} of ${scale.rounds}`),
         })),
       )

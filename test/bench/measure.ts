@@ -1,8 +1,7 @@
 // One measurement: a job, and what the measured process used for it.
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Load, Upstream } from './children.ts'
-import type { Job, Result } from './load.ts'
-import type { Route } from './payloads.ts'
+import type { Aim, Job, Result } from './load.ts'
 import { cpuUs, cpuUsByProcess, residentBytes } from './system.ts'
 import type { Target } from './targets.ts'
 
@@ -39,14 +38,15 @@ export interface Bench {
   readonly apart: boolean
 }
 
-type Distribute<T> = T extends unknown ? Omit<T, 'port' | 'route'> : never
+type Distribute<T> = T extends unknown ? Omit<T, keyof Aim> : never
 /** A job whose aim is still to be said. */
 export type Task = Distribute<Job>
 
 const MAX_PROBLEMS = 20
 
-function aimAt(task: Task, { port, route }: { readonly port: number; readonly route: Route }): Job {
-  return { ...task, port, route }
+/** A job at this target. */
+export function aimAt(task: Task, { port, route, secure }: Aim): Job {
+  return { ...task, port, route, secure }
 }
 
 function account(totals: Totals, what: string, result: Result): void {

@@ -21,7 +21,7 @@ export interface Row extends Judged {
   readonly metric: string
 }
 
-const YARDSTICKS: readonly TargetName[] = ['nginx', 'haproxy', 'envoy', 'caddy', 'go-original', 'bare']
+const YARDSTICKS: readonly TargetName[] = ['nginx', 'haproxy', 'envoy', 'caddy', 'go-original', 'bare', 'twin']
 
 /** What going through a target adds to going direct. */
 const ADDED: ReadonlyMap<string, string> = new Map([
@@ -132,11 +132,13 @@ export function table(rows: readonly Row[]): string {
       shown(medians.caddy),
       shown(medians['go-original']),
       shown(medians.bare),
+      shown(medians.twin),
       shown(medians.proxy),
       shownRatio(ratios[first], first === 'nginx' ? '' : ` ${first}`),
       shownRatio(ratios.haproxy),
       shownRatio(ratios.envoy),
       shownRatio(ratios['go-original']),
+      shownRatio(ratios.twin),
       goal === undefined ? '' : inWords(goal, 'goal'),
       goal === undefined ? '' : inWords(goal, 'stretch'),
       goal === undefined ? '' : (verdict(goal, row) ?? ''),
@@ -152,11 +154,13 @@ export function table(rows: readonly Row[]): string {
     'caddy',
     'go',
     'bare',
+    'twin',
     'proxy',
     'proxy / nginx',
     'proxy / haproxy',
     'proxy / envoy',
     'proxy / go',
+    'proxy / twin',
   ]
   return columns([[...head, 'goal', 'stretch', ''], ...lines])
 }

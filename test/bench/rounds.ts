@@ -13,6 +13,8 @@ export interface Scenario {
   readonly secondBackend?: true
   /** The way to the backends is TLS. */
   readonly tlsBackends?: true
+  /** Clients come over TLS. */
+  readonly tlsClients?: true
   /**
    * A process group of each of these numbers of workers, all measured in one go. Default: a single one, of one worker.
    */

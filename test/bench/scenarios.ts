@@ -1,6 +1,7 @@
 // The scenarios: what is done to each target, and which figures come of it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { idleMb, measure, measureOpenStreams } from './measure.ts'
+import type { Handshake } from './client.ts'
+import { aimAt, idleMb, measure, measureOpenStreams } from './measure.ts'
 import { EVENTS_PER_BURST } from './payloads.ts'
 import type { Scenario } from './rounds.ts'
 import type { TargetName } from './targets.ts'
@@ -12,6 +13,10 @@ const ALL: readonly TargetName[] = ['direct', 'nginx', 'haproxy', 'envoy', 'cadd
 const STREAMING: readonly TargetName[] = ['direct', 'nginx', 'envoy', 'caddy', 'go-original', 'proxy']
 /** Over TLS there is no going direct, whose client speaks plain HTTP. */
 const OVER_TLS: readonly TargetName[] = ['nginx', 'envoy', 'caddy', 'go-original', 'proxy']
+/** HAProxy and the Go original are left out: the one takes its certificate in another form, the other has no TLS. */
+const CLIENTS_OVER_TLS: readonly TargetName[] = ['nginx', 'envoy', 'caddy', 'proxy']
+/** The twin takes node:http's client over the same agents in place of our own, and is otherwise the same proxy. */
+const BESIDE_THE_TWIN: readonly TargetName[] = ['nginx', 'twin', 'proxy']
 /** Long bodies: enough to keep a core busy. */
 const LONG_CONNECTIONS = 4
 /** Of a fresh process: enough for its code to be compiled, not enough to make its heap large. */
@@ -25,22 +30,32 @@ interface Busy {
   readonly work: PlainWork
   readonly warmUpRequests: number
   readonly connections?: number
+  readonly targets?: readonly TargetName[]
   readonly tlsBackends?: true
+  readonly tlsClients?: true
+  /** A connection for each request; left out: kept connections. */
+  readonly handshakes?: Handshake
 }
 
 /** As fast as it goes, over so many connections. */
-function busy(id: string, title: string, { work, warmUpRequests, connections, tlsBackends }: Busy): Scenario {
+function busy(id: string, title: string, options: Busy): Scenario {
+  const { work, warmUpRequests, connections, targets = ALL, tlsBackends, tlsClients, handshakes } = options
+  const how = handshakes === undefined ? {} : { handshakes }
   return {
     id,
     title,
-    targets: tlsBackends ? OVER_TLS : ALL,
+    targets,
     ...(tlsBackends ? { tlsBackends } : {}),
+    ...(tlsClients ? { tlsClients } : {}),
     process: 'kept',
     warmUp: (bench, target) =>
-      measure(bench, target, id, warming(bench, work, connections ?? bench.scale.connections, warmUpRequests)),
+      measure(bench, target, id, {
+        ...warming(bench, work, connections ?? bench.scale.connections, warmUpRequests),
+        ...how,
+      }),
     async run(bench, [target]) {
       const { scale } = bench
-      const task = closed(bench, work, connections ?? scale.connections, scale.seconds)
+      const task = { ...closed(bench, work, connections ?? scale.connections, scale.seconds), ...how }
       const { cpuUs, requests, elapsedS } = await measure(bench, target, id, task)
       return work === 'burst'
         ? {
@@ -133,9 +148,8 @@ const oneBad: Scenario = {
       await upstream.count()
       // Errors are this scenario's figure, hence not counted as wrong answers. One client finds out: what is already
       // under way to a backend when it fails cannot be held back by anybody.
-      const aim = { port: target.port, route: target.route }
-      const first = await bench.load.run({ ...FIND_OUT, ...aim })
-      const running = await bench.load.run({ ...steady(bench), ...aim })
+      const first = await bench.load.run(aimAt(FIND_OUT, target))
+      const running = await bench.load.run(aimAt(steady(bench), target))
       const { askedSecond } = await upstream.count()
       return {
         client_errors: first.errors + running.errors,
@@ -162,11 +176,55 @@ export const SCENARIOS: readonly Scenario[] = [
   busy('T', '1 KB chat, TLS to the backend, kept connections', {
     work: 'chat',
     warmUpRequests: 20_000,
+    targets: OVER_TLS,
     tlsBackends: true,
   }),
   busy('TE', '200-event streams, TLS to the backend, records of 512 bytes', {
     work: 'burst',
     warmUpRequests: 4_000,
+    targets: OVER_TLS,
+    tlsBackends: true,
+  }),
+  busy('S', '1 KB chat, TLS to the client, kept connections', {
+    work: 'chat',
+    warmUpRequests: 20_000,
+    targets: CLIENTS_OVER_TLS,
+    tlsClients: true,
+  }),
+  busy('SE', '200-event streams, TLS to the client', {
+    work: 'burst',
+    warmUpRequests: 4_000,
+    targets: CLIENTS_OVER_TLS,
+    tlsClients: true,
+  }),
+  busy('SN', '1 KB chat, TLS to the client, a connection each', {
+    work: 'chat',
+    warmUpRequests: 4_000,
+    targets: CLIENTS_OVER_TLS,
+    tlsClients: true,
+    handshakes: 'full',
+  }),
+  busy('SR', 'the same, resumed', {
+    work: 'chat',
+    warmUpRequests: 4_000,
+    targets: CLIENTS_OVER_TLS,
+    tlsClients: true,
+    handshakes: 'resumed',
+  }),
+  busy('N', "1 KB chat with node:http's client", {
+    work: 'chat',
+    warmUpRequests: 20_000,
+    targets: BESIDE_THE_TWIN,
+  }),
+  busy('NE', "200-event streams with node:http's client", {
+    work: 'burst',
+    warmUpRequests: 4_000,
+    targets: BESIDE_THE_TWIN,
+  }),
+  busy('NT', "1 KB chat with node:http's client, TLS to the backend", {
+    work: 'chat',
+    warmUpRequests: 20_000,
+    targets: BESIDE_THE_TWIN,
     tlsBackends: true,
   }),
   startUp,

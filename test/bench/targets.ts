@@ -23,13 +23,18 @@ import { findProgram } from './system.ts'
 export const YARDSTICK_PROGRAMS = ['nginx', 'haproxy', 'envoy', 'caddy', 'go-original'] as const
 type ProgramName = (typeof YARDSTICK_PROGRAMS)[number]
 
-/** `bare`: a node:http server that answers by itself, to compare starts and idle memory with. */
-export type TargetName = 'direct' | ProgramName | 'bare' | 'proxy'
+/**
+ * `bare`: a node:http server that answers by itself, to compare starts and idle memory with. `twin`: the proxy with
+ * node:http's client in place of its own.
+ */
+export type TargetName = 'direct' | ProgramName | 'bare' | 'twin' | 'proxy'
 
 export interface Target {
   readonly name: TargetName
   readonly port: number
   readonly route: Route
+  /** It speaks TLS to its clients. */
+  readonly secure: boolean
   /** Undefined for direct: there is no process to measure. */
   readonly pid: number | undefined
   /** From its start to its first answer, in ms. */
@@ -58,11 +63,12 @@ function freePort(): Promise<number> {
 }
 
 /** Asks until it is answered as it should be. @returns ms since `beganMs` */
-function firstAnswer(port: number, route: Route, beganMs: number, child: ChildProcess): Promise<number> {
-  const { all } = requestBytes('chat', route, 'chat')
+function firstAnswer(port: number, secure: boolean, beganMs: number, child: ChildProcess): Promise<number> {
+  const { all } = requestBytes('chat', 'gateway', 'chat')
   return new Promise((resolveMs, reject) => {
     const client = createClient({
       port,
+      secure,
       request: all,
       check: sameBytes(expectedBody('chat')),
       onDone(problem) {
@@ -78,25 +84,43 @@ function firstAnswer(port: number, route: Route, beganMs: number, child: ChildPr
   })
 }
 
-async function started(name: TargetName, port: number, child: ChildProcess, beganMs: number): Promise<Target> {
+async function started(
+  name: TargetName,
+  port: number,
+  child: ChildProcess,
+  beganMs: number,
+  secure = false,
+): Promise<Target> {
   try {
-    const firstAnswerMs = await firstAnswer(port, 'gateway', beganMs, child)
-    return { name, port, route: 'gateway', pid: child.pid, firstAnswerMs, stop: () => stop(child) }
+    const firstAnswerMs = await firstAnswer(port, secure, beganMs, child)
+    return { name, port, route: 'gateway', secure, pid: child.pid, firstAnswerMs, stop: () => stop(child) }
   } catch (error) {
     await stop(child)
     throw error
   }
 }
 
-async function startProxy({ pin, folder, ...options }: TargetOptions): Promise<Target> {
+/** What a target's files are called, so that no two targets share one. */
+function fileName(name: string, { workers, backendCa, clientTls }: Omit<GatewayOptions, 'port'>): string {
+  const from = clientTls === undefined ? '' : '-from-tls'
+  return `${name}-${workers}${backendCa === undefined ? '' : '-to-tls'}${from}`
+}
+
+/** Starts this proxy. @param program what node runs */
+async function startProxy(
+  name: 'proxy' | 'twin',
+  program: string,
+  { pin, folder, ...options }: TargetOptions,
+): Promise<Target> {
   const port = await freePort()
-  const file = join(folder, `proxy-${options.workers}-${options.backendCa === undefined ? 'plain' : 'tls'}.yaml`)
-  writeFileSync(file, proxyConfig({ port, ...options }))
+  const file = join(folder, `${fileName(name, options)}.yaml`)
+  // Not readable by others, as --check would warn.
+  writeFileSync(file, proxyConfig({ port, ...options }), { mode: 0o600 })
   const beganMs = performance.now()
   // Its log goes to /dev/null: written, but no disk is measured.
   const ca = options.backendCa === undefined ? [] : ['env', `NODE_EXTRA_CA_CERTS=${options.backendCa}`]
-  const child = start(pin, [...ca, process.execPath, resolve('bin/proxy.js'), '--config', file], 'ignore')
-  return started('proxy', port, child, beganMs)
+  const child = start(pin, [...ca, process.execPath, program, '--config', file], 'ignore')
+  return started(name, port, child, beganMs, options.clientTls !== undefined)
 }
 
 function programFile(name: ProgramName): string {
@@ -107,7 +131,7 @@ function programFile(name: ProgramName): string {
 
 async function startNginx({ pin, folder, ...options }: TargetOptions): Promise<Target> {
   const port = await freePort()
-  const own = join(folder, `nginx-${options.workers}-${options.backendCa === undefined ? 'plain' : 'tls'}`)
+  const own = join(folder, fileName('nginx', options))
   mkdirSync(own, { recursive: true })
   // Started by root it serves as another user, who must get in.
   chmodSync(folder, 0o755)
@@ -115,7 +139,7 @@ async function startNginx({ pin, folder, ...options }: TargetOptions): Promise<T
   writeFileSync(file, nginxConfig(own, { port, ...options }))
   const command = [programFile('nginx'), '-c', file, '-p', own, '-e', join(own, 'error.log')]
   const beganMs = performance.now()
-  return started('nginx', port, start(pin, command, 'ignore'), beganMs)
+  return started('nginx', port, start(pin, command, 'ignore'), beganMs, options.clientTls !== undefined)
 }
 
 async function startHaproxy({ pin, folder, ...options }: TargetOptions): Promise<Target> {
@@ -134,7 +158,7 @@ async function startSimple(
   { pin, folder, ...options }: TargetOptions,
 ): Promise<Target> {
   const port = await freePort()
-  const file = join(folder, `${name}-${options.backendCa === undefined ? 'plain' : 'tls'}.yaml`)
+  const file = join(folder, `${fileName(name, options)}.yaml`)
   const program = programFile(name)
   const ca = options.backendCa === undefined ? [] : [`SSL_CERT_FILE=${options.backendCa}`]
   // GOMAXPROCS: the programs in Go have one core, as everybody has.
@@ -149,7 +173,8 @@ async function startSimple(
   }[name]
   writeFileSync(file, config({ port, ...options }))
   const beganMs = performance.now()
-  return started(name, port, start(pin, [...env, program, ...args], 'silent'), beganMs)
+  const child = start(pin, [...env, program, ...args], 'silent')
+  return started(name, port, child, beganMs, options.clientTls !== undefined)
 }
 
 async function startBare({ pin }: TargetOptions): Promise<Target> {
@@ -171,7 +196,9 @@ export function startTarget(name: TargetName, options: TargetOptions): Promise<T
     case 'go-original':
       return startSimple(name, options)
     case 'proxy':
-      return startProxy(options)
+      return startProxy(name, resolve('bin/proxy.js'), options)
+    case 'twin':
+      return startProxy(name, fileURLToPath(new URL('./twin.js', import.meta.url)), options)
     case 'bare':
       return startBare(options)
     case 'direct': {
@@ -180,6 +207,7 @@ export function startTarget(name: TargetName, options: TargetOptions): Promise<T
         name,
         port,
         route: 'azure',
+        secure: false,
         pid: undefined,
         firstAnswerMs: 0,
         stop: () => Promise.resolve(),

@@ -1,8 +1,12 @@
 // Our own HTTP client and Node's, over the same agents: whatever a backend does, both must mean the same by it. covers:
 // lib/http1/send.ts, lib/http1/agents.ts, lib/http1/connection.ts
+import { once } from 'node:events'
+import https from 'node:https'
+import net, { type AddressInfo, type Server } from 'node:net'
 import t, { type Test } from 'tap'
 import { systemClock } from '../../lib/clock.ts'
 import { createTransport, type Transport } from '../../lib/http1/send.ts'
+import { makeCertificate } from '../../lib/simulator/certificate.ts'
 import {
   cutAfter,
   cutBytes,
@@ -33,6 +37,11 @@ const CLIENTS: Readonly<Record<'ours' | 'node', () => Transport>> = {
   ours: () => createTransport(systemClock()),
   node: () => createNodeTransport(systemClock()),
 }
+function portOf(server: Server): number {
+  const { port } = server.address() as AddressInfo
+  return port
+}
+
 const NO_PROBES = 'health_check: {enabled: false, recovery: 60s}'
 
 const FAULTS: Readonly<Record<string, Fault | undefined>> = {
@@ -148,6 +157,27 @@ t.test('bytes on the wire mean the same to both clients, on a new connection and
       }
     }
     t.strictSame(seen.ours, seen.node, what)
+  }
+})
+
+t.test('a connection that is never made fails for both clients, each time', async t => {
+  const gone = net.createServer()
+  await once(gone.listen(0, '127.0.0.1'), 'listening')
+  const refusing = `http://127.0.0.1:${portOf(gone)}`
+  await new Promise(resolve => gone.close(resolve))
+  const { cert, key } = makeCertificate('127.0.0.1')
+  const strange = https.createServer({ cert, key }, (_request, response) => response.end('{}'))
+  await once(strange.listen(0, '127.0.0.1'), 'listening')
+  t.teardown(() => strange.close())
+  for (const [client, made] of Object.entries(CLIENTS)) {
+    const transport = made()
+    t.teardown(() => transport.close())
+    for (const url of [refusing, `https://127.0.0.1:${portOf(strange)}`]) {
+      for (const time of ['first', 'second']) {
+        t.match(await ask(transport, url).answered, { kind: 'failed', stale: false }, `${client}: ${url}, ${time}`)
+      }
+    }
+    t.strictSame(transport.sockets(), { busy: 0, free: 0 }, client)
   }
 })
 
