@@ -5,6 +5,13 @@ import { createHash } from 'node:crypto'
 /** Things remembered; the least recently used is forgotten first. About 250 bytes each. */
 export const MAX_OWNERS = 50_000
 
+const OBJECT = 'object '
+
+/** The id under which a file, batch, vector store or container is remembered; objects have a name space of their own. */
+export function objectKey(id: string): string {
+  return `${OBJECT}${id}`
+}
+
 /** What is remembered of stored state. */
 export interface Owned {
   readonly resourceId: string
@@ -27,6 +34,8 @@ export interface Owners {
   learn(id: string, resourceId: string, maker?: string): void
   forget(id: string): void
   size(): number
+  /** Whether any object (objectKey) was ever learnt: where not, nobody need look for one in a body. */
+  holdsObjects(): boolean
   /** Everything learnt or forgotten from now on, to share it with other workers; undefined means forgotten. */
   onLearn(listener: (id: string, owned: Owned | undefined) => void): void
 }
@@ -40,6 +49,7 @@ export function createOwners(max: number = MAX_OWNERS): Owners {
   // Names of keys, which come from the config: a handful.
   const makers = new Set<string>()
   const listeners: ((id: string, owned: Owned | undefined) => void)[] = []
+  let sawObject = false
   return {
     of(id) {
       const owned = owners.get(id)
@@ -56,6 +66,7 @@ export function createOwners(max: number = MAX_OWNERS): Owners {
       const isNews = known?.resourceId !== resourceId || (maker !== undefined && known.maker !== maker)
       const owned = isNews ? { resourceId, maker: known?.maker ?? maker } : known
       if (owned.maker !== undefined) makers.add(owned.maker)
+      sawObject ||= id.startsWith(OBJECT)
       owners.delete(id)
       owners.set(id, owned)
       if (owners.size > max) {
@@ -68,6 +79,7 @@ export function createOwners(max: number = MAX_OWNERS): Owners {
       if (owners.delete(id)) for (const listener of listeners) listener(id, undefined)
     },
     size: () => owners.size,
+    holdsObjects: () => sawObject,
     onLearn(listener) {
       listeners.push(listener)
     },

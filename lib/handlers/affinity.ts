@@ -1,6 +1,7 @@
 // Requests that name state of the Responses API must reach the resource that holds it; the state that upstream
 // responses show is remembered. Ids are never changed.
 import type { Operation } from '../azure/operations.ts'
+import { objectKey } from '../balancer/owners.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
 import type { ByteRange } from '../body/chunk-list.ts'
 import { lastMember } from '../body/edit.ts'
@@ -11,6 +12,7 @@ import type { UpstreamResponse } from '../forward/upstream.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import { referencedItems } from './item-references.ts'
+import { resourcesForModel } from './named-objects.ts'
 import {
   announcedResponse,
   type EncryptedItem,
@@ -41,6 +43,8 @@ export type Binding =
       readonly byItems: boolean
       /** Bound by encrypted items alone: these may be left out where their owner cannot serve. */
       readonly encrypted: readonly OwnedItem[] | undefined
+      /** Another resource is known to have made an encrypted item that the request brings along. */
+      readonly bringsForeign: boolean
     } & Learning)
   | { readonly kind: 'refused'; readonly refusal: Refusal }
 
@@ -95,6 +99,11 @@ export function resourcesOf(found: OwnerLookup): ReadonlySet<string> | Refusal |
 
 const FREE: Binding = { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...NOTHING }
 
+/** A request that names files, vector stores or containers goes to the resource that made them. */
+function pinnedToObjects(resources: ReadonlySet<string>, learning: Learning): Binding {
+  return { kind: 'pinned', resources, byItems: false, encrypted: undefined, bringsForeign: false, ...learning }
+}
+
 /** The id under which an item's owner is remembered; items have a name space of their own. */
 export function itemKey(id: string): string {
   return `item ${id}`
@@ -115,7 +124,7 @@ function learningFor(
   maker: string | undefined,
   { owners }: Runtime['shared'],
 ): Learning & { readonly onEvents: (member: Member, events: Buffer) => void } {
-  const learn = ({ resourceId }: Member, { response, items, encrypted }: ShownState): void => {
+  const learn = ({ resourceId }: Member, { response, items, encrypted, containers }: ShownState): void => {
     if (response !== undefined) owners.learn(response, resourceId, maker)
     for (const id of items) {
       const key = itemKey(id)
@@ -123,6 +132,8 @@ function learningFor(
       owners.learn(key, resourceId, owners.of(key) === undefined ? maker : undefined)
     }
     for (const digest of encrypted) owners.learn(digest, resourceId)
+    // The code interpreter makes a container by itself, and puts files into it that clients fetch.
+    for (const id of containers) owners.learn(objectKey(id), resourceId, maker)
   }
   /** Used, not made. */
   const use = ({ resourceId }: Member, items: readonly string[], encrypted: readonly string[]): void => {
@@ -136,7 +147,7 @@ function learningFor(
       use(member, named.items, encrypted)
       const pieces = piecesOf(upstreamResponse)
       if (upstreamResponse.body.kind === 'whole') learn(member, stateShownBy(pieces, stores))
-      else learn(member, { response: announcedResponse(pieces), items: [], encrypted: [] })
+      else learn(member, { response: announcedResponse(pieces), items: [], encrypted: [], containers: [] })
     },
     onEvents(member, events) {
       const shown = shownByEvents(events, stores)
@@ -178,7 +189,7 @@ function bindToItems(named: NamedState, pool: Pool, learning: Learning, runtime:
   const encrypted = named.items.length === 0 ? ownedItems(named.encrypted, sealers) : undefined
   if (known.size > 1 && encrypted !== undefined && pool.model.stripForeignReasoning) {
     // Nobody can read all of it; each gets what is its own.
-    return { kind: 'pinned', resources: known, byItems: false, encrypted, ...learning }
+    return { kind: 'pinned', resources: known, byItems: false, encrypted, bringsForeign: false, ...learning }
   }
   // With one resource there is nothing to find out, but it may deny an item that it has just made.
   if (known.size !== 1 && resources.size > 1) {
@@ -194,6 +205,7 @@ function bindToItems(named: NamedState, pool: Pool, learning: Learning, runtime:
     resources: known.size === 1 ? known : resources,
     byItems: named.items.length > 0,
     encrypted,
+    bringsForeign: false,
     ...learning,
   }
 }
@@ -217,7 +229,10 @@ export function bindToState(
   exchange: Exchange,
   runtime: Runtime,
 ): Binding | Promise<Binding> {
-  if (operation.dialect !== 'responses' || scan === undefined) return FREE
+  if (scan === undefined || (operation.dialect !== 'responses' && operation.dialect !== 'chat')) return FREE
+  const objects = resourcesForModel(exchange, chunks, pool, runtime)
+  if (objects !== undefined && 'status' in objects) return { kind: 'refused', refusal: objects }
+  if (operation.dialect === 'chat') return objects === undefined ? FREE : pinnedToObjects(objects, NOTHING)
   const named = readNamedState(chunks, scan)
   const stores = lastMember(scan.members, 'store')?.kind !== 'false'
   const foreign = mayMeetForeignState(exchange, runtime)
@@ -230,15 +245,23 @@ export function bindToState(
   const stored = named.previousResponse ?? named.conversation
   if (stored === undefined) {
     const namesItems = named.items.length > 0 || named.encrypted.length > 0
-    return namesItems
+    const binding: Binding = namesItems
       ? bindToItems(named, pool, learning, runtime)
       : { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...learning }
+    return binding.kind === 'free' && objects !== undefined ? pinnedToObjects(objects, learning) : binding
   }
   return runtime.ownerFinder.find(stored, pool.members, exchange.clientKey?.name).then((found): Binding => {
     if (found.kind === 'busy') exchange.record.error = 'lookup_busy'
     const places = resourcesOf(found)
     if (places !== undefined && 'status' in places) return { kind: 'refused', refusal: places }
     if (places === undefined) return { kind: 'free', ownerUnknown: false, itemsToSearch: [], ...learning }
-    return { kind: 'pinned', resources: places, byItems: named.items.length > 0, encrypted: undefined, ...learning }
+    const sealers = ownersOf(
+      named.encrypted.map(({ digest }) => digest),
+      pool,
+      runtime.shared,
+    )
+    const bringsForeign = sealers.some(owner => owner !== undefined && !places.has(owner))
+    const byItems = named.items.length > 0
+    return { kind: 'pinned', resources: places, byItems, encrypted: undefined, bringsForeign, ...learning }
   })
 }

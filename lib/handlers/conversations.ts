@@ -90,8 +90,7 @@ function create(exchange: Exchange, query: string, runtime: Runtime): void | Pro
   return relayObject(
     exchange,
     {
-      pool,
-      resources: undefined,
+      place: { pool, resources: undefined },
       // While the best one is out, any is better than none.
       avoid: ({ resourceId }) => resourceId !== candidate.resourceId,
       path: ['conversations'],
@@ -130,8 +129,7 @@ export async function handleConversation(
   return relayObject(
     exchange,
     {
-      pool,
-      resources: places,
+      place: { pool, resources: places },
       path: ['conversations', ...path],
       refusalFor: foreignItemsIn(exchange, runtime),
       query,

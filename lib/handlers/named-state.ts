@@ -25,6 +25,8 @@ const MAX_REFERENCE_BYTES = 16 * 1024
 const MAX_CONVERSATION_BYTES = 1024
 
 const ENCRYPTED = 'encrypted_content'
+const CONTAINER = 'container_id'
+const CONTAINER_MARK = Buffer.from(`"${CONTAINER}"`)
 const ENCRYPTED_MARK = Buffer.from(`"${ENCRYPTED}"`)
 const REFERENCE_MARK = Buffer.from('"item_reference"')
 const REASONING_MARK = Buffer.from('"reasoning"')
@@ -164,6 +166,8 @@ export interface ShownState {
   readonly response: string | undefined
   readonly items: readonly string[]
   readonly encrypted: readonly string[]
+  /** Ids of containers in which code ran. */
+  readonly containers: readonly string[]
 }
 
 function itemIds(chunks: readonly Buffer[]): readonly string[] {
@@ -171,6 +175,13 @@ function itemIds(chunks: readonly Buffer[]): readonly string[] {
     .filter(({ start, end }) => end - start <= 256)
     .map(({ start, end }) => sliceBytes(chunks, start, end, 256).toString('latin1'))
     .filter(id => ITEM_ID.test(id))
+}
+
+function containersIn(chunks: readonly Buffer[]): readonly string[] {
+  if (!includesBytes(chunks, CONTAINER_MARK)) return []
+  return findStringsOfKey(chunks, CONTAINER, MAX_ITEMS, MAX_SEARCH_BYTES)
+    .map(({ start, end }) => sliceBytes(chunks, start, end, 256).toString('latin1'))
+    .filter(isObjectId)
 }
 
 function digestsIn(chunks: readonly Buffer[]): readonly string[] {
@@ -193,6 +204,7 @@ export function stateShownBy(chunks: readonly Buffer[], stores: boolean): ShownS
     response: announcedResponse(chunks),
     items: stores ? itemIds(chunks) : [],
     encrypted: digestsIn(chunks),
+    containers: containersIn(chunks),
   }
 }
 
@@ -205,5 +217,6 @@ export function shownByEvents(events: Buffer, stores: boolean): ShownState | und
     response: begins ? announcedResponse(chunks) : undefined,
     items: stores ? itemIds(chunks) : [],
     encrypted: digestsIn(chunks),
+    containers: containersIn(chunks),
   }
 }

@@ -9,10 +9,16 @@ import type { UpstreamResponse } from '../forward/upstream.ts'
 import { type Exchange, NO_USAGE } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
 
-export interface ObjectRequest {
+/** Where an object lives. */
+export interface ObjectPlace {
   readonly pool: Pool
-  /** Where it lives; undefined: any resource of the pool will do. */
+  /** Undefined: any resource of the pool will do. */
   readonly resources: ReadonlySet<string> | undefined
+}
+
+export interface ObjectRequest {
+  /** Known, or to be read from the body. */
+  readonly place: ObjectPlace | ((chunks: readonly Buffer[]) => ObjectPlace | Refusal)
   readonly only?: (member: Member) => boolean
   readonly avoid?: (member: Member) => boolean
   readonly path: readonly string[]
@@ -68,12 +74,15 @@ export async function relayObject(exchange: Exchange, object: ObjectRequest, run
   }
   if (taken.kind === 'refused') return refuse(exchange, taken.refusal)
   let held: HeldBody | undefined = taken.body
-  const refusal = object.refusalFor?.(taken.body.chunks)
-  if (refusal !== undefined) {
+  const { chunks } = taken.body
+  const place =
+    object.refusalFor?.(chunks) ?? (typeof object.place === 'function' ? object.place(chunks) : object.place)
+  if ('status' in place) {
     taken.body.release()
-    return refuse(exchange, refusal)
+    return refuse(exchange, place)
   }
-  const { pool, resources, only, avoid, path, query, isCreate, onServed } = object
+  const { pool, resources } = place
+  const { only, avoid, path, query, isCreate, onServed } = object
   await forward(
     exchange,
     {

@@ -1,10 +1,12 @@
 // Files, batches, vector stores, fine-tuning, evals, containers, stored completions. They live in one resource and
 // belong to no model: a request names a backend, or an object that the proxy has seen made.
-import { refuse } from '../errors.ts'
+import { objectKey } from '../balancer/owners.ts'
+import { type Refusal, refuse } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import { mayUse, type Runtime } from '../runtime.ts'
+import { resourcesOfObjects } from './named-objects.ts'
 import { foreignStateRefusal, makerFor } from './ownership.ts'
-import { idIn, poolOf, relayObject } from './relay-object.ts'
+import { idIn, type ObjectPlace, poolOf, relayObject } from './relay-object.ts'
 
 export interface ResourceObjectRoute {
   /** `files`, `files/{id}/content` … */
@@ -18,10 +20,8 @@ const BACKEND = 'x-proxy-backend'
 /** Longer names are no backend's; they are shown back cut. */
 const MAX_SHOWN_CHARS = 100
 
-/** The id under which an object's resource is remembered; objects have a name space of their own. */
-function objectKey(id: string): string {
-  return `object ${id}`
-}
+/** Kinds whose bodies name objects; an upload, which may be large, is none. */
+const NAMING: ReadonlySet<string> = new Set(['batches', 'vector_stores', 'fine_tuning', 'evals', 'containers'])
 
 function named({ request }: Exchange, { backend }: ResourceObjectRoute): string | undefined {
   const header = request.headers[BACKEND]
@@ -36,13 +36,32 @@ function resourceNamed(exchange: Exchange, name: string, runtime: Runtime): stri
     .find(({ backend }) => backend.name === name)?.resourceId
 }
 
-function refuseUnknown(exchange: Exchange, family: string, name: string | undefined): void {
+function unknownRefusal(family: string, name: string | undefined): Refusal {
   const shownName = name === undefined ? '' : JSON.stringify(name.slice(0, MAX_SHOWN_CHARS))
   const message =
     name === undefined
       ? `${JSON.stringify(family)} live in one Azure OpenAI resource and belong to no model: name a backend in a header "${BACKEND}" (or in the query).`
       : `There is no backend ${shownName} that this key may use ("${BACKEND}").`
-  refuse(exchange, { status: 404, code: 'unknown_url', message })
+  return { status: 404, code: 'unknown_url', message }
+}
+
+/**
+ * Where a request goes whose body may name objects: another key's are refused. Where neither path nor header says,
+ * those objects do.
+ */
+function placeByBody(
+  exchange: Exchange,
+  family: string,
+  known: ObjectPlace | undefined,
+  runtime: Runtime,
+): (chunks: readonly Buffer[]) => ObjectPlace | Refusal {
+  return chunks => {
+    const resources = resourcesOfObjects(exchange, chunks, runtime)
+    if (resources !== undefined && 'status' in resources) return resources
+    if (known !== undefined) return known
+    const pool = resources === undefined ? undefined : poolOf(exchange, runtime, resources)
+    return pool === undefined ? unknownRefusal(family, undefined) : { pool, resources }
+  }
 }
 
 /** Serves one such request. */
@@ -57,7 +76,7 @@ export function handleResourceObject(
   const name = named(exchange, route)
   const family = path[0] ?? ''
   if (path.some(segment => runtime.isSecret(segment)) || (name !== undefined && runtime.isSecret(name))) {
-    return refuseUnknown(exchange, family, undefined)
+    return refuse(exchange, unknownRefusal(family, undefined))
   }
   const keys = path.slice(1).map(objectKey)
   const foreign = foreignStateRefusal(exchange, keys, runtime)
@@ -66,18 +85,19 @@ export function handleResourceObject(
   const resourceId = name === undefined ? known : resourceNamed(exchange, name, runtime)
   const resources = resourceId === undefined ? undefined : new Set([resourceId])
   const pool = resources === undefined ? undefined : poolOf(exchange, runtime, resources)
-  if (pool === undefined) {
+  const place = pool === undefined ? undefined : { pool, resources }
+  const mayName = method === 'POST' && NAMING.has(family) && owners.holdsObjects()
+  if (place === undefined && (name !== undefined || !mayName)) {
     if (name === undefined && path.join('/') === 'chat/completions') {
       const message = 'This URL takes POST only, or, for stored completions, a backend’s name in x-proxy-backend.'
       return refuse(exchange, { status: 405, code: 'method_not_allowed', message, headers: ['allow', 'POST'] })
     }
-    return refuseUnknown(exchange, family, name)
+    return refuse(exchange, unknownRefusal(family, name))
   }
   return relayObject(
     exchange,
     {
-      pool,
-      resources,
+      place: place !== undefined && !mayName ? place : placeByBody(exchange, family, place, runtime),
       path,
       query,
       isCreate: false,

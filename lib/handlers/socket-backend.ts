@@ -13,7 +13,7 @@ import type { ClientSocket } from './realtime.ts'
 import { BackendChoice } from './socket-choice.ts'
 import { readSocketEvent, type SocketEvent } from './socket-events.ts'
 import type { Opened } from './socket-opening.ts'
-import { type Connected, errorFrame, type Turn, turnOf, type Wanted } from './socket-turn.ts'
+import { type Connected, ELSEWHERE, errorFrame, type Turn, turnOf, type Wanted } from './socket-turn.ts'
 
 export interface SessionBackendOptions {
   readonly exchange: Exchange
@@ -40,6 +40,8 @@ export class SessionBackend {
   readonly #turns: Turn[] = []
   #isOver = false
   #connected: Connected | undefined
+  /** The exchange of the turn that chose the backend: all resources were searched for it. */
+  #firstTurn: Exchange | undefined
 
   constructor(options: SessionBackendOptions) {
     this.#options = options
@@ -77,8 +79,9 @@ export class SessionBackend {
 
   /** Asks for an admitted turn: of the backend that serves the session, or of the first one that agrees. */
   async ask(wanted: Wanted): Promise<void> {
-    if (this.#connected !== undefined) this.#begin(wanted, this.#connected)
-    else await this.#choice.begin(wanted)
+    if (this.#connected !== undefined) return this.#begin(wanted, this.#connected)
+    this.#firstTurn = wanted.turn.exchange
+    await this.#choice.begin(wanted)
   }
 
   /** Passes a message on that begins no turn. */
@@ -174,11 +177,20 @@ export class SessionBackend {
     else this.#options.link().say(JSON.parse(mended.toString('utf8')))
   }
 
+  /** Whether it is a later turn of a session, and its model has other resources. */
+  #mayBeElsewhere({ exchange, pool, hasOutput, member }: Turn): boolean {
+    if (hasOutput || exchange === this.#firstTurn) return false
+    return pool.members.some(({ resourceId }) => resourceId !== member?.resourceId)
+  }
+
   #failed(turn: Turn, event: SocketEvent & { kind: 'error' }, raw: Buffer): void {
     const { outcome, status } = event
     if (this.#choice.movesOn(turn, outcome)) return
     this.#choice.showHeld()
-    this.#passError(event, raw)
+    // Other resources can only be searched for it by a session of its own.
+    const isElsewhere = outcome.kind === 'state_elsewhere' && this.#mayBeElsewhere(turn)
+    if (isElsewhere) this.#options.link().say(errorFrame(ELSEWHERE))
+    else this.#passError(event, raw)
     turn.exchange.record.status = status
     turn.exchange.record.error = 'upstream_stream_error'
     this.#endTurn(turn, outcome.kind === 'failed' ? afterOutput(turn, outcome) : outcome)

@@ -17,7 +17,7 @@ import { type Binding, bindToState } from './affinity.ts'
 import type { ClientSocket } from './realtime.ts'
 import { isRefusal, missingModel, resolvePool } from './resolve-model.ts'
 import { SessionBackend } from './socket-backend.ts'
-import { errorFrame, refusalFrame, type Turn, turnExchange } from './socket-turn.ts'
+import { ELSEWHERE, errorFrame, refusalFrame, type Turn, turnExchange } from './socket-turn.ts'
 
 export interface SessionOptions {
   readonly exchange: Exchange
@@ -257,17 +257,16 @@ class SocketSession {
     }
   }
 
-  /** State that another resource holds cannot be had on this session. The code makes clients open a new one. */
+  /**
+   * State that another resource holds cannot be had on this session. The code makes clients open a new one, and send
+   * there all that they know instead of an id. So a Codex session goes on that was taken up again: its warm-up turn
+   * chose a backend before its encrypted reasoning, made by another one, was to be seen.
+   */
   #whyElsewhere(binding: Binding): Refusal | undefined {
     const connected = this.#backend.connected()
     if (connected === undefined || binding.kind !== 'pinned') return undefined
-    if (binding.resources.has(connected.member.resourceId)) return undefined
-    return {
-      status: 400,
-      code: 'previous_response_not_found',
-      message: 'Another resource holds what the request refers to. Open a new session for it.',
-      param: 'previous_response_id',
-    }
+    if (binding.resources.has(connected.member.resourceId) && !binding.bringsForeign) return undefined
+    return ELSEWHERE
   }
 
   /** Silence that is too long for what is awaited; without a turn nothing is, once there is a backend. */

@@ -107,6 +107,14 @@ export function refusalFrame({ status, code, message, param, retryAfterMs, heade
   })
 }
 
+/** The refusal of a turn whose state another resource holds than the session's: clients then open a new session. */
+export const ELSEWHERE = {
+  status: 400,
+  code: 'previous_response_not_found',
+  message: 'Another resource holds what the request refers to. Open a new session for it.',
+  param: 'previous_response_id',
+} as const
+
 /** The turn in progress that a backend's message belongs to: the oldest of its lane. */
 export function turnOf(payload: Buffer, turns: readonly Turn[]): Turn | undefined {
   if (turns.length < 2) return turns[0]

@@ -53,6 +53,8 @@ export interface ObjectRequest {
 }
 
 export interface ObjectStore {
+  /** The refusal of a body that names a file, vector store or container which is not here. */
+  missingIn(body: Json): Answer | undefined
   serve(request: ObjectRequest): Reply
   size(): number
 }
@@ -125,6 +127,19 @@ function missing(called: string, id: string): Reply {
   return refused(modelError(404, `No such ${called} object: ${id}`, { param: 'id' }))
 }
 
+/** Every object that a body names, at any depth: its kind, as the refusal says it, and its id. */
+function namedIn(value: unknown): readonly { readonly called: string; readonly id: string }[] {
+  if (Array.isArray(value)) return value.flatMap(namedIn)
+  if (typeof value !== 'object' || value === null) return []
+  return Object.entries(value).flatMap(([name, inner]) => {
+    const ids = (Array.isArray(inner) ? inner : [inner]).filter(id => typeof id === 'string')
+    if (name === 'file_id' || name === 'file_ids') return ids.map(id => ({ called: 'File', id }))
+    if (name === 'vector_store_ids') return ids.map(id => ({ called: 'Vector store', id }))
+    if (name === 'container' && typeof inner === 'string') return [{ called: 'Container', id: inner }]
+    return namedIn(inner)
+  })
+}
+
 /** Makes an object of a kind. */
 function create(
   { kept, keep, newId }: Shelf,
@@ -181,6 +196,13 @@ export function createObjectStore(secret: string): ObjectStore {
 
   return {
     size: () => kept.size,
+    missingIn(body) {
+      const named = namedIn(body).find(({ id }) => !kept.has(id))
+      if (named === undefined) return undefined
+      const { called, id } = named
+      const text = called === 'File' ? `No such File object: ${id}` : `${called} with id ['${id}'] not found.`
+      return modelError(404, text, { param: 'id' })
+    },
     serve(request) {
       const { method, operation, headers, query } = request
       const kind = KINDS.find(({ path }) => operation === path || operation.startsWith(`${path}/`))

@@ -64,6 +64,9 @@ export interface Creation {
   readonly headers: Record<string, string>
 }
 
+/** Operations whose bodies may name files, vector stores and containers. */
+const NAMES_OBJECTS: ReadonlySet<string> = new Set(['chat/completions', 'responses'])
+
 /** A request for a deployment, from its checks to its reply. */
 export function create(state: ResourceState, { asked, requestHeaders, body, fault, headers }: Creation): Reply {
   const { deployments, options, store, deltas } = state
@@ -80,6 +83,7 @@ export function create(state: ResourceState, { asked, requestHeaders, body, faul
     headers,
     check: () =>
       checkAsked(asked, read, requestHeaders, store) ??
+      (NAMES_OBJECTS.has(asked.operation) ? state.objects.missingIn(read.fields) : undefined) ??
       (named === undefined ? undefined : unknownItem(named, read.fields.store === false)),
   })
   if (isAnswer(deployment)) return { kind: 'answer', answer: deployment }

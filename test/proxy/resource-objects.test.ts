@@ -137,3 +137,89 @@ t.test('a key reaches only backends of its models, and not what another key has 
   t.equal((await call(proxy, 'GET', `/v1/files/${id}`, undefined, narrow)).status, 404)
   t.equal((await call(proxy, 'GET', `/v1/files/${id}`)).status, 200)
 })
+
+async function upload(proxy: RunningProxy, backend: string, headers: Record<string, string> = {}): Promise<string> {
+  const form = new FormData()
+  form.set('file', new Blob(['x']), 'x.txt')
+  form.set('purpose', 'user_data')
+  const made = await call(proxy, 'POST', '/v1/files', form, { 'x-proxy-backend': backend, ...headers })
+  return String(dig(made.value, 'id'))
+}
+
+const withFile = (id: string) => ({
+  model: 'gpt-4o',
+  input: [{ role: 'user', content: [{ type: 'input_file', file_id: id }] }],
+})
+
+t.test('a request that names a file, a vector store or a container goes to the resource that made it', async t => {
+  const { proxy } = await stage(t)
+  const file = await upload(proxy, 'b2')
+  const made = async (path: string, body: object): Promise<string> =>
+    String(dig((await call(proxy, 'POST', path, body, { 'x-proxy-backend': 'b3' })).value, 'id'))
+  const store = await made('/v1/vector_stores', { name: 's' })
+  const container = await made('/v1/containers', { name: 'c' })
+  const ask = { model: 'gpt-4o', input: 'Hi' }
+  for (const [backend, path, body] of [
+    ['b2', '/v1/responses', withFile(file)],
+    [
+      'b2',
+      '/v1/responses',
+      { ...ask, tools: [{ type: 'code_interpreter', container: { type: 'auto', file_ids: [file] } }] },
+    ],
+    [
+      'b2',
+      '/v1/chat/completions',
+      { model: 'gpt-4o', messages: [{ role: 'user', content: [{ type: 'file', file: { file_id: file } }] }] },
+    ],
+    ['b3', '/v1/responses', { ...ask, tools: [{ type: 'file_search', vector_store_ids: [store] }] }],
+    ['b3', '/v1/responses', { ...ask, tools: [{ type: 'code_interpreter', container }] }],
+  ] as const) {
+    for (let i = 0; i < 4; i++) t.match(await call(proxy, 'POST', path, body), { status: 200, backend })
+  }
+  t.match(await call(proxy, 'POST', '/v1/responses', withFile('file-nobodys')), {
+    status: 404,
+    value: { error: { message: 'No such File object: file-nobodys' } },
+  })
+})
+
+t.test(
+  'a batch, a vector store or a job goes where the file is that its body names, without a backend’s name',
+  async t => {
+    const { proxy } = await stage(t)
+    const file = await upload(proxy, 'b2')
+    for (const [path, body] of [
+      ['/v1/batches', { input_file_id: file, endpoint: '/v1/chat/completions' }],
+      ['/v1/fine_tuning/jobs', { training_file: file, model: 'gpt-4o' }],
+      ['/v1/vector_stores', { file_ids: [file] }],
+    ] as const) {
+      const made = await call(proxy, 'POST', path, body)
+      t.match(made, { backend: 'b2' }, path)
+      t.ok(made.status < 300, path)
+    }
+    t.match(await call(proxy, 'POST', '/v1/batches', { input_file_id: 'file-unknown' }), {
+      status: 404,
+      value: { error: { code: 'unknown_url', message: /x-proxy-backend/ } },
+    })
+  },
+)
+
+t.test('another key’s file is not there, however its name is spelt and wherever it stands', async t => {
+  const { proxy } = await stage(t)
+  const file = await upload(proxy, 'b2')
+  const other = { authorization: 'Bearer other-key-1', 'content-type': 'application/json' }
+  const refused = { status: 404, value: { error: { code: 'response_not_found' } } }
+  t.match(await call(proxy, 'POST', '/v1/responses', withFile(file), other), refused)
+  t.match(await call(proxy, 'POST', '/v1/batches', { input_file_id: file }, other), refused)
+  t.match(
+    await call(proxy, 'POST', '/v1/batches', { input_file_id: file }, { ...other, 'x-proxy-backend': 'b2' }),
+    refused,
+    'nor with the name of its backend',
+  )
+  const spelt = JSON.stringify(withFile(file))
+    .replace('file_id', 'file\\u005fid')
+    .replace(file, file.replace('f', '\\u0066'))
+  const answer = await fetch(`${proxy.url}/v1/responses`, { method: 'POST', headers: other, body: spelt })
+  t.equal(answer.status, 404)
+  t.match(await answer.json(), { error: { code: 'response_not_found', param: 'file_id' } })
+  t.match(await call(proxy, 'POST', '/v1/responses', withFile(file)), { status: 200, backend: 'b2' })
+})

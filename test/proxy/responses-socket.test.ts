@@ -217,6 +217,52 @@ t.test('an owner that is throttled is waited for, and another resource’s state
   }
 })
 
+/** An encrypted reasoning item of a turn on a session of its own. */
+async function sealedBy(socket: OpenSocket): Promise<unknown> {
+  const made = await last(socket, { store: false, include: ['reasoning.encrypted_content'] })
+  const output = dig(made, 'response.output')
+  return Array.isArray(output) ? output.find(item => dig(item, 'type') === 'reasoning') : undefined
+}
+
+t.test('reasoning of another resource after a warm-up needs a new session, as Codex does when it resumes', async t => {
+  const { open } = await stage(t)
+  const [one, two] = [await open(), await open()]
+  const sealed = await sealedBy(one)
+  const warm = await last(two, { generate: false, store: false })
+  const input = [sealed, { role: 'user', content: 'And?' }]
+  t.match(await last(two, { previous_response_id: idOf(warm), store: false, input }), {
+    status: 400,
+    error: { code: 'previous_response_not_found' },
+  })
+  const three = await open()
+  t.equal((await last(three, { store: false, input })).type, 'response.completed', 'sent whole it finds its resource')
+  t.equal((await last(two, { store: false })).type, 'response.completed', 'and the other session goes on')
+  for (const socket of [one, two, three]) {
+    socket.close()
+    await socket.ended
+  }
+})
+
+t.test('so does reasoning whose maker the proxy has not seen', async t => {
+  const { backends, open } = await stage(t)
+  const direct = mustBeOpen(
+    await openWebSocket(`${backends[0]?.url}/openai/v1/responses`, { authorization: 'Bearer azure-key' }),
+  )
+  const input = [await sealedBy(direct), { role: 'user', content: 'And?' }]
+  const sockets = [await open(), await open()]
+  const ends: unknown[] = []
+  for (const socket of sockets) {
+    const warm = await last(socket, { generate: false, store: false })
+    const answer = await last(socket, { previous_response_id: idOf(warm), store: false, input })
+    ends.push(dig(answer, 'error.code') ?? answer.type)
+  }
+  t.same(ends.sort(), ['previous_response_not_found', 'response.completed'], 'one of the two is at its maker')
+  for (const socket of [direct, ...sockets]) {
+    socket.close()
+    await socket.ended
+  }
+})
+
 t.test(
   'when all backends refuse the handshake the session ends with a reason, and 426 follows; HTTP goes on',
   async t => {
