@@ -7,7 +7,7 @@ export const MAX_OWNERS = 50_000
 
 const OBJECT = 'object '
 
-/** The id under which a file, batch, vector store or container is remembered; objects have a name space of their own. */
+/** The id under which a file, batch, vector store or container is remembered: a name space of their own. */
 export function objectKey(id: string): string {
   return `${OBJECT}${id}`
 }
