@@ -137,7 +137,7 @@ describe('a stranger', () => {
     )
     assert.match(await page.title(), /^\(1\) /)
     const shown = /until (\d\d:\d\d:\d\d)/.exec(out)[1]
-    const { untilMs } = stage.standing('gpt-4o', 'westeurope').state.phase.trouble
+    const { untilMs } = stage.health('gpt-4o', 'westeurope').state.phase.trouble
     const exact = new Date(untilMs - stage.clock.nowMs() + stage.clock.epochMs())
     assert.ok(
       Math.abs(Date.parse(`${exact.toDateString()} ${shown}`) - exact.getTime()) < 2_000,

@@ -1,5 +1,5 @@
 // A stage for the live status page: two models, a quarter of an hour of traffic behind them, and faults that a test asks for.
-// The server, the standings and the windows are the proxy's own; only the traffic is told, as its clock can be moved.
+// The server, the healthRegistry and the windows are the proxy's own; only the traffic is told, as its clock can be moved.
 import { startDashboard } from '../../dist/test/fixtures/dashboard-server.js'
 
 const QUARTER_MS = 15 * 60_000
@@ -91,8 +91,8 @@ export async function openStage({ places = PLACES, quiet = false, unasked = fals
     server.status.requestDone(entry)
   }
   const available = place => {
-    const standing = server.standing(place.model, place.backend)
-    return standing.state.phase.kind === 'in' && standing.state.throttle.untilMs <= clock.nowMs()
+    const health = server.health(place.model, place.backend)
+    return health.state.phase.kind === 'in' && health.state.throttle.untilMs <= clock.nowMs()
   }
   const second = wave => {
     for (const place of places) {
@@ -104,7 +104,7 @@ export async function openStage({ places = PLACES, quiet = false, unasked = fals
     }
   }
   let traffic
-  const lease = (model, backend) => server.standings.lease(server.standing(model, backend))
+  const lease = (model, backend) => server.healthRegistry.lease(server.health(model, backend))
   const place = (model, backend) => places.find(known => known.model === model && known.backend === backend)
   const stage = {
     ...server,
@@ -153,8 +153,8 @@ export async function openStage({ places = PLACES, quiet = false, unasked = fals
     for (const { model, backend } of places) {
       const chat = model === 'gpt-4o'
       const left = 0.35 + 0.6 * random()
-      server.standings.noteHeadroom(
-        server.standing(model, backend),
+      server.healthRegistry.noteHeadroom(
+        server.health(model, backend),
         {
           limitRequests: chat ? 3_000 : 6_000,
           remainingRequests: Math.round((chat ? 3_000 : 6_000) * left),

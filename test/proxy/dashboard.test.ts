@@ -141,7 +141,7 @@ t.test('the event stream', async t => {
   t.test('begins with the whole state', async t => {
     const server = await stage(t)
     server.status.requestDone(REQUEST)
-    server.standings.lease(server.standing('gpt-4o', 'b2')).release({
+    server.healthRegistry.lease(server.health('gpt-4o', 'b2')).release({
       kind: 'failed',
       suspect: 'no',
       timeout: false,
@@ -176,7 +176,7 @@ t.test('the event stream', async t => {
     t.match(await viewer.next(), { event: 'tick', data: { backends: [{ state: 'healthy' }, { state: 'healthy' }] } })
 
     server.status.requestDone(REQUEST)
-    server.standings.lease(server.standing('gpt-4o', 'b1')).release({ kind: 'throttled', waitMs: 5_000 })
+    server.healthRegistry.lease(server.health('gpt-4o', 'b1')).release({ kind: 'throttled', waitMs: 5_000 })
     server.clock.advance(1_000)
     t.match(await viewer.next(), { event: 'tick', data: { backends: [{ state: 'throttled' }, {}] } })
     t.match(await viewer.next(), { event: 'request', data: { requests: [{ id: 'r1' }], skipped: 0 } })
@@ -202,8 +202,8 @@ t.test('the event stream', async t => {
 
   t.test('goes from ejected over trial to healthy by the clock and the first answer', async t => {
     const server = await stage(t)
-    const health = server.standing('gpt-4o', 'b1')
-    server.standings
+    const health = server.health('gpt-4o', 'b1')
+    server.healthRegistry
       .lease(health)
       .release({ kind: 'failed', suspect: 'no', timeout: false, reason: 'connect_failed', detail: 'ECONNREFUSED' })
     const viewer = await server.view()
@@ -215,7 +215,7 @@ t.test('the event stream', async t => {
     }
     t.match(states.at(-2), [{ state: 'ejected' }, {}])
     t.match(states.at(-1), [{ state: 'trial', reason: 'connect_failed', until_ms: null }, {}])
-    server.standings.lease(health).release({ kind: 'healthy' })
+    server.healthRegistry.lease(health).release({ kind: 'healthy' })
     server.clock.advance(1_000)
     t.match(await viewer.next(), { data: { backends: [{ state: 'healthy', reason: null }, {}] } })
     t.match(await viewer.next(), { event: 'change', data: { changes: [{ kind: 'restored', by: 'trial' }] } })
@@ -330,7 +330,7 @@ t.test('eject and restore by hand', async t => {
       { model: 'gpt-4o-mini', backend: 'b1', deployment: 'shared' },
     ]
     const server = await stage(t, { places })
-    const lease = server.standings.lease(server.standing('gpt-4o', 'b1'))
+    const lease = server.healthRegistry.lease(server.health('gpt-4o', 'b1'))
     await steer(server, 'eject', JSON.stringify({ model: 'gpt-4o-mini', backend: 'b1' }))
     t.match((await (await server.view()).next())?.data, {
       totals: { in_flight: 1 },

@@ -221,7 +221,7 @@ async function withTrouble(t: Test) {
   return { out, throttled, well, running, backends }
 }
 
-t.test('an unchanged backend keeps its standing over a reload: out stays out, throttled stays throttled', async t => {
+t.test('an unchanged backend keeps its health over a reload: out stays out, throttled stays throttled', async t => {
   const { out, throttled, running, backends } = await withTrouble(t)
   const healthRegistry = running.proxy.runtime().pools[0]?.members.map(member => member.health)
   running.proxy.reload(readConfig(backends(9)), undefined)

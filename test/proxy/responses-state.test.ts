@@ -456,6 +456,21 @@ t.test('items of two homes can be read by nobody: the client gets Azure’s own 
   }
 })
 
+t.test('items whose two makers are known are still taken to a third resource, which alone may read both', async t => {
+  const { proxy } = await stage(t)
+  const running = await proxy()
+  const made = new Map<string | null, unknown>()
+  while (made.size < 2) {
+    const answer = await running.post('/v1/responses', { model: 'gpt-4o', input: `think ${made.size}`, ...SEALED })
+    const { output }: { output: unknown[] } = JSON.parse(await answer.text())
+    made.set(answer.headers.get('x-proxy-backend'), output[0])
+  }
+  const answer = await sendBack(running, ...made.values())
+  t.equal(answer.headers.get('x-proxy-attempts'), '3')
+  t.equal(answer.status, 400, 'here nobody can')
+  await answer.arrayBuffer()
+})
+
 t.test('what a client gets and what it holds are the same bytes, and so is what goes up', async t => {
   const { resources, proxy } = await stage(t, 1)
   const running = await proxy()

@@ -35,8 +35,8 @@ const SLOW: Blame = {
 
 interface Scene {
   readonly clock: FakeClock
-  readonly standings: HealthRegistry
-  readonly standing: BackendHealth
+  readonly healthRegistry: HealthRegistry
+  readonly health: BackendHealth
   readonly changes: HealthChange[]
   /** One whole attempt, begun and ended now. */
   attempt(blame: Blame): void
@@ -52,8 +52,8 @@ function scene(): Scene {
   healthRegistry.onChange(change => changes.push(change))
   return {
     clock,
-    standings: healthRegistry,
-    standing: health,
+    healthRegistry,
+    health,
     changes,
     attempt: blame => healthRegistry.lease(health).release(blame),
     available: () => isAvailable(health, clock.nowMs()),
@@ -63,8 +63,8 @@ function scene(): Scene {
 
 const kinds = (changes: readonly HealthChange[]): readonly string[] => changes.map(({ kind }) => kind)
 
-t.test('a new deployment is available, and asking for it again gives the same standing', t => {
-  const { standings: healthRegistry, standing: health, available, out } = scene()
+t.test('a new deployment is available, and asking for it again gives the same health', t => {
+  const { healthRegistry, health, available, out } = scene()
   t.equal(available(), true)
   t.equal(out(), false)
   t.equal(healthRegistry.of('d1'), health)
@@ -73,7 +73,7 @@ t.test('a new deployment is available, and asking for it again gives the same st
 })
 
 t.test('a lease counts as in flight until it is given back, which happens once', t => {
-  const { standings: healthRegistry, standing: health } = scene()
+  const { healthRegistry, health } = scene()
   const one = healthRegistry.lease(health)
   const two = healthRegistry.lease(health)
   t.equal(health.inFlight, 2)
@@ -87,7 +87,7 @@ t.test('a lease counts as in flight until it is given back, which happens once',
 })
 
 t.test('a failed one is out for the recovery time, to the millisecond', t => {
-  const { clock, attempt, available, out, standing: health } = scene()
+  const { clock, attempt, available, out, health } = scene()
   attempt(BROKEN)
   t.match(troubleOf(health.state), { reason: 'connection_lost', detail: 'ECONNRESET', named: false })
   clock.advance(RECOVERY_MS - 1)
@@ -112,7 +112,7 @@ t.test('a Retry-After of its own takes the place of the recovery time, be it lon
 })
 
 t.test('who comes back is given one request first; its success returns it in full', t => {
-  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
+  const { clock, healthRegistry, health, attempt, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   const trial = healthRegistry.lease(health)
@@ -127,7 +127,7 @@ t.test('who comes back is given one request first; its success returns it in ful
 })
 
 t.test('a trial that fails begins a new hold; one that says nothing lets the next one try', t => {
-  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
+  const { clock, healthRegistry, health, attempt, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   attempt(FAILED_500)
@@ -144,7 +144,7 @@ t.test('a trial that fails begins a new hold; one that says nothing lets the nex
 })
 
 t.test('stragglers of the same trouble do not stretch the hold, and are not said again', t => {
-  const { clock, standings: healthRegistry, standing: health, changes } = scene()
+  const { clock, healthRegistry, health, changes } = scene()
   const leases = Array.from({ length: 5 }, () => healthRegistry.lease(health))
   for (const lease of leases) {
     lease.release(BROKEN)
@@ -157,7 +157,7 @@ t.test('stragglers of the same trouble do not stretch the hold, and are not said
 })
 
 t.test('a straggler to whom the server names a longer time does stretch it', t => {
-  const { clock, standings: healthRegistry, standing: health, available } = scene()
+  const { clock, healthRegistry, health, available } = scene()
   const one = healthRegistry.lease(health)
   const two = healthRegistry.lease(health)
   one.release(BROKEN)
@@ -170,7 +170,7 @@ t.test('a straggler to whom the server names a longer time does stretch it', t =
 })
 
 t.test('a straggler that succeeds does not excuse a later failure', t => {
-  const { standings: healthRegistry, standing: health, attempt, available } = scene()
+  const { healthRegistry, health, attempt, available } = scene()
   const early = healthRegistry.lease(health)
   attempt(BROKEN)
   early.release(HEALTHY)
@@ -179,7 +179,7 @@ t.test('a straggler that succeeds does not excuse a later failure', t => {
 })
 
 t.test('trouble that goes on keeps the time when it began, by which the longest rested is found', t => {
-  const { clock, standings: healthRegistry, standing: health } = scene()
+  const { clock, healthRegistry, health } = scene()
   healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
   const since = clock.nowMs()
   clock.advance(10_000)
@@ -190,13 +190,13 @@ t.test('trouble that goes on keeps the time when it began, by which the longest 
 
 t.test('a timeout blames only who answered nobody else since that attempt began', t => {
   const silent = scene()
-  const lost = silent.standings.lease(silent.standing)
+  const lost = silent.healthRegistry.lease(silent.health)
   silent.clock.advance(2_000)
   lost.release(SLOW)
   t.equal(silent.available(), false)
 
   const busy = scene()
-  const slow = busy.standings.lease(busy.standing)
+  const slow = busy.healthRegistry.lease(busy.health)
   busy.clock.advance(1_000)
   busy.attempt(HEALTHY)
   busy.clock.advance(1_000)
@@ -206,13 +206,13 @@ t.test('a timeout blames only who answered nobody else since that attempt began'
   const before = scene()
   before.attempt(HEALTHY)
   before.clock.advance(1)
-  const later = before.standings.lease(before.standing)
+  const later = before.healthRegistry.lease(before.health)
   before.clock.advance(2_000)
   later.release(SLOW)
   t.equal(before.available(), false, 'an answer before the attempt is none')
 
   const throttling = scene()
-  const waiting = throttling.standings.lease(throttling.standing)
+  const waiting = throttling.healthRegistry.lease(throttling.health)
   throttling.clock.advance(1)
   throttling.attempt({ kind: 'throttled', waitMs: 10 })
   throttling.clock.advance(1_000)
@@ -261,7 +261,7 @@ t.test('a wait of nothing throttles nobody', t => {
 })
 
 t.test('a throttled answer on trial shows that it lives', t => {
-  const { clock, attempt, standing: health, available, changes } = scene()
+  const { clock, attempt, health, available, changes } = scene()
   attempt(BROKEN)
   clock.advance(RECOVERY_MS)
   attempt({ kind: 'throttled', waitMs: 1_000 })
@@ -272,7 +272,7 @@ t.test('a throttled answer on trial shows that it lives', t => {
 })
 
 t.test('who says of itself that nothing is left is avoided for a while, and stays available', t => {
-  const { clock, standings: healthRegistry, standing: health, available } = scene()
+  const { clock, healthRegistry, health, available } = scene()
   const left = { remainingRequests: 0, remainingTokens: 5, limitRequests: 100, limitTokens: 1_000 }
   healthRegistry.noteHeadroom(health, left, 600)
   t.same(health.headroom, { ...left, atMs: clock.nowMs() })
@@ -284,7 +284,7 @@ t.test('who says of itself that nothing is left is avoided for a while, and stay
 })
 
 t.test('a failing probe takes out, a passing one brings back what a probe took out', t => {
-  const { clock, standings: healthRegistry, standing: health, available, changes } = scene()
+  const { clock, healthRegistry, health, available, changes } = scene()
   healthRegistry.probeFailed(health, 'probe_failed', 'ECONNREFUSED')
   t.equal(available(), false)
   clock.advance(5_000)
@@ -295,7 +295,7 @@ t.test('a failing probe takes out, a passing one brings back what a probe took o
 })
 
 t.test('a pass that was asked for before the failure excuses nothing', t => {
-  const { clock, standings: healthRegistry, standing: health, attempt, available } = scene()
+  const { clock, healthRegistry, health, attempt, available } = scene()
   const askedAtMs = clock.nowMs()
   clock.advance(10)
   attempt(BROKEN)
@@ -305,7 +305,7 @@ t.test('a pass that was asked for before the failure excuses nothing', t => {
 })
 
 t.test('after a failed request a passing probe ends the hold, and one request decides', t => {
-  const { clock, standings: healthRegistry, standing: health, attempt, available } = scene()
+  const { clock, healthRegistry, health, attempt, available } = scene()
   attempt(BROKEN)
   clock.advance(1_000)
   healthRegistry.probePassed(health, clock.nowMs())
@@ -322,21 +322,34 @@ const KEPT: readonly (readonly [string, (scene: Scene) => void])[] = [
     ({ attempt }) =>
       attempt({ kind: 'failed', suspect: 'no', timeout: false, reason: 'deployment_missing', detail: '404' }),
   ],
-  ["an operator's hand", ({ standings: healthRegistry, standing: health }) => healthRegistry.eject(health, undefined)],
+  ["an operator's hand", ({ healthRegistry, health }) => healthRegistry.eject(health, undefined)],
 ]
 for (const [what, takeOut] of KEPT) {
   t.test(`a passing probe does not shorten ${what}`, t => {
     const given = scene()
     takeOut(given)
     given.clock.advance(1_000)
-    given.standings.probePassed(given.standing, given.clock.nowMs())
+    given.healthRegistry.probePassed(given.health, given.clock.nowMs())
     t.equal(given.available(), false)
     t.end()
   })
 }
 
+t.test("an operator's hold is ended by its own trial alone, not by a request that began before", t => {
+  const { clock, healthRegistry, health, available } = scene()
+  const straggler = healthRegistry.lease(health)
+  healthRegistry.eject(health, 1_000)
+  clock.advance(1_000)
+  const trial = healthRegistry.lease(health)
+  straggler.release(HEALTHY)
+  t.equal(available(), false, 'still on trial')
+  trial.release(HEALTHY)
+  t.equal(available(), true)
+  t.end()
+})
+
 t.test('an operator ejects for a time or until restored, and restores anything', t => {
-  const { clock, standings: healthRegistry, standing: health, attempt, available, changes } = scene()
+  const { clock, healthRegistry, health, attempt, available, changes } = scene()
   healthRegistry.eject(health, 1_000)
   clock.advance(1_000)
   t.equal(available(), true)
@@ -357,7 +370,7 @@ t.test('an answer of one that was asked because nobody else was left returns it,
   t.equal(failed.available(), true)
   t.match(failed.changes.at(-1), { kind: 'restored', by: 'request' })
   const byHand = scene()
-  byHand.standings.eject(byHand.standing, 60_000)
+  byHand.healthRegistry.eject(byHand.health, 60_000)
   byHand.attempt(HEALTHY)
   t.equal(byHand.available(), false)
   byHand.clock.advance(60_000)
@@ -367,7 +380,7 @@ t.test('an answer of one that was asked because nobody else was left returns it,
 })
 
 t.test('a deployment that leaves the config is forgotten, and its last lease harms nobody', t => {
-  const { standings: healthRegistry, standing: health } = scene()
+  const { healthRegistry, health } = scene()
   const lease = healthRegistry.lease(health)
   healthRegistry.setModels([{ name: 'other', members: [healthRegistry.of('d2')] }])
   const fresh = healthRegistry.of('d1')
@@ -379,7 +392,7 @@ t.test('a deployment that leaves the config is forgotten, and its last lease har
 })
 
 t.test('who listens no longer is told no more', t => {
-  const { standings: healthRegistry, attempt } = scene()
+  const { healthRegistry, attempt } = scene()
   let told = 0
   const stop = healthRegistry.onChange(() => told++)
   attempt(BROKEN)
@@ -398,7 +411,7 @@ function probing(t: Test, verdicts: Readonly<Record<string, ProbeVerdict>>, same
   const probes = createProbes({
     clock: scene.clock,
     random: () => 0.5,
-    health: scene.standings,
+    health: scene.healthRegistry,
     members: () => scene.pool.members,
     settings: () => ({ enabled, intervalMs: 30_000 }),
     ask(member: Member) {
@@ -430,7 +443,7 @@ t.test('a failing probe takes its backends out alone; an answer that says nothin
 })
 
 t.test('busy is not dead: a probe that timed out blames nobody who answered meanwhile', async t => {
-  const { standings: healthRegistry, member, pool, clock } = createTestPool(['', ''])
+  const { healthRegistry, member, pool, clock } = createTestPool(['', ''])
   const probes = createProbes({
     clock,
     random: () => 0.5,

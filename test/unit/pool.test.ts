@@ -41,7 +41,7 @@ function serve({ pool }: PoolUnderTest, options: PickerOptions = {}): string {
 /** Takes these out, in this order, a second apart. */
 function takeOut(scene: PoolUnderTest, names: readonly string[], blame: Blame = BROKEN): void {
   for (const name of names) {
-    scene.standings.lease(scene.member(name).health).release(blame)
+    scene.healthRegistry.lease(scene.member(name).health).release(blame)
     scene.clock.advance(1_000)
   }
 }
@@ -145,9 +145,9 @@ t.test('when all are out, failed ones are tried all the same, the one seen healt
   takeOut(scene, ['b3', 'b2', 'b1'])
   t.same(scene.pool.counts(), { healthy: 0, total: 3 })
   t.same(wayOf(scene.pool.picker({})), ['b1', 'b3', 'b2', 'exhausted'], 'none was ever seen: in the order of the tiers')
-  scene.standings.lease(scene.member('b2').health).answered()
+  scene.healthRegistry.lease(scene.member('b2').health).answered()
   scene.clock.advance(1)
-  scene.standings.lease(scene.member('b3').health).answered()
+  scene.healthRegistry.lease(scene.member('b3').health).answered()
   takeOut(scene, ['b3', 'b2'])
   const picker = scene.pool.picker({})
   const first = picker.pick()
@@ -228,7 +228,7 @@ t.test('a request that ends twice is counted once', t => {
 t.test('who says that nothing is left is asked after the others, of its own tier and the next', t => {
   const scene = createTestPool(['', 'priority: 2'])
   const nothing = { remainingRequests: 0, remainingTokens: 0, limitRequests: 1, limitTokens: 1 }
-  scene.standings.noteHeadroom(scene.member('b1').health, nothing, 5_000)
+  scene.healthRegistry.noteHeadroom(scene.member('b1').health, nothing, 5_000)
   t.same(wayOf(scene.pool.picker({})), ['b2', 'b1', 'exhausted'])
   scene.clock.advance(5_000)
   t.equal(serve(scene), 'b1')
@@ -284,7 +284,7 @@ t.test('the last backend that is in stays in after one suspect failure, and goes
     scene.changes.map(({ kind }) => kind),
     ['ejected', 'ejected', 'model_down'],
   )
-  scene.standings.restore(scene.member('b1').health)
+  scene.healthRegistry.restore(scene.member('b1').health)
   t.match(scene.changes.at(-1), { kind: 'model_up', model: 'gpt-4o' })
   t.end()
 })

@@ -9,7 +9,7 @@ import { viewOf } from '../../lib/dashboard/view.ts'
 import { STEP_MS, STEPS } from '../../lib/dashboard/window.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 
-const STANDING: BackendState = {
+const BACKEND_STATE: BackendState = {
   model: 'gpt-4o',
   backend: 'b1',
   deployment: 0,
@@ -52,7 +52,7 @@ const REQUEST: RequestEntry = {
 
 function made(
   clock: FakeClock = createFakeClock(0),
-  healthRegistry: readonly BackendState[] = [STANDING],
+  healthRegistry: readonly BackendState[] = [BACKEND_STATE],
   source = 'one',
 ): { readonly status: Status; readonly clock: FakeClock; view(): StatusView } {
   const status = createStatus({ clock, source, states: () => healthRegistry })
@@ -176,9 +176,9 @@ t.test('figures', t => {
 
   t.test('requests in flight of a deployment that two models share are counted once in the total', t => {
     const { view } = made(createFakeClock(0), [
-      { ...STANDING, in_flight: 3 },
-      { ...STANDING, model: 'other', in_flight: 3 },
-      { ...STANDING, backend: 'b2', deployment: 1, in_flight: 2 },
+      { ...BACKEND_STATE, in_flight: 3 },
+      { ...BACKEND_STATE, model: 'other', in_flight: 3 },
+      { ...BACKEND_STATE, backend: 'b2', deployment: 1, in_flight: 2 },
     ])
     t.equal(view().totals.in_flight, 5)
     t.end()
@@ -262,10 +262,10 @@ t.test('several processes', t => {
 
   t.test('counts, percentiles and requests in flight are added up', t => {
     const clock = createFakeClock(0)
-    const one = made(clock, [{ ...STANDING, in_flight: 2, headroom }], 'one')
+    const one = made(clock, [{ ...BACKEND_STATE, in_flight: 2, headroom }], 'one')
     const two = made(
       clock,
-      [{ ...STANDING, in_flight: 3, headroom: { ...headroom, remaining_requests: 4, at_ms: 200 } }],
+      [{ ...BACKEND_STATE, in_flight: 3, headroom: { ...headroom, remaining_requests: 4, at_ms: 200 } }],
       'two',
     )
     for (let i = 0; i < 60; i++) one.status.attemptDone(SERVED)
@@ -287,8 +287,8 @@ t.test('several processes', t => {
 
   t.test('one that is a step late is added where it belongs', t => {
     const clock = createFakeClock(0)
-    const one = made(clock, [STANDING], 'one')
-    const two = made(clock, [STANDING], 'two')
+    const one = made(clock, [BACKEND_STATE], 'one')
+    const two = made(clock, [BACKEND_STATE], 'two')
     one.status.attemptDone(SERVED)
     two.status.attemptDone(SERVED)
     const late = one.status.snapshot()
@@ -303,7 +303,7 @@ t.test('several processes', t => {
     const clock = createFakeClock(0)
     const stateOf = (...healthRegistry: readonly Partial<BackendState>[]): unknown => {
       const [first, ...rest] = healthRegistry.map((health, i) =>
-        made(clock, [{ ...STANDING, ...health }], `p${i}`).status.snapshot(),
+        made(clock, [{ ...BACKEND_STATE, ...health }], `p${i}`).status.snapshot(),
       )
       if (first === undefined) return undefined
       const row = mergeSnapshots([first, ...rest]).backends[0]
@@ -319,7 +319,7 @@ t.test('several processes', t => {
   t.test('no more than the limits come out', t => {
     const clock = createFakeClock(0)
     const snapshots = ['a', 'b', 'c'].map(source => {
-      const { status } = made(clock, [STANDING], source)
+      const { status } = made(clock, [BACKEND_STATE], source)
       for (let i = 0; i < MAX_REQUESTS; i++) status.requestDone({ ...REQUEST, time_ms: i })
       return status.snapshot()
     })

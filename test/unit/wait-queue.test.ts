@@ -52,13 +52,13 @@ function asking({ pool, queue, clock }: PoolUnderTest, maxWaitMs = 60_000) {
 const settle = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
 function throttle(scene: PoolUnderTest, name: string, waitMs: number): void {
-  scene.standings.lease(scene.member(name).health).release(throttledFor(waitMs))
+  scene.healthRegistry.lease(scene.member(name).health).release(throttledFor(waitMs))
 }
 
 t.test('a hold that ends while somebody waits for a throttle wakes him', async t => {
   const scene = createTestPool(['', ''])
   const ask = asking(scene)
-  scene.standings.lease(scene.member('b2').health).release(BROKEN)
+  scene.healthRegistry.lease(scene.member('b2').health).release(BROKEN)
   throttle(scene, 'b1', 50_000)
   const asked = ask()
   scene.clock.advance(RECOVERY_MS - 1)
@@ -116,11 +116,11 @@ t.test("after a peer's throttle one is let through, and two more for each succes
   const scene = createTestPool([''])
   const ask = asking(scene)
   const { health } = scene.member('b1')
-  const under = scene.standings.lease(health)
-  const [state] = scene.standings.snapshot(health)
+  const under = scene.healthRegistry.lease(health)
+  const [state] = scene.healthRegistry.snapshot(health)
   if (state === undefined) throw new Error('it has one backend')
   const untilMs = scene.clock.epochMs() + 2_000
-  scene.standings.adopt([{ ...state, throttle: { ...state.throttle, untilMs, dueAtMs: untilMs } }])
+  scene.healthRegistry.adopt([{ ...state, throttle: { ...state.throttle, untilMs, dueAtMs: untilMs } }])
   const waiting = Array.from({ length: 8 }, () => ask())
   scene.clock.advance(1_000)
   // It began before the throttle: it says nothing of the time after it.
@@ -154,10 +154,10 @@ t.test('with nothing in flight one is let through, whatever came of the one befo
       first.lease?.release({ ...BROKEN, suspect: 'mark' })
     } else {
       const { health } = scene.member('b1')
-      const [state] = scene.standings.snapshot(health)
+      const [state] = scene.healthRegistry.snapshot(health)
       if (state === undefined) throw new Error('it has a state')
       const untilMs = scene.clock.epochMs() + 3_000
-      scene.standings.adopt([{ ...state, throttle: { ...state.throttle, untilMs, dueAtMs: untilMs } }])
+      scene.healthRegistry.adopt([{ ...state, throttle: { ...state.throttle, untilMs, dueAtMs: untilMs } }])
       scene.clock.advance(500)
       first.lease?.release(HEALTHY)
       scene.clock.advance(2_500)
@@ -170,7 +170,7 @@ t.test('with nothing in flight one is let through, whatever came of the one befo
 t.test('a throttle that is stretched beyond what is waited for is told at once', async t => {
   const scene = createTestPool([''])
   const ask = asking(scene, 10_000)
-  const under = scene.standings.lease(scene.member('b1').health)
+  const under = scene.healthRegistry.lease(scene.member('b1').health)
   throttle(scene, 'b1', 8_000)
   const asked = ask()
   under.release(throttledFor(30_000))
@@ -186,7 +186,7 @@ t.test('who waits for a resource that goes out is let go at once, and the others
   throttle(scene, 'b2', 9_000)
   const bound = ask({ resources: new Set([scene.member('b2').resourceId]) })
   const any = ask()
-  scene.standings.probeFailed(scene.member('b2').health, 'probe_failed', 'ECONNREFUSED')
+  scene.healthRegistry.probeFailed(scene.member('b2').health, 'probe_failed', 'ECONNREFUSED')
   await settle()
   t.equal(bound.result, 'exhausted', 'out and throttled')
   t.equal(any.result, undefined)
@@ -215,7 +215,7 @@ t.test('an operator who restores a throttled backend holds nobody back', async t
   const ask = asking(scene)
   throttle(scene, 'b1', 50_000)
   const waiting = Array.from({ length: 10 }, () => ask())
-  scene.standings.restore(scene.member('b1').health)
+  scene.healthRegistry.restore(scene.member('b1').health)
   await settle()
   t.ok(waiting.every(({ result }) => result === 'b1'))
   t.equal(scene.queue.waiting(scene.pool), 0)
