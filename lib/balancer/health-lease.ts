@@ -118,7 +118,7 @@ export class HealthLease implements Lease {
     this.report(blame)
     // Whatever it brought: the place of a trial is free again.
     owner.apply(health, { kind: 'released', lease })
-    if (!this.wasAnswered) health.ramp?.unanswered()
+    if (!this.wasAnswered) health.ramp?.unanswered(this.turn)
     owner.freed()
   }
 

@@ -52,7 +52,7 @@ export class Ramp {
   /** @param waitMs how long the throttle lasts @param turn the number of the request that was refused; 0: another's */
   throttled(nowMs: number, waitMs: number, turn: number): void {
     if (turn > this.windowAfter) this.refused++
-    if (!this.closed && nowMs - this.throttledMs > MEMORY_MS) this.forget()
+    if (!this.closed && nowMs - this.throttledMs > MEMORY_MS) this.forgetAll()
     this.waitMs = this.closed ? Math.max(this.waitMs, waitMs) : waitMs
     this.closed = true
     this.permits = 1
@@ -77,14 +77,15 @@ export class Ramp {
   }
 
   /** A request ended without an answer: its permit goes to the next one. */
-  unanswered(): void {
+  unanswered(turn: number): void {
+    if (turn <= this.roundAfter) return
     this.permits = Math.max(this.permits, 1)
     this.pilotMs = Number.NEGATIVE_INFINITY
   }
 
   /** An operator has restored the deployment: nothing is held back. */
   reset(): void {
-    this.forget()
+    this.forgetAll()
     this.closed = false
     this.permits = NEVER
     this.untilMs = 0
@@ -123,7 +124,9 @@ export class Ramp {
     return nowMs >= this.growsMs && (this.windowMs >= this.growsMs || this.periodMs > GROW_MOST_MS)
   }
 
-  private forget(): void {
+  private forgetAll(): void {
+    this.windowAfter = this.count
+    this.refused = 0
     this.admitted = undefined
     this.most = NEVER
     this.periodMs = NEVER
