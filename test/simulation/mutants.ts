@@ -135,7 +135,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'news of one worker does not reach the others',
     file: 'lib/workers/primary-services.ts',
-    text: "return tellAll({ kind: 'share', items: call.items }, worker)",
+    text: "return broadcast({ kind: 'share', items: call.items }, worker)",
     replacement: 'return',
   },
   {
