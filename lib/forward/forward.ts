@@ -7,6 +7,7 @@ import type { Exchange } from '../request-context.ts'
 import { noteSignals, outcomeDetail, report } from './attempt-record.ts'
 import { exhaustedError, type History } from './exhausted.ts'
 import { blameOf, isPresentable, isSuspect, labelOf, type Outcome, reachedBackend } from './outcome.ts'
+import { pause } from './pause.ts'
 import { type MemberResponse, type RespondDeps, respond, type TryResult } from './respond.ts'
 import { type BackendResult, outcomeFor, type TryBackendDeps, tryBackend } from './try-backend.ts'
 import type { ForwardRequest } from './upstream.ts'
@@ -73,20 +74,10 @@ async function waitForToken(way: Way): Promise<boolean> {
   const { exchange, picker, deps, awaitsToken, history } = way
   if (way.waitedForToken || awaitsToken === undefined || awaitsToken.waitMs > TOKEN_WAIT_MS) return false
   way.waitedForToken = true
-  const { cancellation } = exchange
-  await new Promise<void>(resolve => {
-    const timer = deps.clock.after(awaitsToken.waitMs, () => {
-      stopWatching()
-      resolve()
-    })
-    const stopWatching = cancellation.onCancel(() => {
-      timer.cancel()
-      resolve()
-    })
-  })
+  const goesOn = await pause(deps.clock, exchange.cancellation, awaitsToken.waitMs)
   picker.retry(awaitsToken.member)
   history.outcomes.length = 0
-  return cancellation.reason === undefined
+  return goesOn
 }
 
 /** Notes an attempt that was not the last: blame, what to try next, what to give out if nothing better comes. */

@@ -6,6 +6,7 @@ import { type Lack, OPTION_REFUSED_MS, type UnsupportedOperations } from '../bal
 import { STREAM_OPTIONS } from '../body/read.ts'
 import type { Exchange } from '../request-context.ts'
 import type { Outcome } from './outcome.ts'
+import { pause } from './pause.ts'
 import { type SendDeps, type SendHow, type SendResult, sendToBackend } from './send.ts'
 import type { AttemptResult, ForwardRequest, Upgraded, UpstreamResponse } from './upstream.ts'
 
@@ -62,6 +63,12 @@ function deniesState({ status, body }: UpstreamResponse): boolean {
 }
 
 /**
+ * How long after such a denial the same resource is asked once more, in milliseconds. Repeating helped a few hundred
+ * milliseconds after the item was streamed (azure/README.md 13.4); at once, most would be denied again.
+ */
+const OWN_ITEM_PAUSE_MS = 500
+
+/**
  * Azure denies, at random, an item that the same resource made a moment ago; asked again, it has it (azure/README.md
  * 13.4).
  */
@@ -91,7 +98,11 @@ async function askAgain(
     sendToBackend(exchange, request, member, { askUsage, fresh }, deps)
 
   let result = first
-  if (deniesOwnItem(exchange, request, member, result)) result = await send()
+  if (deniesOwnItem(exchange, request, member, result)) {
+    // A client that leaves meanwhile gets nothing: the retry loop sees it.
+    if (!(await pause(deps.clock, exchange.cancellation, OWN_ITEM_PAUSE_MS))) return asAnswered(result, askUsage)
+    result = await send()
+  }
   if (result.kind === 'response' && deniesState(result.response) && foreignReasoning?.onDenied(member) === true) {
     result = await send()
   }

@@ -1,11 +1,14 @@
 // State that is named by item, by conversation or by what only its maker can read: it finds its resource, and what that
 // takes is bounded.
 import t, { type Test } from 'tap'
+import type { Clock } from '../../lib/clock.ts'
 import { denyItem, fail, throttle } from '../../lib/simulator/faults.ts'
 import type { SimulatedResource } from '../../lib/simulator/resource.ts'
 import { dig } from '../fixtures/dig.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { until } from '../fixtures/settle.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
+import { steadyClock } from '../fixtures/steady-clock.ts'
 
 const REST = 'health_check: {enabled: false, recovery: 30s}'
 
@@ -15,14 +18,14 @@ interface Stage {
   proxy(model?: string): Promise<RunningProxy>
 }
 
-async function stage(t: Test, count = 3): Promise<Stage> {
+async function stage(t: Test, count = 3, clock: Clock = steadyClock): Promise<Stage> {
   const started = await Promise.all(
     Array.from({ length: count }, (_, i) => startResource(t, { name: `resource ${i}`, deltas: 3 })),
   )
   const backends = started.map(({ url }) => ({ url }))
   return {
     resources: started.map(({ resource }) => resource),
-    proxy: (model = '') => runProxy(t, configFor(backends, { model, rest: REST })),
+    proxy: (model = '') => runProxy(t, configFor(backends, { model, rest: REST }), { clock }),
   }
 }
 
@@ -92,17 +95,60 @@ t.test('items that a proxy has not seen made are looked for in turn, once', asyn
   t.match(nowhere, { status: 400, value: { error: { message: "Item with id 'rs_0000000000' not found." } } })
 })
 
-t.test('an owner that denies an item it has made is asked once more', async t => {
+/** A clock on which waits of half a second, which nothing else takes, last as long as the test wants. */
+function pausingClock() {
+  const pauses: (() => void)[] = []
+  const clock: Clock = {
+    ...steadyClock,
+    after(delayMs, run) {
+      if (delayMs !== 500) return steadyClock.after(delayMs, run)
+      pauses.push(run)
+      return { cancel: () => void pauses.splice(pauses.indexOf(run), 1) }
+    },
+  }
+  return { clock, pauses }
+}
+
+t.test('an owner that denies an item it has made is asked once more, after half a second', async t => {
   for (const count of [1, 3]) {
-    const { resources, proxy } = await stage(t, count)
+    const { clock, pauses } = pausingClock()
+    const { resources, proxy } = await stage(t, count, clock)
     const running = await proxy()
     const first = await turn(running, {})
     const owner = resources[indexOf(first)]
-    owner?.next(denyItem())
-    t.equal((await turn(running, { input: [reference(output(first, 0))] })).status, 200, `${count} resources`)
-    owner?.next(denyItem(), denyItem())
-    t.equal((await turn(running, { input: [reference(output(first, 0))] })).status, 400, 'and only once')
+    const input = [reference(output(first, 0))]
+    for (const [faults, status] of [
+      [[denyItem()], 200],
+      [[denyItem(), denyItem()], 400],
+    ] as const) {
+      const before = owner?.requests.length ?? 0
+      owner?.next(...faults)
+      const answer = turn(running, { input })
+      await until(() => pauses.length === 1)
+      t.equal(owner?.requests.length, before + 1, 'not before the time is over')
+      pauses.shift()?.()
+      t.equal((await answer).status, status, `${count} resources, ${faults.length} denials`)
+      t.equal(owner?.requests.length, before + 2, 'and only once')
+    }
   }
+})
+
+t.test('a client that leaves while its item is waited for costs no second question', async t => {
+  const { clock, pauses } = pausingClock()
+  const { resources, proxy } = await stage(t, 1, clock)
+  const running = await proxy()
+  const first = await turn(running, {})
+  resources[0]?.next(denyItem())
+  const leaving = new AbortController()
+  const body = { model: 'gpt-4o', input: [reference(output(first, 0))] }
+  const asked = running.post('/v1/responses', body, { signal: leaving.signal })
+  await until(() => pauses.length === 1)
+  const logged = running.line('request')
+  leaving.abort()
+  await t.rejects(asked)
+  t.match(await logged, { error: 'client_closed', attempts: 1 })
+  t.equal(pauses.length, 0)
+  t.equal(resources[0]?.requests.length, 2)
 })
 
 t.test(

@@ -3,7 +3,7 @@
 import t, { type Test } from 'tap'
 import { closeTurn, cutTurn, fail, hangUp, refuseWith, throttle, turnError } from '../../lib/simulator/faults.ts'
 import { dig } from '../fixtures/dig.ts'
-import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { CLIENT_KEY, configFor, type RunningProxy, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
 import { mustBeOpen, type OpenSocket, openWebSocket } from '../fixtures/websocket.ts'
@@ -316,6 +316,42 @@ t.test('of two hundred sessions only those of the backend that went away end, wi
     socket.close()
     await socket.ended
   }
+
+  // It is back: what those that ended had stored is where it was, and new sessions go on with it.
+  await gone?.resource.listen(Number(new URL(gone.url).port))
+  const goOn = async (id: string): Promise<unknown> => {
+    const socket = await open()
+    const { type } = await last(socket, { previous_response_id: id })
+    socket.close()
+    await socket.ended
+    return type
+  }
+  const [one = '', ...others] = homes.filter(id => stored.has(id))
+  t.equal(await goOn(one), 'response.completed', 'the first proves that it is')
+  t.same(new Set(await Promise.all(others.map(goOn))), new Set(['response.completed']))
+})
+
+t.test('a session that is open when its key and its backend are taken out of the config goes on', async t => {
+  const { backends, proxy, open } = await stage(t)
+  const sessions = [await open(), await open()]
+  const firsts: string[] = []
+  for (const socket of sessions) firsts.push(idOf(await last(socket)))
+  const unused = await open()
+  const [, stays] = backends
+  const text = configFor(stays === undefined ? [] : [stays], { rest: NO_PROBES }).replaceAll(
+    CLIENT_KEY,
+    'another-key-1',
+  )
+  proxy.proxy.reload(readConfig(text), undefined)
+  t.match(await openWebSocket(`${proxy.url}/v1/responses`, KEY), { status: 401 }, 'the key opens no new one')
+  for (const [i, socket] of sessions.entries()) {
+    t.equal((await last(socket, { previous_response_id: firsts[i] })).type, 'response.completed')
+    socket.close()
+    t.match(await socket.ended, { code: 1000 })
+  }
+  t.equal((await last(unused)).type, 'response.completed', 'nor does one end that had asked for nothing yet')
+  unused.close()
+  await unused.ended
 })
 
 t.test('a drain ends idle sessions at once and busy ones after their turn, with a reason', async t => {
