@@ -4,7 +4,7 @@ import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
-import { type RawBackend, startRawBackend } from '../fixtures/raw-backend.ts'
+import { jsonAnswer, type RawBackend, startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 
@@ -297,7 +297,7 @@ t.test('headers of another host or of its front stop here, and event streams ask
   t.equal(got.headers.get('x-accel-buffering'), 'no')
 })
 
-t.test('JSON that ends with its connection, and not with a bracket, is cut for the client too', async t => {
+t.test('JSON that ends with its connection, and before its last bracket, is cut for the client too', async t => {
   const half = '{"choices":[{"index":0,"message":{"role":"assistant","content":"Hel'
   const head = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n'
   const late = await scene(t)
@@ -309,8 +309,20 @@ t.test('JSON that ends with its connection, and not with a bracket, is cut for t
   await t.rejects(got.text(), 'a part is never made to look like the whole')
   t.match(await until(late.running), { error: 'connection_lost' })
 
+  // Where the end came with the rest, nothing has gone out yet, and the next backend answers.
+  for (const cut of [`${half}"}}]`, `${half}"}}`, `${half}]}`, `${half}\\"}}]}`, '{']) {
+    const short = await scene(t)
+    const asked = short.running.chat()
+    const { socket } = await short.first.next()
+    void short.second.next().then(request => request.send(jsonAnswer('{"choices":[]}')))
+    socket.end(head + cut)
+    const text = await (await asked).text().catch(() => 'cut')
+    t.ok(text === 'cut' || text === '{"choices":[]}', text)
+  }
+
   for (const [type, body] of [
     ['application/json', `${half}"}}]}\r\n`],
+    ['application/json', `${half} ]}[ \\"{ \\\\"}}]}`],
     ['application/json', ''],
     ['text/plain', half],
   ] as const) {
