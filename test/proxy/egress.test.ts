@@ -163,7 +163,7 @@ t.test('tokens of Entra are fetched through it; those of the platform never', as
     body: '',
     connectMs: 5_000,
   } as const
-  t.equal((await exchange(request, new AbortController().signal)).kind, 'answer')
+  t.equal((await exchange(request, new AbortController().signal)).kind, 'response')
   t.strictSame(out.asked, ['GET http://login.test/x'])
 })
 
