@@ -180,7 +180,10 @@ t.test('the program itself takes the proxy from the environment, for requests an
   t.equal((await ask(program.port, { body: CHAT })).status, 200)
   const probe = await runToEnd(t, ['--probe'], { files: { ...files, 'config.yaml': config }, env })
   t.match(probe.stdout, / one .* yes +yes .*ok\n/)
-  t.match(probe.stdout, /1 of 3 backends is not well; by the proxy http:\/\/127\.0\.0\.1:\d+: operation_not_supported \(live\)\.\n/)
+  t.match(
+    probe.stdout,
+    /1 of 3 backends is not well; by the proxy http:\/\/127\.0\.0\.1:\d+: operation_not_supported \(live\)\.\n/,
+  )
   await world.squid.kill()
   const dead = await runToEnd(t, ['--probe', '--json'], { files: { ...files, 'config.yaml': config }, env })
   t.equal(dead.code, 1)
