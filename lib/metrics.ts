@@ -106,7 +106,7 @@ const FAMILIES = {
     'min',
     '1 while the last config that was read is in force, 0 after a bad one.',
   ),
-  proxy_certificate_expiry_timestamp_seconds: gauge('min', 'When a certificate ends, seconds since the epoch.', 'cert'),
+  proxy_certificate_expiry_timestamp_seconds: gauge('max', 'When a certificate ends, seconds since the epoch.', 'cert'),
   proxy_build_info: gauge('max', 'Always 1; the version is a label.', 'version'),
   proxy_workers: gauge('sum', 'Processes that serve.'),
   process_cpu_seconds_total: counter('CPU time of the serving processes.'),

@@ -145,7 +145,11 @@ function welcome(port: number, token: string, files: TlsFiles | undefined): stri
 function plainWelcome(url: string, token: string): string {
   return `
 Azure OpenAI Proxy, demo mode: three simulated Azure OpenAI resources behind ${url}
-("sound" is well, "slow" is slow, "moody" fails and throttles now and then). Paste into another terminal:
+("sound" is well, "slow" is slow, "moody" fails and throttles now and then).
+
+Live status page: ${url}/dashboard   (in a browser; it opens with the key ${KEY})
+
+Paste into another terminal:
 
 curl ${url}/v1/chat/completions \\
   -H "Authorization: Bearer ${KEY}" -H "Content-Type: application/json" \\
@@ -169,7 +173,7 @@ curl ${url}/v1/chat/completions \\
   -H "Authorization: Bearer ${token}" -H "Content-Type: application/json" \\
   -d '{"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}'
 
-The key ${KEY} is an admin's: it opens ${url}/dashboard. ${USER_KEY} is not, and does not see what ${KEY} has stored.
+The key ${KEY} is an admin's; ${USER_KEY} is not, opens no status page, and does not see what ${KEY} has stored.
 Also there: gpt-35-turbo-instruct (completions), gpt-image-1, gpt-4o-mini-tts, gpt-4o-transcribe, gpt-realtime,
 gpt-6-luna (decisions), claude-sonnet-5 (/v1/messages); ${url}/metrics
 

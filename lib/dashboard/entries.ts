@@ -1,6 +1,6 @@
 // Entries of the live status page: requests, attempts, changes of state, and how backends stand. Names no endpoint, no
 // address of a client and no secret. Fields are named as in the log line.
-import type { OutcomeLabel } from '../forward/outcome.ts'
+import type { OutcomeLabel } from '../forward/outcome-label.ts'
 
 /** A finished request; fields as in the log line (deploy/reference.md, "The log line"). */
 export interface RequestEntry {
@@ -110,6 +110,17 @@ export interface ProxyEntry {
   readonly reload_failed: { readonly time_ms: number; readonly problem: string } | null
   /** Epoch milliseconds at which the listener's certificate ends; null: plain HTTP. */
   readonly certificate_ends_ms: number | null
+  /** Other certificates that end within two weeks, or have ended. */
+  readonly certificates: readonly CertificateEntry[]
+}
+
+/** The end of a certificate: the listener's own, of a file that the config names, or shown by a backend. */
+export interface CertificateEntry {
+  /** `listener`, `egress.ca`, `NAME tls.cert`, or a host. */
+  readonly cert: string
+  readonly kind: 'listener' | 'file' | 'backend'
+  /** Epoch milliseconds. */
+  readonly ends_ms: number
 }
 
 /** One key's limit, and how much of it is used. */

@@ -1,5 +1,5 @@
 // Several processes' snapshots as one: counts are added, of requests and changes the newest stay. Pure.
-import type { BackendState, ProxyEntry, Sequenced } from './entries.ts'
+import type { BackendState, CertificateEntry, ProxyEntry, Sequenced } from './entries.ts'
 import { type BackendCounts, MAX_CHANGES, MAX_REQUESTS, type SparseSteps, type StatusSnapshot } from './status.ts'
 import { addStep, emptyStep, type MutableStep, STEPS } from './window.ts'
 
@@ -20,6 +20,16 @@ function newest<T>(values: readonly (T | null)[], timeOf: (value: T) => number):
   return values.reduce((a, b) => (a === null || (b !== null && timeOf(b) > timeOf(a)) ? b : a), null)
 }
 
+/** What one process has met last is the newer certificate. */
+function mergeCertificates(proxies: readonly ProxyEntry[]): ProxyEntry['certificates'] {
+  const byName = new Map<string, CertificateEntry>()
+  for (const entry of proxies.flatMap(({ certificates }) => certificates)) {
+    const known = byName.get(entry.cert)
+    if (known === undefined || known.ends_ms < entry.ends_ms) byName.set(entry.cert, entry)
+  }
+  return [...byName.values()]
+}
+
 /** Workers hear of a reload one after the other: the newest word counts. */
 function mergeProxies(proxies: readonly ProxyEntry[]): ProxyEntry {
   const [first] = proxies
@@ -36,6 +46,7 @@ function mergeProxies(proxies: readonly ProxyEntry[]): ProxyEntry {
       proxies.map(({ reload_failed }) => reload_failed),
       ({ time_ms }) => time_ms,
     ),
+    certificates: mergeCertificates(proxies),
   }
 }
 

@@ -80,7 +80,14 @@ export interface StatusOptions {
   readonly proxy?: () => Omit<ProxyEntry, 'started_ms' | 'workers'>
 }
 
-const UNNAMED = { host: '', version: '', reloaded_ms: null, reload_failed: null, certificate_ends_ms: null }
+const UNNAMED = {
+  host: '',
+  version: '',
+  reloaded_ms: null,
+  reload_failed: null,
+  certificate_ends_ms: null,
+  certificates: [],
+}
 
 /** The last `max` entries, and how many there were. */
 interface Recent<T> {

@@ -4,7 +4,8 @@ import type { HealthRegistry } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { Exchange } from '../request-context.ts'
 import type { ResponseValues } from './headers.ts'
-import type { Outcome, OutcomeLabel } from './outcome.ts'
+import type { Outcome } from './outcome.ts'
+import type { OutcomeLabel } from './outcome-label.ts'
 import type { ForwardRequest, RelayResult, UpstreamResponse } from './upstream.ts'
 
 /** Seen by logs and metrics, once an attempt. */

@@ -18,6 +18,7 @@ import {
 import { DEFAULT_THROTTLE_MS, type HeaderValues, namedWaitMs, throttleWaitMs } from '../azure/waits.ts'
 import type { Blame, EjectReason } from '../balancer/health.ts'
 import type { CancelReason } from '../request-context.ts'
+import type { OutcomeLabel } from './outcome-label.ts'
 
 export type Outcome =
   /** The response is the client's, good or bad. */
@@ -266,18 +267,6 @@ export function isPresentable(outcome: Outcome, status: number): boolean {
       return outcome.kind !== 'misdirected'
   }
 }
-
-/** The short name for logs and metrics; a closed set. */
-export type OutcomeLabel =
-  | 'served'
-  | 'throttled'
-  | 'failed'
-  | 'timeout'
-  | 'misconfigured'
-  | 'unsupported'
-  | 'shortage'
-  | 'cut'
-  | 'cancelled'
 
 /** The label of an outcome. A 408 counts as a timeout, state held elsewhere as served: the backend did its part. */
 export function labelOf(outcome: Outcome): OutcomeLabel {

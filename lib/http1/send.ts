@@ -1,7 +1,7 @@
 // The one entrance to this folder: `send` puts a request on a connection of the agents and brings its response to a
 // handler. Why there is a client of our own, and what it must hold: README.md beside this file.
 
-import type { OnReadOpts } from 'node:net'
+import type { OnReadOpts, Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import type { Clock } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
@@ -77,6 +77,8 @@ export interface TransportOptions {
   readonly lookupPlaces?: number | undefined
   /** Said once when a proxy fails for all that lies behind it, and once when it works again. */
   readonly onEgress?: ((change: EgressChange) => void) | undefined
+  /** Sees every new connection to an endpoint, TLS included: for what its certificate says. */
+  readonly onConnected?: ((endpoint: Endpoint, socket: Socket) => void) | undefined
 }
 
 /** Where nobody says how long connecting may take. */
@@ -126,6 +128,8 @@ function onreadFor(reader: Reader, buffer: Buffer): OnReadOpts {
   }
 }
 
+const NOTHING = (): void => undefined
+
 const NO_LOOKUP: Lookup = (hostname, done) => done(null, [hostname])
 
 /** Gives the agent's side of a connection to a host, made once per host. */
@@ -147,6 +151,7 @@ function createOwners(): (agent: ConnectionAgent, host: Host) => ConnectionOwner
 interface ConnectionDeps {
   readonly agents: AgentPair
   readonly ownerOf: (agent: ConnectionAgent, host: Host) => ConnectionOwner
+  readonly onConnected: (endpoint: Endpoint, socket: Socket) => void
   readonly lowerCase: LowerCaseName
   /** For the bytes of every socket: each callback reads them out before the next read. */
   readonly readBuffer: Buffer
@@ -155,7 +160,7 @@ interface ConnectionDeps {
 
 /** Makes a connection and sends the request on it; until then the request waits here. */
 function sendFresh(
-  { agents, ownerOf, lowerCase, readBuffer, turns }: ConnectionDeps,
+  { agents, ownerOf, onConnected, lowerCase, readBuffer, turns }: ConnectionDeps,
   endpoint: Endpoint,
   bytes: RequestBytes,
   connectMs: number,
@@ -181,6 +186,7 @@ function sendFresh(
       const connection = new Connection(socket, ownerOf(agent, host), lowerCase, joins)
       reader.connection = connection
       keeper.add(connection)
+      onConnected(endpoint, socket)
       // A tunnel was paused when its proxy had answered.
       if (!readsThere) socket.on('data', connection.onRead).resume()
       const request = waiting
@@ -237,7 +243,7 @@ function throughProxy(
 }
 
 export function createTransport(clock: Clock, options: TransportOptions = {}): Transport {
-  const { maxAgeMs = () => Number.POSITIVE_INFINITY, makeSocket, onEgress = () => undefined } = options
+  const { maxAgeMs = () => Number.POSITIVE_INFINITY, makeSocket, onEgress = NOTHING, onConnected = NOTHING } = options
   const lowerCase = createLowerCaseNames()
   const lookup = options.lookup ?? (makeSocket === undefined ? undefined : NO_LOOKUP)
   const egress = createEgressWatch(clock, onEgress)
@@ -249,7 +255,14 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
   // One buffer for all. A buffer made for each read (64 KB, cut to size) and its way through a stream cost 4 µs an
   // event of an open stream.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
-  const deps: ConnectionDeps = { agents, ownerOf: createOwners(), lowerCase, readBuffer, turns: new TurnReads() }
+  const deps: ConnectionDeps = {
+    agents,
+    ownerOf: createOwners(),
+    onConnected,
+    lowerCase,
+    readBuffer,
+    turns: new TurnReads(),
+  }
 
   return {
     send(wire, body, { fresh, maySwitch = false, closes = false, connectMs = CONNECT_MS }, handler) {

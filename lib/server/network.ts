@@ -1,11 +1,12 @@
 // One proxy's way to the backends: the transport, the exchange with token endpoints and issuers, and log lines about an
 // outbound proxy. A proxy that dies is one line, however many backends lie behind it.
+import type { Socket } from 'node:net'
 import { credentialId } from '../azure/credentials.ts'
 import { createExchange, type Exchange } from '../azure/entra-http.ts'
 import { adviceFor } from '../balancer/advice.ts'
 import type { BackendHealth, HealthChange } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
-import type { Config } from '../config/types.ts'
+import type { Config, Endpoint } from '../config/types.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
 import { createTransport, type EgressChange, type SocketFactory, type Transport } from '../http1/send.ts'
 import type { Log } from '../log.ts'
@@ -25,6 +26,8 @@ export interface NetworkOptions {
 export interface Network {
   readonly transport: Transport
   readonly exchange: Exchange
+  /** What to do with each new connection to an endpoint; set by the proxy that uses this network. */
+  onConnected(listener: (endpoint: Endpoint, socket: Socket) => void): void
   /** What to do once an outbound proxy works again; set by the proxy that uses this network. */
   onWorking(listener: (proxyUrl: string) => void): void
   /**
@@ -40,6 +43,7 @@ export interface Network {
 export function createNetwork(options: NetworkOptions, given?: Transport): Network {
   const { clock, log, config, makeSocket, lookupPlaces } = options
   let working: (proxyUrl: string) => void = () => undefined
+  let connected: (endpoint: Endpoint, socket: Socket) => void = () => undefined
   const onEgress = ({ kind, proxy, words }: EgressChange): void => {
     if (kind === 'failing') {
       const todo = adviceFor('egress_refused', words)
@@ -50,12 +54,23 @@ export function createNetwork(options: NetworkOptions, given?: Transport): Netwo
     }
   }
   const maxAgeMs = (): number => config().retry.connectionMaxAgeMs
-  const transport = given ?? createTransport(clock, { maxAgeMs, makeSocket, lookupPlaces, onEgress })
+  const transport =
+    given ??
+    createTransport(clock, {
+      maxAgeMs,
+      makeSocket,
+      lookupPlaces,
+      onEgress,
+      onConnected: (endpoint, socket) => connected(endpoint, socket),
+    })
   /** Those that went out with their proxy, until they are back. */
   const cutOff = new Set<string>()
   return {
     transport,
     exchange: createExchange(transport, () => config().egress),
+    onConnected(listener) {
+      connected = listener
+    },
     onWorking(listener) {
       working = listener
     },

@@ -12,6 +12,7 @@ import type { ProcessState, StateUpdate } from '../workers/messages.ts'
 import { replicateState } from '../workers/sharing.ts'
 import { logFinished } from './access-log.ts'
 import { type App, createApp } from './app.ts'
+import { type Certificates, createCertificates, endingCertificates } from './certificates.ts'
 import { createDropLog } from './drop-log.ts'
 import { createHealthLog, logLackChange } from './health-log.ts'
 import { createKeyExpiryWatch, endingKeys } from './key-expiry.ts'
@@ -102,10 +103,11 @@ interface WiredState {
   readonly health: HealthRegistry
   readonly shared: SharedState
   readonly self: SelfWatch
+  readonly certificates: Certificates
 }
 
 /** What serves requests of the state and reports of it: HTTP, metrics, status page. */
-function wireFront(options: ProxyOptions, { current, network, health, shared, self }: WiredState) {
+function wireFront(options: ProxyOptions, { current, network, health, shared, self, certificates }: WiredState) {
   const { version, clock, log, random, processFigures } = options
   let finished = 0
   const tracer = createTracer({
@@ -138,6 +140,7 @@ function wireFront(options: ProxyOptions, { current, network, health, shared, se
     runtime: current,
     app: () => app,
     self: self.describe,
+    certificates: () => certificates.all().values(),
     processFigures,
   })
   const state = (): ProcessState => ({ metrics: measure.state(), status: dashboard.snapshot() })
@@ -155,7 +158,7 @@ function wireFront(options: ProxyOptions, { current, network, health, shared, se
       shared.unsupported
         .of(id)
         .map(({ what, apiVersion, wrong }) => ({ what: `${what} at api_version ${apiVersion}`, wrong })),
-    proxy: self.describe,
+    proxy: () => ({ ...self.describe(), certificates: endingCertificates(certificates, clock.epochMs()) }),
   })
   return { tracer, app, measure, dashboard, state, finished: () => finished }
 }
@@ -188,7 +191,14 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined }) {
   )
   hold.runtime = createRuntime(config, shared)
   const self = createSelfWatch(clock, { host, version, tls })
-  const front = wireFront(options, { current, network, health, shared, self })
+  const certificates = createCertificates({
+    clock,
+    log,
+    config: () => current().config,
+    listenerEndsMs: () => self.describe().certificate_ends_ms,
+  })
+  network.onConnected(certificates.met)
+  const front = wireFront(options, { current, network, health, shared, self, certificates })
   const healthLog = createHealthLog({ clock, log, runtime: current })
   health.onChange((change: HealthChange) => {
     healthLog.changed(change, network.follow(change, current()))
@@ -198,16 +208,27 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined }) {
   options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
   shared.unsupported.onChange(change => logLackChange(log, change, current()))
   const probes = makeProbes(shared, current, self, shortages)
-  return { current, network, shared, self, healthLog, probes, ...front }
+  return { current, network, shared, self, certificates, healthLog, probes, ...front }
 }
 
 export function createProxy(options: ProxyOptions): ProxyServer {
   const { config, clock, log, tls, shareWith, maxConnections } = options
   const hold: Parameters<typeof wire>[1] = { runtime: undefined }
-  const { current, network, shared, self, healthLog, probes, app, measure, state, finished, dashboard, tracer } = wire(
-    options,
-    hold,
-  )
+  const {
+    current,
+    network,
+    shared,
+    self,
+    certificates,
+    healthLog,
+    probes,
+    app,
+    measure,
+    state,
+    finished,
+    dashboard,
+    tracer,
+  } = wire(options, hold)
   const listener = createListener({
     tls,
     onRequest: app.handle,
@@ -219,7 +240,7 @@ export function createProxy(options: ProxyOptions): ProxyServer {
   const keyExpiry = createKeyExpiryWatch(clock, log, () => current().config.auth.keys)
   const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
   /** Of several processes one alone: it speaks for all. */
-  const watchers = [probes, keyExpiry, healthLog]
+  const watchers = [probes, keyExpiry, certificates, healthLog]
   const startWatching = (): void => watchers.forEach(watcher => void watcher.start())
 
   return {

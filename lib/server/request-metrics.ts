@@ -3,9 +3,9 @@ import { adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { isEjected, throttledForMs } from '../balancer/health.ts'
 import type { Clock } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
-import type { ProxyEntry } from '../dashboard/entries.ts'
+import type { CertificateEntry, ProxyEntry } from '../dashboard/entries.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
-import type { OutcomeLabel } from '../forward/outcome.ts'
+import type { OutcomeLabel } from '../forward/outcome-label.ts'
 import { createMetrics, type Metrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import { mayUse, type Runtime, type SharedState } from '../runtime.ts'
@@ -31,7 +31,9 @@ export interface RequestMetricsDeps {
   runtime(): Runtime
   app(): App
   /** What the proxy knows of itself. */
-  self(): Pick<ProxyEntry, 'reload_failed' | 'certificate_ends_ms'>
+  self(): Pick<ProxyEntry, 'reload_failed'>
+  /** Every certificate whose end is known. */
+  certificates(): Iterable<CertificateEntry>
   processFigures: (() => ProcessFigures) | undefined
 }
 
@@ -174,7 +176,7 @@ function setBackendGauges(metrics: Metrics, { pools, shared }: Runtime, clock: C
 /** Sets what the proxy knows of its config, its requests in progress and itself. */
 function setProxyGauges(
   metrics: Metrics,
-  { clock, version, shared, runtime, app, self }: Omit<RequestMetricsDeps, 'processFigures'>,
+  { clock, version, shared, runtime, app, self, certificates }: Omit<RequestMetricsDeps, 'processFigures'>,
 ): void {
   for (const [key, endsS] of expiryByName(runtime().config.auth.keys, clock.epochMs())) {
     metrics.set('proxy_key_expiry_timestamp_seconds', [key], endsS)
@@ -182,10 +184,10 @@ function setProxyGauges(
   metrics.set('proxy_open_streams', [], app().openStreams())
   metrics.set('proxy_requests_in_flight', [], app().inFlight())
   metrics.set('proxy_buffered_bytes', [], shared.bodyBudget.heldBytes())
-  const { reload_failed: failed, certificate_ends_ms: certificateEndsMs } = self()
+  const { reload_failed: failed } = self()
   metrics.set('proxy_config_last_reload_successful', [], failed === null ? 1 : 0)
-  if (certificateEndsMs !== null) {
-    metrics.set('proxy_certificate_expiry_timestamp_seconds', ['listener'], Math.round(certificateEndsMs / 1000))
+  for (const { cert, ends_ms } of certificates()) {
+    metrics.set('proxy_certificate_expiry_timestamp_seconds', [cert], Math.round(ends_ms / 1000))
   }
   metrics.set('proxy_build_info', [version], 1)
   metrics.set('proxy_workers', [], 1)

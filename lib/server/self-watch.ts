@@ -1,8 +1,8 @@
 // The proxy's knowledge of itself, for the status page and alerts: name, last reload, end of the certificate, and the
 // deployments that a probe has reached.
-import { X509Certificate } from 'node:crypto'
 import type { Clock } from '../clock.ts'
 import type { ProxyEntry } from '../dashboard/entries.ts'
+import { certificateEndMs } from './certificates.ts'
 import type { TlsFiles } from './listener.ts'
 
 /** Deployments remembered as probed; more than any config has. */
@@ -15,18 +15,12 @@ export interface SelfWatch {
   reloadFailed(problem: string): void
   probed(deployment: string): void
   wasProbed(deployment: string): boolean
-  describe(): Omit<ProxyEntry, 'started_ms' | 'workers'>
+  describe(): Omit<ProxyEntry, 'started_ms' | 'workers' | 'certificates'>
 }
 
 /** Epoch milliseconds; null where there is no certificate, or none that says it. */
 function endOf(tls: TlsFiles | undefined): number | null {
-  if (tls === undefined) return null
-  try {
-    const endsMs = Date.parse(new X509Certificate(tls.cert).validTo)
-    return Number.isNaN(endsMs) ? null : endsMs
-  } catch {
-    return null
-  }
+  return (tls === undefined ? undefined : certificateEndMs(tls.cert)) ?? null
 }
 
 /** @param tls the listener's certificate at the start */

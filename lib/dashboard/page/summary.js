@@ -82,6 +82,18 @@ function notices({ proxy, keys_ending, backends }) {
         : noticeLine('throttled', say('notice_certificate', { time })),
     )
   }
+  for (const { cert, kind, ends_ms } of proxy.certificates.slice(0, MAX_OUT_LINES)) {
+    const over = ends_ms <= now()
+    const words =
+      kind === 'backend'
+        ? over
+          ? 'backend_certificate_over'
+          : 'backend_certificate'
+        : over
+          ? 'file_certificate_over'
+          : 'file_certificate'
+    lines.push(noticeLine(over ? 'ejected' : 'throttled', say(words, { cert, time: moment(ends_ms) })))
+  }
   for (const { key, ends_ms } of keys_ending.slice(0, MAX_OUT_LINES))
     lines.push(noticeLine('throttled', say(ends_ms > now() ? 'key_ends' : 'key_ended', { key, time: moment(ends_ms) })))
   return lines
