@@ -1,6 +1,6 @@
 // The program as one CommonJS file, and as the blob that a Node runtime takes in ("single executable application").
 import { execFile } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { type BuildOptions, build } from 'esbuild'
@@ -78,7 +78,7 @@ export function bundleForLauncher(root: string, outfile: string): Promise<Bundle
  * @param node a runtime of this machine of the version the executables have
  * @param folder where it may leave its files
  */
-export async function makeBlob(node: string, code: string, folder: string): Promise<Buffer> {
+export async function makeBlob(node: string, code: string, folder: string): Promise<string> {
   writeFileSync(join(folder, BUNDLE), code)
   // Relative paths: the blob holds the name of its source.
   const config = {
@@ -94,5 +94,5 @@ export async function makeBlob(node: string, code: string, folder: string): Prom
       throw new BuildError(`Node could not make the blob: ${error instanceof Error ? error.message : String(error)}`)
     },
   )
-  return readFileSync(join(folder, BLOB))
+  return join(folder, BLOB)
 }

