@@ -249,10 +249,10 @@ for (const dialect of ['chat', 'responses', 'opaque'] as const) {
 
   t.test(`${dialect}: an error is one in all common forms before output`, t => {
     for (const form of ERROR_FORMS) {
-      const { phase, ended, lastError } = watch(dialect, form)
-      t.match(phase(), { kind: 'error', error: { message: 'overloaded' } }, form)
-      t.equal(ended(), true)
-      t.match(lastError(), { message: 'overloaded' })
+      const watcher = watch(dialect, form)
+      t.match(watcher.phase(), { kind: 'error', error: { message: 'overloaded' } }, form)
+      t.equal(watcher.ended(), true)
+      t.match(watcher.lastError(), { message: 'overloaded' })
     }
     for (const form of ['data: {"error":null,"choices":[]}\n\n', 'data: {"error":"","choices":[]}\n\n']) {
       t.not(phaseOf(dialect, form), 'error', form)
