@@ -123,6 +123,13 @@ export function createChecks(deps: ChecksDeps): Checks {
     return members
   }
 
+  /** Whether the config that a request began with has a backend, as it is now. */
+  const has = ({ backends, runtime, process }: Asking, backend: number): boolean => {
+    if (!backends.has(specs[backend]?.name ?? '')) return false
+    const wasAway = plan.events.some(event => event.kind === 'reload' && event.without === backend)
+    return !wasAway || runtime === process.proxy.runtime()
+  }
+
   const availability = (process: Process): readonly boolean[] => {
     const nowMs = engine.nowMs()
     // After a throttle it is let through slowly.
@@ -286,7 +293,7 @@ export function createChecks(deps: ChecksDeps): Checks {
           .backends()
           .of(id)
           .some(({ backend, answer }) => backend === i && answer?.throttleMs === undefined)
-        return idle && !tried && isHosting(candidate, i)
+        return idle && !tried && has(candidate, i) && isHosting(candidate, i)
       })
       if (asking === undefined) {
         idleSinceMs.delete(i)
@@ -314,6 +321,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         other !== asking &&
         other.process === asking.process &&
         other.sentMs < asking.sentMs &&
+        has(other, attempt.backend) &&
         isHosting(other, attempt.backend) &&
         deps
           .backends()
