@@ -70,7 +70,7 @@ const SWEEP_MS = 20
  * A sweep that comes this much late finds that the whole process stood still: a frozen virtual machine, a CPU limit, a
  * debugger. What came in time lies unread in the sockets, since timers run before them.
  */
-const PAUSE_MS = 200
+export const PAUSE_MS = 200
 
 export function createDeadlines(clock: Clock): Deadlines {
   const waiting = createDenseSet<Deadline>()

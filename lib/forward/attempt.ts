@@ -66,7 +66,6 @@ class Try implements ResponseHandler {
   private readonly deps: AttemptDeps
   private readonly fresh: boolean
   private readonly done: (tried: Tried) => void
-  private readonly beganMs: number
   private readonly sent: Sent
   private readonly deadline: Deadline
   private readonly stopWatching: () => void
@@ -79,10 +78,10 @@ class Try implements ResponseHandler {
     this.deps = deps
     this.fresh = how.fresh
     this.done = done
-    this.beganMs = deps.clock.nowMs()
     const { fresh, maySwitch } = how
+    const beganMs = deps.clock.nowMs()
     this.sent = deps.transport.send(wire, body, { fresh, maySwitch, connectMs: timeouts.connectMs }, this)
-    this.deadline = deps.deadlines.add(this.beganMs + timeouts.headersMs, () => this.late())
+    this.deadline = deps.deadlines.add(beganMs + timeouts.headersMs, () => this.late())
     if (!this.sent.connecting) this.pending = 'header_timeout'
     this.stopWatching = cancellation.onCancel(reason =>
       queueMicrotask(() => this.giveUp({ kind: 'cancelled', reason })),
@@ -115,9 +114,14 @@ class Try implements ResponseHandler {
   failed(error: Error, stale: boolean): void {
     if (!this.finishOnce()) return
     // RFC 9112 section 9.3.1: the far side may close an idle connection at any time.
-    const closedBefore = stale && this.deps.clock.nowMs() - this.beganMs <= STALE_MS
+    const closedBefore = stale && this.deps.clock.nowMs() - this.countsFromMs() <= STALE_MS
     if (closedBefore && !this.fresh && !(error instanceof ProtocolError)) this.done({ kind: 'stale_socket' })
     else this.done({ kind: 'no_response', outcome: failureOf(error) })
+  }
+
+  /** When it began, moved by the time for which this process stood still since: as its deadline was. */
+  private countsFromMs(): number {
+    return this.deadline.dueMs - this.plan.timeouts.headersMs
   }
 
   private finishOnce(): boolean {

@@ -1,5 +1,5 @@
 // Responses that are complete and that their client does not read: short ones, which no relay watches over.
-import type { Clock, Timer } from '../clock.ts'
+import { type Clock, PAUSE_MS, type Timer } from '../clock.ts'
 import type { DenseSet, Slotted } from '../dense-set.ts'
 import type { Exchange } from '../request-context.ts'
 
@@ -22,13 +22,24 @@ export function createStallWatch(
   longestMs: () => number,
 ): () => void {
   let timer: Timer | undefined
+  let checkedMs = 0
   const check = (): void => {
+    const nowMs = clock.nowMs()
+    const lateMs = nowMs - checkedMs - CHECK_MS
+    checkedMs = nowMs
     if (live.size() === 0) {
       timer?.cancel()
       timer = undefined
       return
     }
-    const beforeMs = clock.nowMs() - longestMs()
+    if (lateMs > PAUSE_MS) {
+      // This process stood still: what its clients have read meanwhile is only heard of after this timer.
+      live.visit(exchange => {
+        if (exchange.handledMs !== undefined) exchange.handledMs += lateMs
+      })
+      return
+    }
+    const beforeMs = nowMs - longestMs()
     live.visit(({ handledMs, response, record, cancellation }) => {
       if (handledMs === undefined || handledMs > beforeMs) return
       record.error = 'client_stalled'
@@ -37,6 +48,8 @@ export function createStallWatch(
     })
   }
   return () => {
-    timer ??= clock.every(CHECK_MS, check)
+    if (timer !== undefined) return
+    checkedMs = clock.nowMs()
+    timer = clock.every(CHECK_MS, check)
   }
 }

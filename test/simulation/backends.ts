@@ -18,6 +18,8 @@ export interface Attempt {
   /** The backend's index; of a probe or lookup the first one of its resource. */
   readonly backend: number
   readonly process: number
+  /** The process itself: another may have its place by now. */
+  readonly madeBy: Host
   /** When the proxy decided for it; the request goes out when the connection stands. */
   readonly sentMs: number
   /** The connection had brought an answer before. */
@@ -43,12 +45,14 @@ export interface Attempt {
 export interface Backends {
   connect(host: Host, target: string, options: { readonly onread?: net.OnReadOpts | undefined }): net.Socket
   /** A transport whose requests are known from the moment when the proxy decides for them. */
-  watch(process: number, transport: Transport): Transport
+  watch(process: number, madeBy: Host, transport: Transport): Transport
   /** Every attempt so far. */
   readonly attempts: readonly Attempt[]
   of(requestId: string): readonly Attempt[]
   /** Whether something is wrong with a backend at some time in a span, for requests; slow answers are not wrong. */
   troubled(backend: number, fromMs: number, toMs: number): boolean
+  /** Whether a backend gives the proxy a reason to blame it: as `troubled` for requests or probes, less our own faults. */
+  blamable(backend: number, fromMs: number, toMs: number): boolean
   /** As `troubled`, for probes. */
   probeTroubled(backend: number, fromMs: number, toMs: number): boolean
   begin(event: TroubleEvent): void
@@ -157,13 +161,14 @@ export function createBackends(deps: BackendsDeps): Backends {
     return { kind: 'request', requestId, backend: backend === -1 ? first : backend }
   }
 
-  const begin = (process: number, wire: WireRequest, body: readonly Buffer[]): Attempt => {
+  const begin = (process: number, madeBy: Host, wire: WireRequest, body: readonly Buffer[]): Attempt => {
     const host = wire.endpoint.hostname
     const attempt: Attempt = {
       number: attempts.length,
       ...identify(host, wire, body),
       host,
       process,
+      madeBy,
       sentMs: engine.nowMs(),
       reused: false,
       arrivedMs: undefined,
@@ -188,7 +193,11 @@ export function createBackends(deps: BackendsDeps): Backends {
   /** A request head goes out on a connection. */
   const sent = (connection: Connection, text: string): void => {
     const at = text.indexOf('\r\nx-attempt: ')
-    if (at !== -1) connection.attempt = attempts[Number.parseInt(text.slice(at + 13, at + 20), 10)]
+    if (at === -1) return
+    const attempt = attempts[Number.parseInt(text.slice(at + 13, at + 20), 10)]
+    connection.attempt = attempt
+    // It had ended already, and the process, which stood still, has not heard of it.
+    if (attempt !== undefined && connection.ended) attempt.lostMs = engine.nowMs()
   }
 
   const askedOf = (attempt: Attempt, { line, body }: ReadMessage): Asked & { readonly names: string | undefined } => {
@@ -332,11 +341,17 @@ export function createBackends(deps: BackendsDeps): Backends {
   }
 
   /** Troubles that end at the very moment of a request are in its way too. */
-  const meets = (backend: number, fromMs: number, toMs: number, scope: 'requests' | 'probes'): boolean => {
+  const meets = (
+    backend: number,
+    fromMs: number,
+    toMs: number,
+    scope: 'requests' | 'probes',
+    isNone: (trouble: Trouble) => boolean = isHarmless,
+  ): boolean => {
     const host = plan.backends[backend]?.host
     return troubles.some(event => {
       const { trouble } = event
-      if (isHarmless(trouble) || !overlaps(event, fromMs, toMs)) return false
+      if (isNone(trouble) || !overlaps(event, fromMs, toMs)) return false
       if (isOfConnection(trouble) || trouble.kind === 'moved') return plan.backends[event.backend]?.host === host
       if (event.scope !== 'all' && event.scope !== scope) return false
       return event.backend === backend || (scope === 'probes' && plan.backends[event.backend]?.host === host)
@@ -348,6 +363,10 @@ export function createBackends(deps: BackendsDeps): Backends {
     of: requestId => byRequest.get(requestId) ?? [],
     open: () => connections.size,
     troubled: (backend, fromMs, toMs) => meets(backend, fromMs, toMs, 'requests'),
+    blamable: (backend, fromMs, toMs) =>
+      (['requests', 'probes'] as const).some(scope =>
+        meets(backend, fromMs, toMs, scope, trouble => isHarmless(trouble) || trouble.kind === 'own_shortage'),
+      ),
     probeTroubled: (backend, fromMs, toMs) => meets(backend, fromMs, toMs, 'probes'),
     begin({ backend, trouble }) {
       if (trouble.kind !== 'moved' && trouble.kind !== 'restart') return
@@ -361,10 +380,10 @@ export function createBackends(deps: BackendsDeps): Backends {
         }
       }
     },
-    watch: (process, transport) => ({
+    watch: (process, madeBy, transport) => ({
       ...transport,
       send(wire, body, options, handler) {
-        const attempt = begin(process, wire, body)
+        const attempt = begin(process, madeBy, wire, body)
         deps.onSent(attempt)
         const headers = [...wire.headers, 'x-attempt', String(attempt.number)]
         const under = transport.send({ ...wire, headers }, body, options, {

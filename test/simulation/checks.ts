@@ -4,7 +4,7 @@ import { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForM
 import type { Member } from '../../lib/balancer/pool.ts'
 import type { Attempt, Backends } from './backends.ts'
 import type { Asking, Clients } from './clients.ts'
-import type { Engine, Host } from './engine.ts'
+import { type Engine, type Host, pausedMs } from './engine.ts'
 import { eventsOf } from './http-text.ts'
 import type { WorldPlan } from './plan.ts'
 import { type LogLine, memberOf, type Process, type Processes } from './processes.ts'
@@ -162,8 +162,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     )
 
   /** A kept connection that turned out dead soon after the request was written: the request may go out once more. */
-  const isStale = ({ reused, begunMs, lostMs, sentMs }: Attempt): boolean =>
-    reused && begunMs === undefined && lostMs !== undefined && lostMs - sentMs <= STALE_MS
+  const isStale = ({ reused, begunMs, lostMs, sentMs, madeBy }: Attempt): boolean =>
+    reused &&
+    begunMs === undefined &&
+    lostMs !== undefined &&
+    lostMs - sentMs - pausedMs(madeBy, sentMs, lostMs) <= STALE_MS
 
   const checkAbort = (asking: Asking): void => {
     if (asking.process.host.gone || asking.process.host.frozenUntilMs + ABORT_MS > engine.nowMs()) return
@@ -323,6 +326,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         other.sentMs < asking.sentMs &&
         has(other, attempt.backend) &&
         isHosting(other, attempt.backend) &&
+        // Who holds what it names may have to be asked first.
+        ((other.event.form !== 'follow_up' && other.event.form !== 'read') ||
+          deps.backends().of(other.id).length > 0) &&
         deps
           .backends()
           .of(other.id)
@@ -433,6 +439,26 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
     if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return
     violate(6, 'last', `${backend} is put out for one failure (${reason}), and nobody else is in`)
+  }
+
+  /** Invariant 6: nobody is put out without a reason of its own: our shortages and pauses, and others, are none. */
+  const checkSound = (process: Process, backend: string, reason: unknown): void => {
+    const index = specs.findIndex(({ name }) => name === backend)
+    if (index === -1 || reason === 'by_hand' || handEjected.has(index)) return
+    const nowMs = engine.nowMs()
+    const memoryMs = 2 * (settings.timeoutMs + settings.idleTimeoutMs + settings.probeTimeoutMs)
+    const fromMs = nowMs - memoryMs - pausedMs(process.host, nowMs - 2 * memoryMs, nowMs)
+    if (deps.backends().blamable(index, fromMs, nowMs)) return
+    const host = specs[index]?.host
+    const met = deps
+      .backends()
+      .attempts.some(
+        attempt =>
+          attempt.host === host &&
+          attempt.sentMs >= fromMs &&
+          deps.clients().all.get(attempt.requestId)?.event.poison !== undefined,
+      )
+    if (!met) violate(6, 'sound', `p${process.index} puts ${backend} out (${String(reason)}), which was sound`)
   }
 
   /** Invariant 6: two backends have met the same request with its own trouble; it takes neither of them out. */
@@ -548,6 +574,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
       if (!/^backend ejected(?! by hand)/.test(msg)) return
       checkLast(process, backend, reason)
+      checkSound(process, backend, reason)
       const untilMs = typeof forMs === 'number' ? engine.nowMs() + forMs : Number.POSITIVE_INFINITY
       const before = ejectedLine.get(key)
       // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
@@ -693,7 +720,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         .backends()
         .of(asking.id)
         .filter(attempt => !isStale(attempt))
-      if (line.attempts !== attempts.length && asking.leftMs === undefined) {
+      // The grain with which a process notes its pauses decides what it may send again.
+      const unsure = attempts.length < deps.backends().of(asking.id).length && asking.process.host.pauses.length > 0
+      if (line.attempts !== attempts.length && asking.leftMs === undefined && !unsure) {
         violate(10, 'attempts', `${asking.id} made ${attempts.length} attempts, its line says ${String(line.attempts)}`)
       }
       const { result } = asking

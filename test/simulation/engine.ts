@@ -9,6 +9,8 @@ import type { Clock, Timer } from '../../lib/clock.ts'
 export interface Host {
   readonly name: string
   frozenUntilMs: number
+  /** Every time that it stood still. */
+  readonly pauses: { readonly fromMs: number; readonly untilMs: number }[]
   /** It was killed: what it still had to do does not happen. */
   gone: boolean
   /** Timers that are set and have neither fired nor been cancelled. */
@@ -18,7 +20,15 @@ export interface Host {
 }
 
 export function createHost(name: string): Host {
-  return { name, frozenUntilMs: 0, gone: false, timers: 0, deaths: new Set() }
+  return { name, frozenUntilMs: 0, pauses: [], gone: false, timers: 0, deaths: new Set() }
+}
+
+/** How long a process stood still in a span of time. */
+export function pausedMs({ pauses }: Host, fromMs: number, toMs: number): number {
+  return pauses.reduce((sum, pause) => {
+    const ms = Math.min(pause.untilMs, toMs) - Math.max(pause.fromMs, fromMs)
+    return sum + Math.max(ms, 0)
+  }, 0)
 }
 
 export interface EngineHooks {

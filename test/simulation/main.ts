@@ -1,10 +1,12 @@
 // `make simulate-faults`: runs worlds by seed in as many processes as were asked for, and says which ones fail. The
 // first failing world is shrunk and shown as a trace.
-//   SEEDS=10000      so many worlds, beginning with SEED (1)
+//   SEEDS=10000      so many worlds, beginning with SEED (1): SEED=50001 SEEDS=50000
 //   SEED=42          this world alone, with its whole trace
 //   JOBS=2           processes
 //   ALL=1            demands what not-yet.ts excuses, too
-//   MUTANTS=1        puts each fault of mutants.ts into the product, and demands that it is found
+//   MUTANTS=1        puts each fault of mutants.ts into the product, and demands that it is found; MUTANT=… only those
+//                    with this in their name
+//   BRIEF=1          ends at the first failing world, and says no more of it than its seed and its check
 import { fork } from 'node:child_process'
 import process from 'node:process'
 import { fileURLToPath } from 'node:url'
@@ -16,8 +18,9 @@ import { type ConfigMaker, createConfigMaker } from './processes.ts'
 import { shrink } from './shrink.ts'
 import { runWorld } from './world.ts'
 
-/** Worlds that a process is given at a time. */
+/** Worlds that a process is given at a time; fewer where the first failing one ends the run. */
 const BATCH = 50
+const BRIEF_BATCH = 10
 const MAX_SHOWN_LINES = 400
 
 /** Worlds are short and many: feedback from the first call on, and no stacks that nobody reads, save a fifth. */
@@ -39,6 +42,7 @@ interface BatchResult {
 
 /** With ALL=1 nothing is excused. */
 const ALL = process.env.ALL === '1'
+const BRIEF = process.env.BRIEF === '1'
 const demanded = (violation: Violation): boolean => ALL || isDemanded(violation)
 const planOf = (seed: number): WorldPlan => drawPlan(seed, event => ALL || isLetIn(event))
 
@@ -96,7 +100,7 @@ function runAll(
     let next = from
     let open = 0
     const give = (child: ReturnType<typeof fork>): void => {
-      const size = Math.min(BATCH, from + count - next)
+      const size = Math.min(BRIEF ? BRIEF_BATCH : BATCH, from + count - next)
       if (size <= 0 || isEnough(found)) {
         child.disconnect()
         if (--open === 0) resolve({ ...sum, found })
@@ -136,8 +140,13 @@ async function showWorld(seed: number, configOf: ConfigMaker): Promise<readonly 
   return result.violations
 }
 
-async function explain({ seed, violation }: Found, configOf: ConfigMaker): Promise<void> {
-  say(`\nseed ${seed} violates invariant ${violation.invariant} (${violation.check}): ${violation.text}`)
+function headline({ seed, violation: { invariant, check, text } }: Found): string {
+  return `seed ${seed} violates invariant ${invariant} (${check}): ${text}`
+}
+
+async function explain(found: Found, configOf: ConfigMaker): Promise<void> {
+  const { seed, violation } = found
+  say(`\n${headline(found)}`)
   const small = await shrink(planOf(seed), violation, configOf)
   const { trace } = await runWorld(small, { configOf, traced: true })
   say(`shrunk to ${small.events.length} events; ${small.backends.length} backends, ${JSON.stringify(small.settings)}`)
@@ -166,7 +175,9 @@ async function main(): Promise<number> {
   const jobs = given(JOBS) ?? 2
   const from = given(SEED) ?? 1
   const count = given(SEEDS)
-  if (MUTANTS === '1') return (await runMutants({ seeds: count ?? 10_000, say })) ? 0 : 1
+  if (MUTANTS === '1') {
+    return (await runMutants({ seeds: count ?? 10_000, only: process.env.MUTANT ?? '', say })) ? 0 : 1
+  }
   const configOf = createConfigMaker()
   if (count === undefined && given(SEED) !== undefined) {
     return (await showWorld(from, configOf)).some(demanded) ? 1 : 0
@@ -179,7 +190,8 @@ async function main(): Promise<number> {
   const each = (run.cpuMs / run.worlds).toFixed(1)
   say(`${run.worlds} worlds, ${run.requests} requests, ${seconds} s, ${each} ms of CPU a world; ${failing.length} fail`)
   const [first] = failing
-  if (first !== undefined) await explain(first, configOf)
+  if (first !== undefined && BRIEF) say(headline(first))
+  else if (first !== undefined) await explain(first, configOf)
   return first === undefined ? 0 : 1
 }
 

@@ -195,8 +195,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'a client that leaves while the body of an answer is read is still served',
     file: 'lib/forward/body-reading.ts',
-    text: "queueMicrotask(() => lose({ kind: 'cancelled', reason }))",
-    replacement: 'void reason',
+    text: "queueMicrotask(() => this.lose({ kind: 'cancelled', reason })))",
+    replacement: 'void reason)',
   },
   {
     name: 'a client that leaves during a stream leaves the upstream behind',
@@ -221,6 +221,102 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'lib/body/take.ts',
     text: '  release(bytes) {\n      held -= bytes',
     replacement: '  release(bytes) {\n      held -= bytes / 2',
+  },
+  {
+    name: 'who cannot use what is free blocks those behind it',
+    file: 'lib/balancer/wait-queue.ts',
+    text: '    look(waiter, nowMs)\n  }\n}',
+    replacement: '    look(waiter, nowMs)\n    if (line.waiters.includes(waiter)) break\n  }\n}',
+  },
+  {
+    name: 'capacity that appears wakes nobody',
+    file: 'lib/balancer/wait-queue.ts',
+    text: 'stopListening ??= health.onCapacity(onCapacity)',
+    replacement: 'stopListening ??= () => onCapacity',
+  },
+  {
+    name: 'those who arrive later overtake those who wait',
+    file: 'lib/forward/forward.ts',
+    text: 'if (limits.maxWaitMs > 0 && waitQueue.waiting(pool) > 0) waitQueue.serve(pool)',
+    replacement: '',
+  },
+  {
+    name: 'a connection that was never made is an attempt',
+    file: 'lib/forward/forward.ts',
+    text: 'if (reachedBackend(outcome) && !isSearch && !afterWait) way.counted++',
+    replacement: 'if (!isSearch && !afterWait) way.counted++',
+  },
+  {
+    name: 'one attempt more than max_attempts',
+    file: 'lib/forward/forward.ts',
+    text: 'while (way.counted < deps.limits.maxAttempts && ',
+    replacement: 'while (way.counted <= deps.limits.maxAttempts && ',
+  },
+  {
+    name: 'a request that was reset after minutes is sent again as on a dead connection',
+    file: 'lib/forward/attempt.ts',
+    text: 'const closedBefore = stale && this.deps.clock.nowMs() - this.countsFromMs() <= STALE_MS',
+    replacement: 'const closedBefore = stale',
+  },
+  {
+    name: "a dead kept connection is the backend's fault",
+    file: 'lib/forward/attempt.ts',
+    text: 'const closedBefore = stale && this.deps.clock.nowMs() - this.countsFromMs() <= STALE_MS',
+    replacement: 'const closedBefore = false',
+  },
+  {
+    name: 'time in which this process stood still counts against its backends',
+    file: 'lib/clock.ts',
+    text: 'if (lateMs > PAUSE_MS) {',
+    replacement: 'if (lateMs > Number.POSITIVE_INFINITY) {',
+  },
+  {
+    name: 'what a client reads while this process stands still counts as a stall',
+    file: 'lib/server/stall-watch.ts',
+    text: 'if (lateMs > PAUSE_MS) {',
+    replacement: 'if (lateMs > Number.POSITIVE_INFINITY) {',
+  },
+  {
+    name: "our own shortage is the backend's fault",
+    file: 'lib/forward/attempt.ts',
+    text: "if (SHORTAGES.has(code)) return { kind: 'shortage', detail: code }",
+    replacement: '',
+  },
+  {
+    name: 'a client that leaves while nothing has come yet is still worked for',
+    file: 'lib/forward/attempt.ts',
+    text: "queueMicrotask(() => this.giveUp({ kind: 'cancelled', reason })),",
+    replacement: 'void reason,',
+  },
+  {
+    name: 'no time limit for headers',
+    file: 'lib/forward/attempt.ts',
+    text: 'deps.deadlines.add(beganMs + timeouts.headersMs, () => this.late())',
+    replacement: 'deps.deadlines.add(beganMs + 1e9 + timeouts.headersMs, () => this.late())',
+  },
+  {
+    name: 'a timeout blames one that has answered others meanwhile',
+    file: 'lib/balancer/health-lease.ts',
+    text: 'if (timeout && health.lastAnsweredMs >= this.beganMs) return\n',
+    replacement: '',
+  },
+  {
+    name: 'what a server names is cut to recovery',
+    file: 'lib/balancer/health-requests.ts',
+    text: 'const untilMs = nowMs + (event.holdMs ?? settings.recoveryMs)',
+    replacement: 'const untilMs = nowMs + settings.recoveryMs',
+  },
+  {
+    name: 'a row of marks is never broken',
+    file: 'lib/balancer/health-requests.ts',
+    text: 'return state.marks === 0 ? lifted : { ...lifted, marks: 0 }',
+    replacement: 'return lifted',
+  },
+  {
+    name: 'an answer of before the trouble brings back',
+    file: 'lib/balancer/health-requests.ts',
+    text: 'return since >= trouble.failedSequence',
+    replacement: 'return since >= 0',
   },
 ]
 
@@ -250,33 +346,45 @@ function buildMutant(folder: string, { file, text, replacement }: Mutant): void 
 export interface MutantsOptions {
   /** Each must be found within so many worlds. */
   readonly seeds: number
+  /** Only mutants with this in their name. */
+  readonly only: string
   say(text: string): void
 }
 
-/** Runs the simulation over each mutant. @returns whether all were found */
-export async function runMutants({ seeds, say }: MutantsOptions): Promise<boolean> {
-  const stray = strayMutants()
-  for (const name of stray) say(`does not apply any more: ${name}`)
-  let missed = stray.length
-  for (const mutant of MUTANTS) {
-    if (stray.includes(mutant.name)) continue
-    const folder = fs.mkdtempSync(path.join(ROOT, 'dist/mutant-'))
-    try {
-      buildMutant(folder, mutant)
-      const main = path.join(
-        folder,
-        path.relative(path.join(ROOT, 'dist'), fileURLToPath(new URL('main.js', import.meta.url))),
-      )
-      const env = { ...process.env, MUTANTS: '', SEED: '', SEEDS: String(seeds) }
-      const run = spawnSync(process.execPath, [main], { env, encoding: 'utf8', maxBuffer: 1 << 26 })
-      const found = /^seed (\d+) violates (.*)$/m.exec(run.stdout)
-      if (found === null) missed++
-      const why = run.status === 0 ? 'not found' : `ended with ${run.status}: ${run.stderr.slice(0, 400)}`
-      say(found === null ? `NOT FOUND (${why}): ${mutant.name}` : `${mutant.name}: seed ${found[1]}, ${found[2]}`)
-    } finally {
-      fs.rmSync(folder, { recursive: true, force: true })
-    }
+interface Finding {
+  readonly seed: number
+  /** Invariant and check. */
+  readonly by: string
+}
+
+/** Runs worlds of a mutant up to the first that fails. */
+function findMutant(mutant: Mutant, seeds: number): Finding | string {
+  const folder = fs.mkdtempSync(path.join(ROOT, 'dist/mutant-'))
+  try {
+    buildMutant(folder, mutant)
+    const here = path.relative(path.join(ROOT, 'dist'), fileURLToPath(new URL('main.js', import.meta.url)))
+    const env = { ...process.env, MUTANTS: '', BRIEF: '1', SEED: '', SEEDS: String(seeds) }
+    const run = spawnSync(process.execPath, [path.join(folder, here)], { env, encoding: 'utf8', maxBuffer: 1 << 26 })
+    const found = /^seed (\d+) violates (invariant \d+ \([^)]*\))/m.exec(run.stdout)
+    if (found !== null) return { seed: Number(found[1]), by: found[2] ?? '' }
+    return run.status === 0 ? 'not found' : `ended with ${run.status}: ${run.stderr.slice(0, 400)}`
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
   }
-  say(`${MUTANTS.length - missed} of ${MUTANTS.length} mutants found`)
+}
+
+/** Runs the simulation over each mutant, and says in a table what found it. @returns whether all were found */
+export async function runMutants({ seeds, only, say }: MutantsOptions): Promise<boolean> {
+  const stray = strayMutants()
+  const chosen = MUTANTS.filter(({ name }) => name.includes(only))
+  let missed = 0
+  say('   seed  found by                        mutant')
+  for (const mutant of chosen) {
+    const found = stray.includes(mutant.name) ? 'does not apply any more' : findMutant(mutant, seeds)
+    if (typeof found === 'string') missed++
+    const [seed, by] = typeof found === 'string' ? ['-', found.toUpperCase()] : [String(found.seed), found.by]
+    say(`${seed.padStart(7)}  ${by.padEnd(30)}  ${mutant.name}`)
+  }
+  say(`${chosen.length - missed} of ${chosen.length} mutants found within ${seeds} worlds`)
   return missed === 0
 }

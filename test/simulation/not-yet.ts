@@ -18,7 +18,7 @@ export function isDemanded({ invariant, check }: Violation): boolean {
 }
 
 /** Kinds of events that worlds of the gate do without. */
-const LEFT_OUT: ReadonlySet<string> = new Set(['freeze'])
+const LEFT_OUT: ReadonlySet<string> = new Set()
 
 /** Whether an event may happen in a world. */
 export function isLetIn({ kind }: PlanEvent): boolean {

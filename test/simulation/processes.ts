@@ -171,11 +171,17 @@ function createProcess(
     random: seededRandom(plan.seed * 31 + number),
     log,
     tokenAuthorizer: NO_TOKENS,
-    transport: backends().watch(slot, transport),
+    transport: backends().watch(slot, host, transport),
     ...among,
   })
   const process: Process = { index: slot, host, proxy, lines }
   return process
+}
+
+function freeze(host: Host, nowMs: number, forMs: number): void {
+  const untilMs = Math.max(host.frozenUntilMs, nowMs + forMs)
+  host.pauses.push({ fromMs: Math.max(host.frozenUntilMs, nowMs), untilMs })
+  host.frozenUntilMs = untilMs
 }
 
 /** Several processes: the real supervisor in a primary of its own, its workers, and messages that take their time. */
@@ -296,8 +302,7 @@ function createWorkers(deps: ProcessesDeps): Processes {
       exits.get(host)?.()
     },
     freeze(slot, forMs) {
-      const host = all[slot]?.host ?? primary
-      host.frozenUntilMs = engine.nowMs() + forMs
+      freeze(all[slot]?.host ?? primary, engine.nowMs(), forMs)
     },
     shutdown: () => supervisor.shutdown(GRACE_MS),
   }
@@ -313,9 +318,7 @@ function createSingle(deps: ProcessesDeps): Processes {
     ever: [process],
     reload: without => process.proxy.reload(configOf(plan, without), undefined),
     kill: () => undefined,
-    freeze(_, forMs) {
-      process.host.frozenUntilMs = engine.nowMs() + forMs
-    },
+    freeze: (_, forMs) => freeze(process.host, engine.nowMs(), forMs),
     shutdown: () => process.proxy.shutdown(GRACE_MS),
   }
 }
