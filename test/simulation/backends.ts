@@ -51,7 +51,7 @@ export interface Backends {
   of(requestId: string): readonly Attempt[]
   /** Whether something is wrong with a backend at some time in a span, for requests; slow answers are not wrong. */
   troubled(backend: number, fromMs: number, toMs: number): boolean
-  /** Whether a backend gives the proxy a reason to blame it: as `troubled` for requests or probes, less our own faults. */
+  /** Whether the proxy has a reason to blame a backend: as `troubled` for requests or probes, less our own faults. */
   blamable(backend: number, fromMs: number, toMs: number): boolean
   /** As `troubled`, for probes. */
   probeTroubled(backend: number, fromMs: number, toMs: number): boolean
