@@ -78,7 +78,7 @@ t.test('it starts again and again, with whatever lies in the compile cache, and 
   t.same(await run(folder, ['--version']), sound, 'no folder can be made')
 })
 
-t.test('a trace names the lines of lib; without the source map, those of the bundle', async t => {
+t.test('a trace names the lines of the bundle; where source maps are asked for, those of lib', async t => {
   const folder = installed(t)
   const preload = join(folder, 'no-server.cjs')
   writeFileSync(preload, 'require("node:http").createServer = () => { throw new Error("no server here") }')
@@ -86,13 +86,16 @@ t.test('a trace names the lines of lib; without the source map, those of the bun
     join(folder, 'config.yaml'),
     'auth: {keys: [{name: a, key: a-key}]}\nmodels: {m: {backends: [{endpoint: "http://127.0.0.1:9", api_key: b}]}}\n',
   )
-  const start = () => run(folder, ['--config', join(folder, 'config.yaml')], ['--require', preload])
-  const mapped = await start()
+  const start = (...flags: readonly string[]) =>
+    run(folder, ['--config', join(folder, 'config.yaml')], [...flags, '--require', preload])
+  const mapped = await start('--enable-source-maps')
   t.equal(mapped.code, 1)
   t.match(mapped.stderr, /Error: no server here\n {4}at .*no-server\.cjs/)
   const [, line] = /at .*createListener \(.*[\\/]lib[\\/]server[\\/]listener\.ts:(\d+):\d+\)/.exec(mapped.stderr) ?? []
   t.match(read('lib/server/listener.ts').split('\n')[Number(line) - 1], 'http.createServer', 'the very line')
 
+  const ofBundle = /no server here\n(?:.*\n)*.*at .*createListener.*proxy\.cjs:\d+:\d+/
+  t.match((await start()).stderr, ofBundle, 'no map is read at a start that nobody asked it of')
   rmSync(join(folder, 'dist/proxy.cjs.map'))
-  t.match((await start()).stderr, /no server here\n(?:.*\n)*.*at .*createListener.*proxy\.cjs:\d+:\d+/)
+  t.match((await start('--enable-source-maps')).stderr, ofBundle, 'the map is missing')
 })
