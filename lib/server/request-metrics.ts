@@ -54,7 +54,7 @@ const NONE = 'none'
 /** Models times keys whose series are shown from the start. */
 const MAX_SEEDED_PAIRS = 500
 
-/** Every label of an attempt (forward/outcome.ts). */
+/** Every label of an attempt (forward/outcome-label.ts). */
 const OUTCOME_LABELS: readonly OutcomeLabel[] = [
   'served',
   'throttled',
@@ -62,6 +62,7 @@ const OUTCOME_LABELS: readonly OutcomeLabel[] = [
   'timeout',
   'misconfigured',
   'unsupported',
+  'shortage',
   'cut',
   'cancelled',
 ]

@@ -5,7 +5,7 @@ import { createConfigMaker } from './processes.ts'
 import { runWorld } from './world.ts'
 
 const configOf = createConfigMaker()
-t.setTimeout(110_000)
+t.setTimeout(800_000)
 
 function backend(index: number, more: Partial<BackendPlan> = {}): BackendPlan {
   return {
