@@ -4,7 +4,7 @@
 
 /** Permits that a success after a throttle adds. */
 const STEP = 2
-/** Waiting requests do not ask again sooner after a 429, however short its wait: `Retry-After: 0` would be a loop. */
+/** After a 429 whose wait is none (`Retry-After: 0`) waiting requests do not ask again sooner: it would be a loop. */
 const LEAST_WAIT_MS = 100
 /** A renewed window begins with one request; the others follow on its answer, or when no refusal came for so long. */
 const PILOT_MS = 250
@@ -57,7 +57,7 @@ export class Ramp {
     this.closed = true
     this.permits = 1
     this.throttledMs = nowMs
-    this.untilMs = nowMs + LEAST_WAIT_MS
+    this.untilMs = waitMs < 1 ? nowMs + LEAST_WAIT_MS : nowMs
   }
 
   /** A request begins. @returns its number */

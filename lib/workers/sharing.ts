@@ -29,6 +29,8 @@ export function replicateState(
 ): Sharing {
   let waiting: StateUpdate[] = []
   let changed = new Set<BackendHealth>()
+  /** An operator's last word on a deployment that was sent. */
+  const words = new WeakMap<BackendHealth, number>()
   let taking = false
   let scheduled = false
 
@@ -47,6 +49,15 @@ export function replicateState(
   }
 
   healthRegistry.onVersion(health => {
+    const { hand } = health.state
+    const isWord = hand !== (words.get(health) ?? 0)
+    words.set(health, hand)
+    if (isWord) {
+      // An operator's word is confirmed already: it must not be lost with this process.
+      changed.delete(health)
+      send(healthRegistry.snapshot(health).map((state): StateUpdate => ({ kind: 'health', state })))
+      return
+    }
     changed.add(health)
     schedule()
   })

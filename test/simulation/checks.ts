@@ -272,6 +272,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       ({ id, event, sentMs, wroteMs, result, leftMs, process }) =>
         // Where another process counts, the limits of a key are asked for first.
         (plan.processes === 1 || event.key !== 'limited') &&
+        // … and the resources are asked which of them holds a response that another process has made.
+        (plan.processes === 1 || event.about === undefined || deps.backends().of(id).length > 0) &&
         wroteMs === undefined &&
         result === undefined &&
         leftMs === undefined &&
@@ -434,7 +436,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (attempt.kind !== 'request' || attempt.backend !== index) continue
       const status = attempt.answeredMs === undefined ? 0 : (attempt.answer?.status ?? 0)
       const isError = attempt.answer?.payload.startsWith('{"error"') === true
-      if (status >= 200 && status < 300 && attempt.answer?.whole === true && !isError) row.clear()
+      const isPage = attempt.answer?.payload.startsWith('<') === true
+      if (status >= 200 && status < 300 && attempt.answer?.whole === true && !isError && !isPage) row.clear()
       else row.add(attempt.requestId)
     }
     if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return

@@ -74,6 +74,15 @@ t.test("an operator's later word holds in all processes, though the first had no
   }
 })
 
+t.test("an operator's word outlives the process that it was said to", async t => {
+  const events: readonly PlanEvent[] = [
+    { kind: 'eject', atMs: 1_201, backend: 1, process: 0 },
+    { kind: 'restore', atMs: 1_301, backend: 1, process: 1 },
+    { kind: 'kill', atMs: 1_310, process: 1 },
+  ]
+  await statuses(t, world([backend(0), backend(1)], events, { processes: 2 }))
+})
+
 t.test('several workers whose one deployment admits one a second: nobody waits while it is idle', async t => {
   const admits = { perSecond: 1, burst: 1, form: 'retry-after-ms' } as const
   const requests = Array.from({ length: 24 }, (_, i) => chat(i, 1_000 + 130 * i, { process: i % 2 }))

@@ -426,3 +426,17 @@ t.test('of news that comes twice or late the newest stays', async t => {
     [undefined, undefined],
   )
 })
+
+t.test("an operator's word is sent the moment it is said; what requests see travels in batches", t => {
+  const { all, clock } = workers(1)
+  const [worker] = all
+  if (worker === undefined) throw new Error('there is one worker')
+  worker.health.lease(worker.backend).release({ kind: 'throttled', waitMs: 5_000 })
+  t.same(worker.sent, [])
+  worker.health.eject(worker.backend, undefined)
+  t.match(worker.sent, [{ kind: 'health', state: { phase: 'held', throttle: { epoch: 0 } } }])
+  clock.advance(1_000)
+  worker.health.restore(worker.backend)
+  t.match(worker.sent.at(-1), { kind: 'health', state: { phase: 'in' } })
+  t.end()
+})
