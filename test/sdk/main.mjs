@@ -44,7 +44,13 @@ const SUITES = [
     stages: WITH_KEYS,
   },
   {
-    name: 'agents',
+    name: 'frameworks',
+    versions: pinned('frameworks/requirements.txt'),
+    run: python('frameworks', 'frameworks/frameworks_test.py'),
+    stages: WITH_KEYS,
+  },
+  {
+    name: 'coding agents',
     versions: versionsOf('agents', '@openai/codex', 'opencode-ai', '@anthropic-ai/claude-code'),
     run: node('agents.test.mjs'),
     stages: WITH_KEYS,

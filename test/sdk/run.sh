@@ -24,7 +24,8 @@ if [ "${AGENTS:-1}" != 0 ]; then fetch_npm "$here/agents"; fi
 python=${PYTHON:-python3}
 if command -v "$python" >/dev/null 2>&1; then
   fetch_python "$here"
-  # It wants another version of openai.
+  # They want other versions of openai.
   fetch_python "$here/instructor"
+  fetch_python "$here/frameworks"
 fi
 node "$here/main.mjs" "$@"
