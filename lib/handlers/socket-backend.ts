@@ -1,6 +1,7 @@
 // The backend's side of a session of Responses over WebSocket. The first turn may move to the next backend while
 // nothing of its response has been shown (socket-choice.ts); later turns stay. What passes is read for owners, usage,
 // errors and the ends of turns.
+import type { ByteRange } from '../body/chunk-list.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
 import { type BackendLink, type BackendMessage, createBackendLink } from '../forward/backend-link.ts'
 import type { ClientLink } from '../forward/client-link.ts'
@@ -124,14 +125,15 @@ export class SessionBackend {
     this.#connected?.link.leave()
   }
 
-  #connect({ member, lease, upgraded }: Opened & { kind: 'opened' }, wanted: Wanted): void {
+  #connect({ member, lease, upgraded, leftOut }: Opened & { kind: 'opened' }, wanted: Wanted): void {
     wanted.turn.lease = lease
     this.#connected = { member, pool: wanted.pool, link: this.#linkTo(upgraded) }
     this.#connected.link.resume()
-    this.#begin(wanted, this.#connected)
+    this.#begin(wanted, this.#connected, leftOut)
   }
 
-  #begin({ turn, read, bytes }: Wanted, { member }: Connected): void {
+  /** @param leftOut ranges of the message that this member does not get */
+  #begin({ turn, read, bytes }: Wanted, { member }: Connected, leftOut: readonly ByteRange[] = []): void {
     const { clock, health } = this.#options.runtime.shared
     turn.member = member
     turn.lease ??= health.lease(member.health)
@@ -141,7 +143,7 @@ export class SessionBackend {
     record.backend = member.backend.name
     this.#turns.push(turn)
     this.#options.onProgress()
-    this.send(Buffer.concat(read.withModel([bytes], member.backend.deployment, []).chunks))
+    this.send(Buffer.concat(read.withModel([bytes], member.backend.deployment, [], leftOut).chunks))
   }
 
   /** Ends a turn: its lease goes back with the blame, its limits are settled, it is logged. */

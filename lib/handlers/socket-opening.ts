@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { responsesSocketPath, speaksV1 } from '../azure/operations.ts'
 import type { Lease } from '../balancer/health.ts'
 import type { Member, Pool } from '../balancer/pool.ts'
+import type { ByteRange } from '../body/chunk-list.ts'
 import type { ScannedObject } from '../body/json-scan.ts'
 import { promptHash } from '../body/prompt-hash.ts'
 import { outcomeDetail, report } from '../forward/attempt-record.ts'
@@ -13,6 +14,7 @@ import type { ForwardRequest, Upgraded, UpstreamResponse } from '../forward/upst
 import type { Exchange } from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import type { Binding } from './affinity.ts'
+import { strippingFor } from './foreign-reasoning.ts'
 import { errorFrame, refusalFrame, type Turn } from './socket-turn.ts'
 
 /** Under which a deployment is remembered to have refused a handshake, while it goes on serving POST. */
@@ -31,7 +33,14 @@ export function mayOpenAt({ backend, health }: Member, { shared }: Runtime): boo
 
 /** How the search for a backend ended. */
 export type Opened =
-  | { readonly kind: 'opened'; readonly member: Member; readonly lease: Lease; readonly upgraded: Upgraded }
+  | {
+      readonly kind: 'opened'
+      readonly member: Member
+      readonly lease: Lease
+      readonly upgraded: Upgraded
+      /** What the first turn does without at this member: reasoning of others (`strip_foreign_reasoning`). */
+      readonly leftOut: readonly ByteRange[]
+    }
   | {
       readonly kind: 'refused'
       /** What the client is sent. */
@@ -94,14 +103,19 @@ function handshakeErrorFrame({ status, body }: UpstreamResponse): object {
 export function createOpening(options: OpeningOptions): Opening {
   const { turn, runtime, pool, query, binding, scan, bytes } = options
   const { forwardDeps } = runtime
-  const pinned = binding.kind === 'pinned' ? binding.resources : undefined
+  const stripping =
+    binding.kind === 'pinned'
+      ? strippingFor([bytes], scan, binding, pool, () => runtime.shared.clock.nowMs())
+      : undefined
+  const pinned = binding.kind === 'pinned' && stripping === undefined ? binding.resources : undefined
   const isPossible = (member: Member): boolean =>
     mayOpenAt(member, runtime) && (pinned === undefined || pinned.has(member.resourceId))
   const ownerUnknown = binding.kind === 'free' && binding.ownerUnknown
   const isCached = pool.model.balance === 'prompt_cache'
   const hash = isCached && scan !== undefined ? promptHash([bytes], scan, turn.request.headers) : undefined
   let firstSuspect: Lease | undefined
-  const picker = pool.picker({ resources: pinned, only: isPossible, promptHash: hash })
+  const avoid = stripping === undefined ? undefined : (member: Member): boolean => !stripping.canRead(member)
+  const picker = pool.picker({ resources: pinned, only: isPossible, avoid, promptHash: hash })
   const request: ForwardRequest = {
     pool,
     method: 'GET',
@@ -135,7 +149,7 @@ export function createOpening(options: OpeningOptions): Opening {
       const found = await tryBackends(turn, request, picker, forwardDeps)
       if (found.kind === 'upgraded') {
         const { member, lease, upgraded } = found
-        return { kind: 'opened', member, lease, upgraded }
+        return { kind: 'opened', member, lease, upgraded, leftOut: stripping?.rangesFor(member) ?? [] }
       }
       if (found.kind === 'response') found.lease.release({ kind: 'none' })
       const nowhere = hadSome && !pool.members.some(isPossible)

@@ -19,7 +19,7 @@ interface Stage {
   open(headers?: Record<string, string>): Promise<OpenSocket>
 }
 
-async function stage(t: Test, count = 2, { more = '', rest = NO_PROBES } = {}): Promise<Stage> {
+async function stage(t: Test, count = 2, { more = '', model = '', rest = NO_PROBES } = {}): Promise<Stage> {
   const backends = await Promise.all(
     Array.from({ length: count }, (_, i) =>
       startResource(t, { name: `resource ${i}`, deltas: 3, forbidden: [CLIENT_KEY] }),
@@ -29,7 +29,7 @@ async function stage(t: Test, count = 2, { more = '', rest = NO_PROBES } = {}): 
     t,
     configFor(
       backends.map(({ url }) => ({ url, more })),
-      { rest },
+      { model, rest },
     ),
   )
   const open = async (headers = KEY): Promise<OpenSocket> =>
@@ -242,6 +242,28 @@ t.test('reasoning of another resource after a warm-up needs a new session, as Co
     await socket.ended
   }
 })
+
+t.test(
+  'reasoning of a resource that fails is left out where that is wanted, and the turn goes on elsewhere',
+  async t => {
+    for (const [model, end] of [
+      ['strip_foreign_reasoning: true', 'response.completed'],
+      ['', 'error'],
+    ] as const) {
+      const { backends, proxy } = await stage(t, 2, { model })
+      const open = async (): Promise<OpenSocket> => mustBeOpen(await openWebSocket(`${proxy.url}/v1/responses`, KEY))
+      const one = await open()
+      const input = [await sealedBy(one), { role: 'user', content: 'And?' }]
+      backends[0]?.resource.nextTurn(turnError(503, 'server_error'))
+      const two = await open()
+      t.equal((await last(two, { store: false, input })).type, end, model)
+      for (const socket of [one, two]) {
+        socket.close()
+        await socket.ended
+      }
+    }
+  },
+)
 
 t.test('so does reasoning whose maker the proxy has not seen', async t => {
   const { backends, open } = await stage(t)
