@@ -99,32 +99,23 @@ function handshakeErrorFrame({ status, body }: UpstreamResponse): object {
   })
 }
 
-/** Prepares the choice for a session's first turn. */
-export function createOpening(options: OpeningOptions): Opening {
-  const { turn, runtime, pool, query, binding, scan, bytes } = options
-  const { forwardDeps } = runtime
-  const stripping =
-    binding.kind === 'pinned'
-      ? strippingFor([bytes], scan, binding, pool, () => runtime.shared.clock.nowMs())
-      : undefined
-  const pinned = binding.kind === 'pinned' && stripping === undefined ? binding.resources : undefined
-  const isPossible = (member: Member): boolean =>
-    mayOpenAt(member, runtime) && (pinned === undefined || pinned.has(member.resourceId))
-  const ownerUnknown = binding.kind === 'free' && binding.ownerUnknown
-  const isCached = pool.model.balance === 'prompt_cache'
-  const hash = isCached && scan !== undefined ? promptHash([bytes], scan, turn.request.headers) : undefined
-  let firstSuspect: Lease | undefined
-  const avoid = stripping === undefined ? undefined : (member: Member): boolean => !stripping.canRead(member)
-  const picker = pool.picker({ resources: pinned, only: isPossible, avoid, promptHash: hash })
-  const request: ForwardRequest = {
+/** The handshake as a request of the retry loop. */
+function handshakeRequest(
+  pool: Pool,
+  query: string,
+  pinnedResources: ReadonlySet<string> | undefined,
+  stateOwnerUnknown: boolean,
+  hash: number | undefined,
+): ForwardRequest {
+  return {
     pool,
     method: 'GET',
     dialect: 'opaque',
     wantsStream: false,
     isCreate: true,
     operation: SOCKET,
-    pinnedResources: pinned,
-    stateOwnerUnknown: ownerUnknown,
+    pinnedResources,
+    stateOwnerUnknown,
     itemOwners: undefined,
     foreignReasoning: undefined,
     promptHash: hash,
@@ -142,6 +133,26 @@ export function createOpening(options: OpeningOptions): Opening {
       open: () => Promise.reject(new Error('a session opens its backend itself')),
     },
   }
+}
+
+/** Prepares the choice for a session's first turn. */
+export function createOpening(options: OpeningOptions): Opening {
+  const { turn, runtime, pool, query, binding, scan, bytes } = options
+  const { forwardDeps } = runtime
+  const stripping =
+    binding.kind === 'pinned'
+      ? strippingFor([bytes], scan, binding, pool, () => runtime.shared.clock.nowMs())
+      : undefined
+  const pinned = binding.kind === 'pinned' && stripping === undefined ? binding.resources : undefined
+  const isPossible = (member: Member): boolean =>
+    mayOpenAt(member, runtime) && (pinned === undefined || pinned.has(member.resourceId))
+  const ownerUnknown = binding.kind === 'free' && binding.ownerUnknown
+  const isCached = pool.model.balance === 'prompt_cache'
+  const hash = isCached && scan !== undefined ? promptHash([bytes], scan, turn.request.headers) : undefined
+  let firstSuspect: Lease | undefined
+  const avoid = stripping === undefined ? undefined : (member: Member): boolean => !stripping.canRead(member)
+  const picker = pool.picker({ resources: pinned, only: isPossible, avoid, promptHash: hash })
+  const request = handshakeRequest(pool, query, pinned, ownerUnknown, hash)
 
   return {
     async next() {
