@@ -100,7 +100,8 @@ const FAMILIES = {
   proxy_requests_in_flight: gauge('sum', 'Requests being served.'),
   proxy_buffered_bytes: gauge('sum', 'Request bytes held for replay.'),
   proxy_log_lines_dropped_total: counter('Log lines lost because their reader was too slow.'),
-  proxy_config_reloads_total: counter('Config reloads.'),
+  // Every worker counts every reload.
+  proxy_config_reloads_total: { ...counter('Config reloads.'), merge: 'max' },
   proxy_key_expiry_timestamp_seconds: gauge('max', 'End of the client key, seconds since the epoch.', 'key'),
   proxy_config_last_reload_successful: gauge(
     'min',

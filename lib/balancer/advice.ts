@@ -14,6 +14,7 @@ export type AdviceCode =
   | 'wrong_version'
   | 'wrong_path'
   | 'certificate_ends'
+  | 'throttled'
 
 /** English; the status page has them in Chinese too (dashboard/page/words.zh.json, `todo_CODE`). */
 export const ADVICE: Readonly<Record<AdviceCode, string>> = {
@@ -52,6 +53,8 @@ export const ADVICE: Readonly<Record<AdviceCode, string>> = {
   wrong_path:
     "Check the path of the endpoint, or a gateway's routes; then api_version: this operation is not served there.",
   certificate_ends: 'Its certificate ends soon: renew it there.',
+  throttled:
+    "Azure's limit for this deployment is reached: others take its requests; raise its quota, or add a backend.",
 }
 
 /** Codes of node and OpenSSL in the detail of a failed connection, and what they tell. */

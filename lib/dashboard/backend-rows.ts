@@ -1,5 +1,5 @@
 // The state of the config's backends, in the words of the live status page.
-import { adviceCode, adviceFor, lackAdvice } from '../balancer/advice.ts'
+import { ADVICE, adviceCode, adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { type BackendHealth, type HealthChange, isEjected, type Trouble, throttledForMs } from '../balancer/health.ts'
 import type { WrongPart } from '../balancer/unsupported.ts'
 import type { Clock } from '../clock.ts'
@@ -58,7 +58,8 @@ function stateColumns(health: BackendHealth, clock: Clock): StateColumns {
   }
   // Before a trial: while it is throttled it gets no request that could be one.
   if (throttledForMs(health, nowMs) > 0) {
-    return { ...quiet, state: 'throttled', until_ms: epochOf(throttle.untilMs, clock) }
+    const advice = { advice: 'throttled', todo: ADVICE.throttled }
+    return { ...quiet, ...advice, state: 'throttled', until_ms: epochOf(throttle.untilMs, clock) }
   }
   if (phase.kind !== 'in') {
     const { reason, detail, sinceMs } = phase.trouble

@@ -1,6 +1,6 @@
 // Lines of the log about backends and models: one a change of state, and a reminder at long distance while one stays
 // out.
-import { adviceFor, lackAdvice } from '../balancer/advice.ts'
+import { ADVICE, adviceFor, lackAdvice } from '../balancer/advice.ts'
 import { type EjectReason, type HealthChange, isEjected, type Trouble } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import type { LackChange } from '../balancer/unsupported.ts'
@@ -146,7 +146,9 @@ export function createHealthLog({
           for (const place of places) log.info('backend restored', { ...place, by: change.by })
           return
         case 'throttled':
-          for (const place of places) log.warn('backend throttled', { ...place, for_ms: Math.round(change.waitMs) })
+          for (const place of places) {
+            log.warn('backend throttled', { ...place, for_ms: Math.round(change.waitMs), todo: ADVICE.throttled })
+          }
       }
     },
     start() {

@@ -133,7 +133,7 @@ describe('a stranger', () => {
     )
     assert.match(
       slow,
-      /^northeurope \(text-embedding-3-small\) is throttled until \d\d:\d\d:\d\d \(in \d min \d\d s\)$/,
+      /^northeurope \(text-embedding-3-small\) is throttled until \d\d:\d\d:\d\d \(in \d min \d\d s\)\nAzure's limit for this deployment is reached/,
     )
     assert.match(await page.title(), /^\(1\) /)
     const shown = /until (\d\d:\d\d:\d\d)/.exec(out)[1]
@@ -235,7 +235,7 @@ const NIGHTS = {
   throttled: {
     act: stage => stage.throttle('gpt-4o', 'eastus2-ptu', 90_000),
     title: /^No backend is out, 1 of 5 throttled$/,
-    says: [/eastus2-ptu \(gpt-4o\) is throttled until/, /in 1 min/],
+    says: [/eastus2-ptu \(gpt-4o\) is throttled until/, /in 1 min/, /raise its quota, or add a backend/],
   },
   firewall: {
     act: stage =>
@@ -253,7 +253,7 @@ const NIGHTS = {
   },
   'wrong-version': {
     act: stage => stage.lack('gpt-4o', 'westeurope', 'chat/completions at api_version 2031-02-01'),
-    title: /^All 5 backends are healthy$/,
+    title: /^All 5 backends are healthy, but one does not serve what it is asked$/,
     says: [
       /westeurope \(gpt-4o\) does not serve chat\/completions at api_version 2031-02-01/,
       /Check api_version in the config/,
@@ -272,22 +272,29 @@ const NIGHTS = {
         stage.fail(model, backend, { reason: 'egress_refused', detail: 'proxy.corp:3128 ECONNREFUSED', holdMs: 60_000 })
     },
     title: /^2 models are down: no backend left for gpt-4o, text-embedding-3-small, their requests fail$/,
-    says: [/egress proxy fails \(proxy\.corp:3128 ECONNREFUSED\)/, /Check the egress proxy and its credentials/],
+    says: [
+      /^eastus2-ptu, swedencentral, westeurope \(gpt-4o\), eastus2, northeurope \(text-embedding-3-small\) are out because/,
+      /egress proxy fails \(proxy\.corp:3128 ECONNREFUSED\)/,
+      /Check the egress proxy and its credentials/,
+    ],
   },
   'certificate-ending': {
     act: stage => {
       stage.self.certificate_ends_ms = Date.now() + 3 * 86_400_000
       stage.self.certificates = [{ cert: 'westeurope tls.cert', kind: 'file', ends_ms: Date.now() + 5 * 86_400_000 }]
     },
-    title: /^All 5 backends are healthy$/,
-    says: [/certificate ends .*: renew it and reload/, /westeurope tls\.cert of the config ends .*: renew its file/],
+    title: /^All 5 backends are healthy, but a certificate ends soon$/,
+    says: [
+      /certificate ends .* \(in [23] days\): renew it and reload/,
+      /westeurope tls\.cert of the config ends .*: renew its file/,
+    ],
     tone: 'warn',
   },
   'reload-failed': {
     act: stage => {
       stage.self.reload_failed = { time_ms: Date.now() - 60_000, problem: 'config.yaml:7:3 modells: unknown key' }
     },
-    title: /^All 5 backends are healthy$/,
+    title: /^All 5 backends are healthy, but the config was not reloaded$/,
     says: [/config was not reloaded at .* the old one is in force.*config\.yaml:7:3 modells: unknown key/],
     tone: 'warn',
   },

@@ -27,6 +27,19 @@ t.test('a family without labels has one series', t => {
   t.end()
 })
 
+t.test('one reload counts once, however many workers follow it; requests of all are added', t => {
+  const states = [3, 3, 1].map(count => {
+    const metrics = createMetrics()
+    metrics.counters('proxy_config_reloads_total').of().add(count)
+    metrics.counters('proxy_failovers_total').of('m').add(count)
+    return metrics.read()
+  })
+  const merged = mergeMetrics(states)
+  t.same(merged.proxy_config_reloads_total, { '': 3 }, 'a worker that began later has seen fewer')
+  t.same(merged.proxy_failovers_total, { m: 7 })
+  t.end()
+})
+
 t.test('a duration counts in the first bucket whose bound it does not exceed', t => {
   const metrics = createMetrics()
   const durations = metrics.histograms('proxy_request_duration_seconds').of('m')

@@ -162,12 +162,11 @@ function drawRow(refs, row) {
   const state = shownState(row)
   setAttr(refs.node, 'data-state', state)
   icon(refs.mark, state)
-  if (row.lacks.length > 0)
-    setText(refs.why, [whyText(row), say('lacks', { what: row.lacks.join(', ') })].filter(Boolean).join('\n'))
   const isUnasked = state === 'healthy' && !row.asked
   setText(refs.word, say(isUnasked ? 'unasked' : state === 'hand' ? 'by_hand' : state))
   setAttr(refs.node, 'data-asked', String(!isUnasked))
-  setText(refs.why, whyText(row))
+  const lacks = row.lacks.length > 0 ? say('lacks', { what: row.lacks.join(', ') }) : ''
+  setText(refs.why, [whyText(row), lacks].filter(Boolean).join('\n'))
   setText(refs.place, say('place', { tier: row.tier, weight: row.weight }))
   setText(refs.inFlight, count(row.in_flight))
   const history = view.histories.get(nameOf(row))

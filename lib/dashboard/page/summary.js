@@ -11,8 +11,37 @@ function cutMiddle(name) {
 /** The sentence that says what to do, in the reader's language. @param {Row} row */
 const todoOf = row => (row.advice === null ? '' : (sayIfKnown(`todo_${row.advice}`) ?? row.todo ?? ''))
 
-/** "moody of gpt-4o is out because ..., until ...", and what to do: the line a stranger reads first. @param {Row} row */
-function outLine(row) {
+/** Backends in trouble for one cause are one line. @param {Row} row */
+const causeOf = row => JSON.stringify([row.state, row.reason, row.detail, row.advice])
+
+/** @param {readonly Row[]} rows in the order in which they are to be read @returns {Row[][]} */
+function byCause(rows) {
+  /** @type {Map<string, Row[]>} */
+  const groups = new Map()
+  for (const row of rows) groups.set(causeOf(row), [...(groups.get(causeOf(row)) ?? []), row])
+  return [...groups.values()]
+}
+
+/** `eastus2, sweden (gpt-4o)`: links to the rows, by model. @param {readonly Row[]} rows */
+function links(rows) {
+  /** @type {(Node | string)[]} */
+  const parts = []
+  for (const model of new Set(rows.map(row => row.model))) {
+    for (const row of rows.filter(each => each.model === model)) {
+      const link = make('a', '', row.backend)
+      link.href = `#${rowId(row)}`
+      parts.push(parts.length === 0 ? '' : ', ', link)
+    }
+    parts.push(` (${model})`)
+  }
+  return [...parts, ' ']
+}
+
+/**
+ * "moody (gpt-4o) is out because ..., until ...", and what to do: the line a stranger reads first.
+ * @param {readonly Row[]} rows of one cause @param {Row} row the first of them
+ */
+function outLine(rows, row) {
   const line = make('li')
   const state = shownState(row)
   line.dataset.state = state
@@ -20,24 +49,27 @@ function outLine(row) {
   icon(mark, state)
   const words = make('span')
   line.append(mark, words)
-  const link = make('a', '', row.backend)
-  link.href = `#${rowId(row)}`
-  words.append(link, ` (${row.model}) `)
+  words.append(...links(rows))
+  const many = rows.length > 1
+  // The next of them that may come back, and the one that has been out longest.
+  const ends = rows.flatMap(({ until_ms }) => until_ms ?? [])
   const until = () => {
-    if (row.until_ms === null) return [say('sum_until_restored')]
-    const left = row.until_ms - now()
+    if (ends.length === 0) return [say('sum_until_restored')]
+    const at = Math.min(...ends)
+    const left = at - now()
     const [before, after] = say(left > 0 ? 'sum_until' : 'sum_until_now', { wait: span(left) }).split('{time}')
-    return [before ?? '', make('time', '', moment(row.until_ms)), after ?? '']
+    return [before ?? '', make('time', '', moment(at)), after ?? '']
   }
   if (row.state === 'throttled') {
-    const [before, after] = say('sum_throttled').split('{until}')
+    const [before, after] = say(many ? 'sum_throttled_many' : 'sum_throttled').split('{until}')
     words.append(before ?? '', ...until(), after ?? '')
-  } else if (row.state === 'trial') words.append(say('sum_on_trial'))
+  } else if (row.state === 'trial') words.append(say(many ? 'sum_on_trial_many' : 'sum_on_trial'))
   else {
     const why =
       row.reason === 'by_hand' ? say('sum_hand') : say('sum_because', { reason: because(row.reason, row.detail) })
-    words.append(say('sum_is_out'), zh ? '' : ' ', why, zh ? '' : ' ', ...until())
-    if (row.since_ms !== null) words.append(say('sum_since', { age: span(now() - row.since_ms) }))
+    words.append(say(many ? 'sum_are_out' : 'sum_is_out'), zh ? '' : ' ', why, zh ? '' : ' ', ...until())
+    const sinceMs = Math.min(...rows.flatMap(({ since_ms }) => since_ms ?? []))
+    if (Number.isFinite(sinceMs)) words.append(make('b', '', say('sum_since', { age: span(now() - sinceMs) })))
   }
   const todo = todoOf(row)
   if (todo !== '' && row.reason !== 'by_hand') words.append(make('span', 'todo', todo))
@@ -63,6 +95,9 @@ function lackLine(row) {
   return line
 }
 
+/** Whole days, or what `span` says of less than two. @param {number} ms */
+const days = ms => (ms >= 172_800_000 ? say('days', { count: Math.floor(ms / 86_400_000) }) : span(ms))
+
 /** A certificate that ends sooner is spoken of: time enough to renew it. */
 const CERTIFICATE_WARNING_MS = 14 * 86_400_000
 /** What is wrong with the proxy itself. @param {View} view */
@@ -71,7 +106,9 @@ function notices({ proxy, keys_ending, backends }) {
   for (const row of backends.filter(({ lacks }) => lacks.length > 0).slice(0, MAX_OUT_LINES)) lines.push(lackLine(row))
   if (proxy.reload_failed !== null) {
     const { time_ms, problem } = proxy.reload_failed
-    lines.push(noticeLine('ejected', say('notice_reload', { time: moment(time_ms), problem })))
+    lines.push(
+      noticeLine('ejected', say('notice_reload', { time: moment(time_ms), age: span(now() - time_ms), problem })),
+    )
   }
   if (proxy.certificate_ends_ms !== null && proxy.certificate_ends_ms - now() < CERTIFICATE_WARNING_MS) {
     const over = proxy.certificate_ends_ms <= now()
@@ -79,7 +116,7 @@ function notices({ proxy, keys_ending, backends }) {
     lines.push(
       over
         ? noticeLine('ejected', say('notice_certificate_over', { time }))
-        : noticeLine('throttled', say('notice_certificate', { time })),
+        : noticeLine('throttled', say('notice_certificate', { time, wait: days(proxy.certificate_ends_ms - now()) })),
     )
   }
   for (const { cert, kind, ends_ms } of proxy.certificates.slice(0, MAX_OUT_LINES)) {
@@ -92,7 +129,12 @@ function notices({ proxy, keys_ending, backends }) {
         : over
           ? 'file_certificate_over'
           : 'file_certificate'
-    lines.push(noticeLine(over ? 'ejected' : 'throttled', say(words, { cert, time: moment(ends_ms) })))
+    lines.push(
+      noticeLine(
+        over ? 'ejected' : 'throttled',
+        say(words, { cert, time: moment(ends_ms), wait: days(ends_ms - now()) }),
+      ),
+    )
   }
   for (const { key, ends_ms } of keys_ending.slice(0, MAX_OUT_LINES))
     lines.push(noticeLine('throttled', say(ends_ms > now() ? 'key_ends' : 'key_ended', { key, time: moment(ends_ms) })))
@@ -126,6 +168,19 @@ function headline({ backends }) {
   return ['good', say(total === 1 ? 'sum_all_one' : 'sum_all', { total })]
 }
 
+/** "All 5 backends are healthy, but the config was not reloaded": the first of what is wrong all the same. @param {View} view @param {string} plain */
+function withBut({ backends, proxy, keys_ending }, plain) {
+  const lacking = backends.filter(({ lacks }) => lacks.length > 0).length
+  if (lacking === 1) return say('but_lacks_one', { plain })
+  if (lacking > 1) return say('but_lacks', { plain, count: lacking })
+  if (proxy.reload_failed !== null) return say('but_reload', { plain })
+  const ends = [proxy.certificate_ends_ms, ...proxy.certificates.map(({ ends_ms }) => ends_ms)].flatMap(ms => ms ?? [])
+  const first = Math.min(...ends)
+  if (first <= now()) return say('but_certificate_over', { plain })
+  if (first - now() < CERTIFICATE_WARNING_MS) return say('but_certificate', { plain })
+  return keys_ending.length > 0 ? say('but_key', { plain }) : plain
+}
+
 const MAX_OUT_LINES = 6
 let showsAllOut = false
 byId('outs-more').addEventListener('click', () => {
@@ -152,14 +207,15 @@ function drawSummary(view) {
   const tone = plainTone === 'good' && own.length > 0 ? 'warn' : plainTone
   setAttr(byId('summary'), 'data-tone', tone)
   icon(byId('summary-icon'), tone === 'good' ? 'healthy' : tone === 'bad' ? 'ejected' : 'throttled')
-  setText(byId('summary-title'), text)
+  setText(byId('summary-title'), plainTone === 'good' ? withBut(view, text) : text)
   const all = troubled(view)
-  const shown = all.slice(0, showsAllOut ? all.length : MAX_OUT_LINES)
-  const lines = [...own, ...shown.map(outLine)]
+  const groups = byCause(all)
+  const shown = groups.slice(0, showsAllOut ? groups.length : MAX_OUT_LINES)
+  const lines = [...own, ...shown.flatMap(rows => (rows[0] === undefined ? [] : [outLine(rows, rows[0])]))]
   const list = byId('outs')
   // The same words again are not written again, so that they can be selected and are not read twice.
   if (list.textContent !== lines.map(line => line.textContent).join('')) list.replaceChildren(...lines)
-  const hidden = all.length - shown.length
+  const hidden = groups.slice(shown.length).reduce((sum, rows) => sum + rows.length, 0)
   byId('outs-more').hidden = hidden === 0
   setText(byId('outs-more'), say('sum_more', { count: hidden }))
   const out = view.backends.filter(isOut).length
