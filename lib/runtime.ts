@@ -191,6 +191,7 @@ export function createRuntime(config: Config, shared: SharedState): Runtime {
   shared.health.setModels(
     pools.map(({ model, members }) => ({ name: model.name, members: members.map(({ health }) => health) })),
   )
+  shared.waitQueue.moveTo(pools)
   shared.issuerKeys.retain(config.auth.enabled ? config.auth.tokens.map(({ keys }) => keys) : [])
   const authorizer = createAuthorizers(pools, shared.tokenAuthorizer)
   const isKnown = knownSecrets(config)

@@ -71,6 +71,8 @@ export interface Picker {
   soonest(): (PickResult & { readonly kind: 'throttled' }) | undefined
   /** All members of a resource are done with: it does not hold what the request needs. */
   skipResource(resourceId: string): void
+  /** A reload came: from now on it picks of another pool of the model. */
+  moveTo(shared: PickerShared): void
   end(): void
 }
 
@@ -137,13 +139,13 @@ export interface PickerShared {
 
 /** Step 6 of a request (lib/README.md). One for every request: a class, whose methods are made once. */
 export class RequestPicker implements Picker {
-  private readonly shared: PickerShared
+  private shared: PickerShared
   private readonly resources: ReadonlySet<string> | undefined
   private readonly only: ((member: Member) => boolean) | undefined
   private readonly avoid: ((member: Member) => boolean) | undefined
   private readonly promptHash: number | undefined
   /** A handful at most: an array is made for less than a Set. */
-  private readonly tried: Member[] = []
+  private tried: Member[] = []
   /** Those of `tried` that answered 429. */
   private busy: Member[] | undefined
   private ended = false
@@ -214,6 +216,18 @@ export class RequestPicker implements Picker {
     for (const member of this.shared.options.members) {
       if (member.resourceId === resourceId && !this.tried.includes(member)) this.tried.push(member)
     }
+  }
+
+  moveTo(shared: PickerShared): void {
+    if (this.ended || this.shared === shared) return
+    this.shared.requestsInFlight--
+    shared.requestsInFlight++
+    this.shared = shared
+    // A member is known again by its deployment, whose health outlives the config.
+    const among = (former: readonly Member[]): Member[] =>
+      shared.options.members.filter(({ health }) => former.some(member => member.health === health))
+    this.tried = among(this.tried)
+    this.busy = this.busy && among(this.busy)
   }
 
   end(): void {

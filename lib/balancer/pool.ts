@@ -20,6 +20,8 @@ export interface Pool {
   readonly model: ModelConfig
   readonly members: readonly Member[]
   picker(options: PickerOptions): Picker
+  /** A request of the model's former pool goes on with this one's members; where it was tried it is not tried again. */
+  adopt(picker: Picker): void
   /** Members that are not out; throttled ones count as healthy. */
   counts(): { readonly healthy: number; readonly total: number }
   /** The members as waiting requests see them. */
@@ -84,6 +86,7 @@ export function createPool(options: PoolOptions): Pool {
     model,
     members,
     picker: wanted => new RequestPicker(shared, wanted),
+    adopt: picker => picker.moveTo(shared),
     counts() {
       const nowMs = clock.nowMs()
       return { healthy: members.filter(member => !isEjected(member.health, nowMs)).length, total: members.length }

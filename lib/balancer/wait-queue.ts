@@ -40,6 +40,8 @@ export interface WaitQueue {
   serve(pool: Pool): void
   /** Requests of the model that wait. */
   waiting(pool: Pick<Pool, 'model'>): number
+  /** A reload: requests of a model that is still there wait for what its pool has now. */
+  moveTo(pools: readonly Pool[]): void
 }
 
 interface Waiter {
@@ -51,9 +53,9 @@ interface Waiter {
 interface Line {
   readonly model: string
   readonly waiters: Waiter[]
-  /** Of the newest waiter; older ones may have come before a reload. */
+  /** The pool that all of them wait for, that of the newest config which has the model. */
   pool: Pool
-  /** A reload came between: what one pool has says too little. */
+  /** A reload came between: some may wait longer than others. */
   isMixed: boolean
   /** The letters of the outlook at the last round: asking again brings nothing while they stay. */
   seen: string
@@ -158,12 +160,37 @@ function createLineServer(clock: Clock): (line: Line) => void {
   return serve
 }
 
+/** Leads a line to the pool of another config. @returns whether the model is still there */
+function moveLine(line: Line, pool: Pool | undefined): boolean {
+  if (pool === undefined) return false
+  line.pool = pool
+  line.isMixed = true
+  for (const { given } of line.waiters) pool.adopt(given.picker)
+  return true
+}
+
+function newLine(pool: Pool): Line {
+  const { letters } = pool.outlook()
+  return {
+    model: pool.model.name,
+    waiters: [],
+    pool,
+    isMixed: false,
+    seen: letters,
+    isServing: false,
+    timer: undefined,
+    timerMs: 0,
+  }
+}
+
 /**
  * @param health tells of a slot, a hold that ended, a response after a throttle; listened to while somebody waits
  */
 export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCapacity'>): WaitQueue {
   const lines = new Map<string, Line>()
   const serve = createLineServer(clock)
+  /** Of the newest config, by model. */
+  let current: ReadonlyMap<string, Pool> = new Map()
   let lastPlace = 0
   let stopListening: (() => void) | undefined
 
@@ -172,9 +199,12 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
   }
 
   const add = (line: Line, waiter: Waiter): void => {
-    const { pool } = waiter.given
-    if (line.pool !== pool) line.isMixed = true
-    line.pool = pool
+    const { pool } = line
+    // A request that has come before a reload asks the pool of its own config until it waits.
+    if (waiter.given.pool !== pool) {
+      line.isMixed = true
+      pool.adopt(waiter.given.picker)
+    }
     insert(line, waiter)
     lines.set(line.model, line)
     stopListening ??= health.onCapacity(onCapacity)
@@ -197,18 +227,9 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
   return {
     nextPlace: () => ++lastPlace,
     wait(given) {
-      const { pool } = given
-      const model = pool.model.name
-      const line = lines.get(model) ?? {
-        model,
-        waiters: [],
-        pool,
-        isMixed: false,
-        seen: pool.outlook().letters,
-        isServing: false,
-        timer: undefined,
-        timerMs: 0,
-      }
+      const model = given.pool.model.name
+      const pool = current.get(model) ?? given.pool
+      const line = lines.get(model) ?? newLine(pool)
       if (line.waiters.length >= MAX_WAITING) return Promise.resolve({ kind: 'queue_full' })
       return new Promise(resolve => {
         let left = false
@@ -231,5 +252,9 @@ export function createWaitQueue(clock: Clock, health: Pick<HealthRegistry, 'onCa
       if (line !== undefined) serve(line)
     },
     waiting: ({ model }) => lines.get(model.name)?.waiters.length ?? 0,
+    moveTo(pools) {
+      current = new Map(pools.map(pool => [pool.model.name, pool]))
+      for (const line of [...lines.values()]) if (moveLine(line, current.get(line.model))) serve(line)
+    },
   }
 }

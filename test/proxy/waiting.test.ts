@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { delay, fail, throttleBy } from '../../lib/simulator/faults.ts'
 import { NO_PROBES, twoBackends } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
-import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { configFor, type RunningProxy, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { servedBy, until } from '../fixtures/settle.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
@@ -178,5 +178,67 @@ t.test('an answer that is better than none is not given while somebody is merely
   const asked = running.chat()
   await until(() => waiting(running) === 1)
   clock.advance(3_000)
+  t.same(await servedBy(t, [await asked]), { b1: 1 })
+})
+
+t.test('a backend that a reload brings serves those who wait for another, and each is asked once', async t => {
+  const clock = createFakeClock()
+  const { first, second, running } = await twoBackends(t, { clock })
+  const before = [{ url: first.url, name: 'b1' }]
+  running.proxy.reload(readConfig(configFor(before, { rest: WAITS })), undefined)
+  first.resource.always(throttleBy({ kind: 'ms', ms: 60_000 }))
+  const asked = [running.chat(), running.chat(), running.chat()]
+  await until(() => waiting(running) === 3)
+  const askedFirst = first.resource.requests.length
+  const after = [...before, { url: second.url, name: 'b2', more: 'priority: 2' }]
+  running.proxy.reload(readConfig(configFor(after, { rest: WAITS })), undefined)
+  t.same(await servedBy(t, await Promise.all(asked)), { b2: 3 })
+  t.equal(first.resource.requests.length, askedFirst)
+  t.equal(waiting(running), 0)
+})
+
+t.test('a reload that takes the backend away that is waited for leads to the one that is there now', async t => {
+  const clock = createFakeClock()
+  const { first, second, running } = await twoBackends(t, { clock })
+  running.proxy.reload(readConfig(configFor([{ url: first.url, name: 'b1' }], { rest: WAITS })), undefined)
+  first.resource.always(throttleBy({ kind: 'ms', ms: 60_000 }))
+  const asked = [running.chat(), running.chat()]
+  await until(() => waiting(running) === 2)
+  running.proxy.reload(readConfig(configFor([{ url: second.url, name: 'b2' }], { rest: WAITS })), undefined)
+  t.same(await servedBy(t, await Promise.all(asked)), { b2: 2 })
+})
+
+t.test('a limit that a reload raises lets those in who wait, in their order', async t => {
+  const clock = createFakeClock()
+  const resource = await startResource(t, { name: 'small', clock })
+  const limited = (limit: number): string =>
+    configFor([{ url: resource.url, more: `max_in_flight: ${limit}` }], { rest: WAITS })
+  const running = await runProxy(t, limited(1), { clock })
+  resource.resource.always(delay(1_000))
+  const asked: Promise<Response>[] = []
+  for (let i = 0; i < 5; i++) {
+    asked.push(running.chat())
+    await until(() => resource.resource.requests.length + waiting(running) === i + 1)
+  }
+  running.proxy.reload(readConfig(limited(3)), undefined)
+  await until(() => resource.resource.requests.length === 3)
+  t.equal(waiting(running), 2)
+  clock.advance(1_000)
+  await until(() => resource.resource.requests.length === 5)
+  clock.advance(1_000)
+  t.same(await servedBy(t, await Promise.all(asked)), { b1: 5 })
+})
+
+t.test('those who wait for a model that a reload takes away wait on for what it had', async t => {
+  const clock = createFakeClock()
+  const { first, second, running } = await twoBackends(t, { clock })
+  running.proxy.reload(readConfig(configFor([{ url: first.url, name: 'b1' }], { rest: WAITS })), undefined)
+  first.resource.next(throttleBy({ kind: 'ms', ms: 2_000 }))
+  const asked = running.chat()
+  await until(() => waiting(running) === 1)
+  const other = configFor([{ url: second.url }], { rest: WAITS }).replace('gpt-4o:', 'another:')
+  running.proxy.reload(readConfig(other), undefined)
+  t.equal((await running.chat()).status, 404)
+  clock.advance(2_000)
   t.same(await servedBy(t, [await asked]), { b1: 1 })
 })
