@@ -1,5 +1,6 @@
 // The steps of a platform's build that hold a whole executable in memory. Each runs in a process of its own (step.ts),
-// whose memory is gone with it: putting a program into a runtime takes up to 800 MB, and the library never gives it back.
+// whose memory is gone with it: putting a program into a runtime takes up to 800 MB, and the library never gives it
+// back.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'

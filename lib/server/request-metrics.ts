@@ -5,7 +5,7 @@ import type { Clock } from '../clock.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import type { CertificateEntry, ProxyEntry } from '../dashboard/entries.ts'
 import type { AttemptReport } from '../forward/attempt-record.ts'
-import type { OutcomeLabel } from '../forward/outcome-label.ts'
+import { OUTCOME_LABELS } from '../forward/outcome-label.ts'
 import { createMetrics, type Metrics, type MetricsState } from '../metrics.ts'
 import type { FinishedRequest } from '../request-context.ts'
 import { mayUse, type Runtime, type SharedState } from '../runtime.ts'
@@ -53,19 +53,6 @@ const NONE = 'none'
 
 /** Models times keys whose series are shown from the start. */
 const MAX_SEEDED_PAIRS = 500
-
-/** Every label of an attempt (forward/outcome-label.ts). */
-const OUTCOME_LABELS: readonly OutcomeLabel[] = [
-  'served',
-  'throttled',
-  'failed',
-  'timeout',
-  'misconfigured',
-  'unsupported',
-  'shortage',
-  'cut',
-  'cancelled',
-]
 
 /** The limits that a key has, as the label `limit` names them. */
 function limitNames(limits: ClientKeyLimits): readonly string[] {

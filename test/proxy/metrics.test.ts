@@ -1,5 +1,6 @@
 // GET /metrics: what is counted, that the text is what Prometheus reads, and that nobody outside can make it grow.
 import t from 'tap'
+import { OUTCOME_LABELS } from '../../lib/forward/outcome-label.ts'
 import { cutAfter, fail } from '../../lib/simulator/faults.ts'
 import { CLIENT_KEY, configFor, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
@@ -83,6 +84,17 @@ t.test('requests, attempts, failovers and tokens are counted under the names of 
   t.equal(figure(figures, 'proxy_backend_in_flight', { backend: 'good' }), 0)
   t.ok((figure(figures, 'proxy_tokens_total', { ...who, kind: 'prompt' }) ?? 0) > 0)
   t.ok((figure(figures, 'proxy_tokens_total', { ...who, kind: 'completion' }) ?? 0) > 0)
+})
+
+t.test('every outcome of an attempt has its series before anything was asked', async t => {
+  const backend = await startResource(t)
+  const running = await runProxy(t, configFor([backend], { rest: 'health_check: {enabled: false}' }))
+  const text = await (await fetch(`${running.url}/metrics`)).text()
+  const seeded = parseText(text).samples.filter(({ name }) => name === 'proxy_attempts_total')
+  t.same(
+    seeded.map(({ labels, value }) => [labels.outcome, value]),
+    OUTCOME_LABELS.map(label => [label, 0]),
+  )
 })
 
 t.test('histograms have the buckets of LLM calls, cumulative, with their sum and count', async t => {
