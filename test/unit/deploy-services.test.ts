@@ -2,6 +2,8 @@
 import t from 'tap'
 import { at, CONFIG_PATH, drainSeconds, flags, items, load, read } from '../fixtures/deploy-files.ts'
 
+/** Chosen by measurement (test/bench/README.md): the same wherever the program is started for long. */
+const YOUNG_HEAP = '--max-semi-space-size=8'
 const CREDENTIALS = '/run/credentials/azure-openai-proxy.service'
 const CREDENTIAL_LINE = 'LoadCredential=azure-key:/etc/azure-openai-proxy/secrets/azure-key'
 
@@ -70,6 +72,7 @@ t.test('the systemd unit starts the program with flags it has, reloads by SIGHUP
   t.ok(Number(settings.get('TimeoutStopSec')) > drainSeconds())
   t.equal(settings.get('RestartPreventExitStatus'), '2', 'the exit code of a wrong config')
   t.notOk(settings.has('MemoryDenyWriteExecute'), 'V8 compiles to memory')
+  t.equal(settings.get('Environment'), `NODE_OPTIONS=${YOUNG_HEAP}`)
 })
 
 t.test("the package's config is valid, lets nobody in, and holds no secret", async t => {
@@ -110,6 +113,7 @@ t.test('launchd starts the program with flags it has, again after a crash, and w
   t.same(at(job, 'KeepAlive'), { SuccessfulExit: false })
   t.ok(Number(at(job, 'ExitTimeOut')) > drainSeconds())
   t.equal(Number(at(job, 'Umask')).toString(8), '27')
+  t.same(at(job, 'EnvironmentVariables'), { NODE_OPTIONS: YOUNG_HEAP })
 })
 
 t.test('the Windows service starts the program with flags it has, and waits for the drain', async t => {
@@ -119,4 +123,5 @@ t.test('the Windows service starts the program with flags it has, and waits for 
   for (const flag of one('arguments').matchAll(/--[a-z]+/g)) t.ok(flags().includes(flag[0]), flag[0])
   t.ok(Number.parseInt(one('stoptimeout'), 10) > drainSeconds())
   t.ok(one('executable').endsWith('azure-openai-proxy.exe'))
+  t.ok(xml.includes(`<env name="NODE_OPTIONS" value="${YOUNG_HEAP}"/>`))
 })
