@@ -161,6 +161,62 @@ function forcedCall(body: Json, conversation: readonly unknown[]): Output | unde
   return tool === undefined ? undefined : callOf(tool, true, false)
 }
 
+/** Texts searched for a schema end here. */
+const MAX_TEXT_CHARS = 256 * 1024
+/** Braces at which a schema is looked for. */
+const MAX_BRACES = 64
+
+/** The end of the JSON object that begins at `start`, its brace included; -1: the text ends before. */
+function objectEnd(whole: string, start: number): number {
+  let depth = 0
+  let quoted = false
+  for (let at = start; at < whole.length; at++) {
+    const char = whole[at]
+    if (char === '\\') at++
+    else if (char === '"') quoted = !quoted
+    else if (!quoted && char === '{') depth++
+    else if (!quoted && char === '}' && --depth === 0) return at + 1
+  }
+  return -1
+}
+
+/** The first JSON schema of an object that a text shows, as instructor and the like put it into a prompt. */
+function schemaIn(whole: string): Json | undefined {
+  if (!whole.includes('"properties"')) return undefined
+  let tries = 0
+  for (let start = whole.indexOf('{'); start !== -1 && tries < MAX_BRACES; start = whole.indexOf('{', start + 1)) {
+    tries++
+    const end = objectEnd(whole, start)
+    if (end === -1) return undefined
+    try {
+      const value: unknown = JSON.parse(whole.slice(start, end))
+      if (isObject(value) && isObject(value.properties)) return value
+    } catch {
+      // It was no JSON: a schema may begin later.
+    }
+  }
+  return undefined
+}
+
+/** The texts of a conversation. */
+function textsIn(conversation: readonly unknown[]): readonly string[] {
+  return conversation.flatMap(entry => {
+    const content: unknown = isObject(entry) ? entry.content : undefined
+    if (typeof content === 'string') return [content]
+    if (!Array.isArray(content)) return []
+    return content.flatMap(part => (isObject(part) && typeof part.text === 'string' ? [part.text] : []))
+  })
+}
+
+/** A schema that stands in the prompt, and whether the answer is wanted in a code block of Markdown. */
+function askedInWords(
+  conversation: readonly unknown[],
+): { readonly schema: Json; readonly fenced: boolean } | undefined {
+  const whole = textsIn(conversation).join('\n').slice(0, MAX_TEXT_CHARS)
+  const schema = schemaIn(whole)
+  return schema === undefined ? undefined : { schema, fenced: whole.includes('```json') }
+}
+
 /**
  * What a request of chat or Responses makes the model say.
  * @param conversation the messages or items, earlier turns included
@@ -169,8 +225,13 @@ export function outputOf(body: Json, conversation: readonly unknown[]): Output {
   const call = forcedCall(body, conversation)
   if (call !== undefined) return call
   const format: unknown = isObject(body.text) ? body.text.format : body.response_format
-  if (!isObject(format)) return { kind: 'words' }
-  if (format.type === 'json_object') return { kind: 'json', text: '{"answer":"x"}' }
+  if (!isObject(format) || format.type === 'json_object') {
+    const asked = askedInWords(conversation)
+    if (asked === undefined) return isObject(format) ? { kind: 'json', text: '{"answer":"x"}' } : { kind: 'words' }
+    const json = JSON.stringify(instanceOf(asked.schema))
+    if (isObject(format)) return { kind: 'json', text: json }
+    return asked.fenced ? { kind: 'json', text: `\`\`\`json\n${json}\n\`\`\`` } : { kind: 'words' }
+  }
   if (format.type !== 'json_schema') return { kind: 'words' }
   const schema: unknown = isObject(format.json_schema) ? format.json_schema.schema : format.schema
   return { kind: 'json', text: JSON.stringify(instanceOf(schema ?? {})) }
