@@ -108,6 +108,106 @@ t.test('the sums of --usage are the backend’s own count, to the token', async 
   t.ok(Math.abs(cost - (row?.cost ?? 0)) < 1e-6, 'log and metrics agree on the cost')
 })
 
+/** What an answer says of its usage, as its client reads it. */
+function usageIn(text: string): { readonly prompt: number; readonly completion: number; readonly cached: number } {
+  const sum = { prompt: 0, completion: 0, cached: 0 }
+  // The last word on each counts: a stream of Claude corrects its first one.
+  for (const [, json = '{}'] of text.matchAll(/"usage":\s*(\{(?:[^{}]|\{[^{}]*\})*\})/g)) {
+    const usage: Readonly<Record<string, unknown>> = JSON.parse(json)
+    const number = (value: unknown): number | undefined => (typeof value === 'number' ? value : undefined)
+    const details = Object(usage.prompt_tokens_details ?? usage.input_tokens_details ?? {})
+    const read = number(usage.cache_read_input_tokens)
+    const fresh = number(usage.prompt_tokens) ?? number(usage.input_tokens)
+    if (fresh !== undefined) sum.prompt = fresh + (read ?? 0) + (number(usage.cache_creation_input_tokens) ?? 0)
+    sum.completion = number(usage.completion_tokens) ?? number(usage.output_tokens) ?? sum.completion
+    sum.cached = number(details.cached_tokens) ?? read ?? sum.cached
+  }
+  return sum
+}
+
+function audio(stream: boolean): FormData {
+  const form = new FormData()
+  form.set('model', 'transcribe')
+  form.set('file', new Blob(['RIFF....WAVEfmt ']), 'a.wav')
+  if (stream) form.set('stream', 'true')
+  return form
+}
+
+t.test('every operation is counted as its answers say, plain and streamed', async t => {
+  const kinds = ['chat', 'embeddings', 'completion', 'image', 'transcription', 'decision', 'claude'] as const
+  const { url } = await startResource(t, {
+    promptCache: true,
+    deployments: kinds.map(kind => ({ name: kind === 'transcription' ? 'transcribe' : kind, kind })),
+  })
+  const models = kinds.map(kind => (kind === 'transcription' ? 'transcribe' : kind))
+  const proxy = await runProxy(
+    t,
+    `auth: {keys: [{name: tester, key: client-key-1}]}
+models:
+${models.map(name => `  ${name}: {price: {input: 2, output: 8}, backends: [{name: b, endpoint: "${url}", api_key: azure-key}]}`).join('\n')}
+server: {port: 0, host: 127.0.0.1, shutdown_grace: 1s}
+health_check: {enabled: false}`,
+  )
+  const long = 'A sentence that is repeated until the cache of prompts takes it. '.repeat(120)
+  const messages = [{ role: 'user', content: long }]
+  const claude = { model: 'claude', max_tokens: 50, messages }
+  const asked: readonly (readonly [path: string, body: object])[] = [
+    ['/v1/chat/completions', { model: 'chat', messages }],
+    ['/v1/chat/completions', { model: 'chat', messages, stream: true, stream_options: { include_usage: true } }],
+    ['/v1/responses', { model: 'chat', input: long }],
+    ['/v1/responses', { model: 'chat', input: long, stream: true }],
+    ['/v1/embeddings', { model: 'embeddings', input: ['one', 'two and three'] }],
+    ['/v1/completions', { model: 'completion', prompt: 'Once upon a time' }],
+    ['/v1/completions', { model: 'completion', prompt: 'Once', stream: true, stream_options: { include_usage: true } }],
+    ['/v1/images/generations', { model: 'image', prompt: 'a house' }],
+    ['/v1/audio/transcriptions', audio(false)],
+    ['/v1/audio/transcriptions', audio(true)],
+    [
+      '/v1/decisions',
+      { model: 'decision', input: 'Is it late?', questions: [{ type: 'predicate', question: 'late?' }] },
+    ],
+    ['/anthropic/v1/messages', claude],
+    ['/anthropic/v1/messages', { ...claude, stream: true }],
+    ['/anthropic/v1/messages/count_tokens', { model: 'claude', messages }],
+  ]
+  const total = { requests: 0, prompt: 0, completion: 0, cached: 0 }
+  for (const [path, given] of asked) {
+    const isForm = given instanceof FormData
+    const done = proxy.line('request')
+    const answer = await fetch(`${proxy.url}${path}`, {
+      method: 'POST',
+      headers: {
+        authorization: 'Bearer client-key-1',
+        'anthropic-version': '2023-06-01',
+        ...(isForm ? {} : { 'content-type': 'application/json' }),
+      },
+      body: isForm ? given : JSON.stringify(given),
+    })
+    const text = await answer.text()
+    t.equal(answer.status, 200, `${path}: ${text.slice(0, 200)}`)
+    const said = usageIn(text)
+    const line = await done
+    const counted = {
+      prompt: line.prompt_tokens ?? 0,
+      completion: line.completion_tokens ?? 0,
+      cached: line.cached_tokens ?? 0,
+    }
+    t.same(counted, said, `${path} ${JSON.stringify(given).slice(-60)}`)
+    total.requests++
+    total.prompt += said.prompt
+    total.completion += said.completion
+    total.cached += said.cached
+  }
+  const [row] = sumsOf(proxy)
+  t.match(row, {
+    requests: total.requests,
+    promptTokens: total.prompt,
+    completionTokens: total.completion,
+    cachedTokens: total.cached,
+  })
+  t.ok(total.cached > 0, 'the cache of prompts was met')
+})
+
 t.test('a client that leaves a stream after its usage has come is counted', async t => {
   const backend = await startRawBackend(t)
   const proxy = await runProxy(t, configFor([{ url: backend.url }], { model: PRICE }))
