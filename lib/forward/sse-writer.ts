@@ -31,9 +31,10 @@ function isUsageEvent(event: string): boolean {
   try {
     const value: unknown = JSON.parse(data)
     if (typeof value !== 'object' || value === null) return false
-    const choices: unknown = Reflect.get(value, 'choices')
+    const choices: unknown = Reflect.get(value, 'choices') ?? []
     const usage: unknown = Reflect.get(value, 'usage')
-    return Array.isArray(choices) && choices.length === 0 && typeof usage === 'object' && usage !== null
+    const isBare = Array.isArray(choices) && choices.length === 0 && !('error' in value)
+    return isBare && typeof usage === 'object' && usage !== null
   } catch {
     return false
   }

@@ -157,6 +157,8 @@ t.test('usage asked for in the name of a client is taken out again however its e
     `data: {"choices":[],${usage}}\nevent: message\n\n`,
     `: a comment\ndata: {"choices":[],${usage}}\n\n`,
     `data: {${usage}, "choices" : [ ]}\n\n`,
+    `data: {"choices":null,${usage}}\n\n`,
+    `data: {"id":"c",${usage}}\n\n`,
     `data: {"choices":\ndata: [],${usage}}\n\n`,
     `data:{"choices":[],${usage}}\r\n\r\n`,
     `data: {"choices":[],${usage}}\r\r`,
@@ -167,11 +169,15 @@ t.test('usage asked for in the name of a client is taken out again however its e
     t.equal(await (await asked).text(), WHOLE, block)
     t.match(await until(it.running), { prompt_tokens: 5, completion_tokens: 2 })
   }
-  const kept = `data: {"choices":[],"usage":null,"prompt_filter_results":[]}\n\n`
-  const it = await scene(t, { model: 'stream_usage: true' })
-  const asked = it.running.chat({ stream: true })
-  await answerEach(it.first, stream(kept + WHOLE))
-  t.equal(await (await asked).text(), kept + WHOLE)
+  for (const kept of [
+    `data: {"choices":[],"usage":null,"prompt_filter_results":[]}\n\n`,
+    `data: {"choices":[{"index":0,"delta":{"content":"!"}}],${usage}}\n\n`,
+  ]) {
+    const it = await scene(t, { model: 'stream_usage: true' })
+    const asked = it.running.chat({ stream: true })
+    await answerEach(it.first, stream(kept + WHOLE))
+    t.equal(await (await asked).text(), kept + WHOLE)
+  }
 })
 
 /** The request's log line, which may have come already. */
