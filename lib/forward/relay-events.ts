@@ -1,6 +1,7 @@
 // Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of
 // silence. Its head has gone out already. No `pipeline`: its streams, listeners and promises cost more than a stream's
 // events, and its end comes a turn behind the last of them.
+import type { ServerResponse } from 'node:http'
 import type { Deadline } from '../clock.ts'
 import type { BodySink, ResponseBody } from '../http1/send.ts'
 import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
@@ -168,6 +169,15 @@ function endStream({ exchange, options, watcher, tail, sink, begun, isRead }: Pa
   return { kind: 'cut', detail: whole ? 'no_protocol_end' : 'connection_lost' }
 }
 
+/** Up to this size the first events join the head in one string; above, copying costs more than a list of two. */
+const WITH_HEAD_MAX_BYTES = 16 * 1024
+
+/** Writes the first events. As a string they join the head; latin1 gives each byte back as it was. */
+function writeBehindHead(response: ServerResponse, bytes: Buffer): void {
+  if (bytes.length > WITH_HEAD_MAX_BYTES) response.write(bytes)
+  else response.write(bytes.toString('latin1'), 'latin1')
+}
+
 /**
  * Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come
  * already.
@@ -188,7 +198,7 @@ export function relayEvents(
     options.dialect === 'claude' ? readFirstUsage(Buffer.concat(body.held.map(({ chunk }) => chunk))) : NO_USAGE
   for (const { chunk, wholeBytes } of body.held) {
     const outgoing = sink.take(chunk, wholeBytes)
-    if (outgoing !== undefined) exchange.response.write(outgoing)
+    if (outgoing !== undefined) writeBehindHead(exchange.response, outgoing)
   }
   const passing: Passing = { exchange, options, watcher, tail, sink, begun, firstOutputDueMs, isRead }
   return body.complete || source.isWhole() ? endStream(passing, 'whole') : new EventRelay(passing, source, deps).run()
