@@ -43,6 +43,8 @@ interface Scene {
   readonly running: RunningProxy
   /** What the proxy wrote to its clients, write by write, of the connection that came last. */
   writes(): readonly string[]
+  /** The proxy's end of that connection. */
+  clientSocket(): Socket | undefined
 }
 
 async function scene(t: Test, certificate: Certificate | undefined, clients?: Certificate): Promise<Scene> {
@@ -54,10 +56,12 @@ async function scene(t: Test, certificate: Certificate | undefined, clients?: Ce
     ...(clients === undefined ? {} : { tls: { cert: Buffer.from(clients.cert), key: Buffer.from(clients.key) } }),
   })
   let writes: readonly string[] = []
+  let last: Socket | undefined
   running.proxy.listener.server.on(clients === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
+    last = socket
     writes = countWrites(socket)
   })
-  return { backend, running, writes: () => writes }
+  return { backend, running, writes: () => writes, clientSocket: () => last }
 }
 
 /** Over TLS many small records, which leave in one go. */
@@ -122,6 +126,35 @@ t.test('records before a broken connection reach the client, and the error event
   setImmediate(() => request.socket.destroy())
   const got = await client.until(LAST_CHUNK)
   t.ok(unchunked(got).startsWith(`${chatEvent('word 0')}${words(40).join('')}data: {"error"`))
+  client.socket.destroy()
+})
+
+t.test('a client that does not read holds the backend up, whose records then arrive all the same', async t => {
+  const it = await scene(t, CERTIFICATE)
+  const client = connect(it.running)
+  askStream(client)
+  const request = await it.backend.next()
+  sendAtOnce(request, HEAD + words(1).map(chunked).join(''))
+  await client.until('word 0')
+  client.socket.pause()
+  const long = chatEvent('x'.repeat(100_000))
+  const events = 200
+  if (request.socket instanceof tls.TLSSocket) request.socket.setMaxSendFragment(16 * 1024)
+  for (let i = 0; i < events; i++) request.send(chunked(long))
+  await until(() => it.clientSocket()?.writableNeedDrain === true)
+  let most = 0
+  for (let i = 0; i < 100; i++) {
+    most = Math.max(most, it.clientSocket()?.writableLength ?? 0)
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.ok(most < 512 * 1024, `${most} bytes wait in the proxy`)
+  t.ok(request.socket.writableLength > 4_000_000, 'the rest waits at the backend')
+  client.socket.resume()
+  request.send(chunked(DONE) + LAST_CHUNK)
+  t.equal(
+    unchunked(await client.until(LAST_CHUNK)).length,
+    words(1).join('').length + events * long.length + DONE.length,
+  )
   client.socket.destroy()
 })
 
