@@ -1,9 +1,9 @@
 // Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay. Two limits:
 // one request's (server.max_body), and all requests' together (server.max_buffered).
-import type { Deadlines } from '../clock.ts'
+import type { Deadline, Deadlines } from '../clock.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
-import { CODINGS, type Coding, codingOf, createBodyDecoder, decoderBytes } from './decode.ts'
+import { type BodyDecoder, CODINGS, type Coding, codingOf, createBodyDecoder, decoderBytes } from './decode.ts'
 
 /** Request bytes held for replay, all requests together. */
 export interface BodyBudget {
@@ -106,64 +106,52 @@ const BROKEN: Refusal = {
   close: true,
 }
 
-/** Plain bytes as they come, held within both limits. */
-interface Holder {
-  /** @returns what a piece breaks, if anything; nothing of it is held then */
-  take(plain: Buffer): Refusal | undefined
-  /** Reserves what a decoder may take for itself. @returns whether there was room */
-  reserveForDecoder(): boolean
-  /** Gives the decoder's own memory back. */
-  decoderGone(): void
-  /** Gives everything back. */
-  drop(): void
-  body(): HeldBody
-}
+/** Plain bytes as they come, held within both limits. One for every request: a class, whose methods are made once. */
+class Holder implements HeldBody {
+  readonly chunks: Buffer[] = []
+  bytes = 0
+  private readonly options: TakeOptions
+  private readonly coding: Coding | undefined
+  private decoders = 0
+  private released = false
 
-function createHolder({ maxBytes, budget, scanner }: TakeOptions, coding: Coding | undefined): Holder {
-  const chunks: Buffer[] = []
-  let bytes = 0
-  let decoders = 0
-  const reserveForDecoder = (): boolean => {
-    const more = coding === undefined ? 0 : decoderBytes(coding, bytes) - decoders
-    if (more > 0 && !budget.reserve(more)) return false
-    decoders += more
+  constructor(options: TakeOptions, coding: Coding | undefined) {
+    this.options = options
+    this.coding = coding
+  }
+
+  /** @returns what a piece breaks, if anything; nothing of it is held then */
+  take(plain: Buffer): Refusal | undefined {
+    const { maxBytes, budget, scanner } = this.options
+    if (this.bytes + plain.length > maxBytes) return tooLarge(maxBytes)
+    if (!budget.reserve(plain.length)) return OVERLOADED
+    this.bytes += plain.length
+    if (!this.reserveForDecoder()) return OVERLOADED
+    this.chunks.push(plain)
+    scanner.push(plain)
+    return undefined
+  }
+
+  /** Reserves what a decoder may take for itself. @returns whether there was room */
+  reserveForDecoder(): boolean {
+    const more = this.coding === undefined ? 0 : decoderBytes(this.coding, this.bytes) - this.decoders
+    if (more > 0 && !this.options.budget.reserve(more)) return false
+    this.decoders += more
     return true
   }
-  const decoderGone = (): void => {
-    budget.release(decoders)
-    decoders = 0
+
+  /** Gives the decoder's own memory back. */
+  decoderGone(): void {
+    this.options.budget.release(this.decoders)
+    this.decoders = 0
   }
-  return {
-    take(plain) {
-      if (bytes + plain.length > maxBytes) return tooLarge(maxBytes)
-      if (!budget.reserve(plain.length)) return OVERLOADED
-      bytes += plain.length
-      if (!reserveForDecoder()) return OVERLOADED
-      chunks.push(plain)
-      scanner.push(plain)
-      return undefined
-    },
-    reserveForDecoder,
-    decoderGone,
-    drop() {
-      decoderGone()
-      budget.release(bytes)
-    },
-    body() {
-      let held = true
-      return {
-        chunks,
-        bytes,
-        release() {
-          if (!held) return
-          held = false
-          // Emptied, not dropped: the request's own functions are suspended with it for as long as its response
-          // streams.
-          chunks.length = 0
-          budget.release(bytes)
-        },
-      }
-    },
+
+  release(): void {
+    if (this.released) return
+    this.released = true
+    // Emptied, not dropped: the request's own functions are suspended with it for as long as its response streams.
+    this.chunks.length = 0
+    this.options.budget.release(this.bytes)
   }
 }
 
@@ -182,74 +170,104 @@ export function takeBody(exchange: Exchange, options: TakeOptions): Promise<Take
   const found = codingOf(request.headers['content-encoding'])
   if (found.kind === 'unsupported') return Promise.resolve({ kind: 'refused', refusal: UNSUPPORTED })
   const coding = found.kind === 'coded' ? found.coding : undefined
-  const holder = createHolder(options, coding)
+  const holder = new Holder(options, coding)
   if (!holder.reserveForDecoder()) return Promise.resolve({ kind: 'refused', refusal: OVERLOADED })
   if (request.headers.expect !== undefined) response.writeContinue()
-  return new Promise(resolve => receive(exchange, options, { declared, coding, holder }, resolve))
-}
-
-interface Receiving {
-  /** The length that the head declares, in bytes; 0 for none. */
-  readonly declared: number
-  readonly coding: Coding | undefined
-  readonly holder: Holder
+  return new Promise(resolve => {
+    new Receiver(exchange, options, { declared, coding, holder }, resolve)
+  })
 }
 
 /** Reads a body off its request; calls `done` once. */
-function receive(
-  { request, record, cancellation }: Exchange,
-  { maxBytes, deadlines, nowMs }: TakeOptions,
-  { declared, coding, holder }: Receiving,
-  done: (taken: TakenBody) => void,
-): void {
-  const beganMs = nowMs()
-  let wireBytes = 0
-  let finished = false
+class Receiver {
+  private readonly exchange: Exchange
+  private readonly options: TakeOptions
+  /** The length that the head declares, in bytes; 0 for none. */
+  private readonly declared: number
+  private readonly holder: Holder
+  private readonly done: (taken: TakenBody) => void
+  private readonly decoder: BodyDecoder | undefined
+  private readonly beganMs: number
+  private readonly deadline: Deadline
+  private readonly stopWatching: () => void
+  private wireBytes = 0
+  private finished = false
 
-  const finish = (taken: TakenBody): void => {
-    if (finished) return
-    finished = true
-    deadlines.remove(deadline)
-    stopWatching()
-    request.off('data', onData).off('end', onEnd).off('error', onError)
-    decoder?.destroy()
-    if (taken.kind === 'body') holder.decoderGone()
-    else holder.drop()
-    done(taken)
+  constructor(
+    exchange: Exchange,
+    options: TakeOptions,
+    { declared, coding, holder }: { declared: number; coding: Coding | undefined; holder: Holder },
+    done: (taken: TakenBody) => void,
+  ) {
+    const { request, cancellation } = exchange
+    this.exchange = exchange
+    this.options = options
+    this.declared = declared
+    this.holder = holder
+    this.done = done
+    this.decoder =
+      coding === undefined
+        ? undefined
+        : createBodyDecoder(coding, {
+            data: plain => this.hold(plain),
+            end: () => this.whole(),
+            broken: () => this.refuse(BROKEN),
+            drain: () => request.resume(),
+          })
+    this.beganMs = options.nowMs()
+    this.deadline = options.deadlines.add(this.beganMs + BODY_SILENCE_MS, () => this.refuse(TOO_LATE))
+    this.stopWatching = cancellation.onCancel(() => this.finish({ kind: 'gone' }))
+    request.on('data', this.onData).on('end', this.onEnd).on('error', this.onError)
   }
-  const refuse = (refusal: Refusal): void => finish({ kind: 'refused', refusal })
-  const hold = (plain: Buffer): void => {
-    if (finished) return
-    const refusal = holder.take(plain)
-    if (refusal !== undefined) refuse(refusal)
-  }
-  const whole = (): void => finish({ kind: 'body', body: holder.body() })
-  const decoder =
-    coding === undefined
-      ? undefined
-      : createBodyDecoder(coding, {
-          data: hold,
-          end: whole,
-          broken: () => refuse(BROKEN),
-          drain: () => request.resume(),
-        })
-  const deadline = deadlines.add(beganMs + BODY_SILENCE_MS, () => refuse(TOO_LATE))
-  const onData = (chunk: Buffer): void => {
-    wireBytes += chunk.length
-    record.bytesIn = wireBytes
-    if (wireBytes > maxBytes) {
-      refuse(tooLarge(maxBytes))
+
+  private readonly onData = (chunk: Buffer): void => {
+    const { exchange, options, declared, decoder } = this
+    this.wireBytes += chunk.length
+    exchange.record.bytesIn = this.wireBytes
+    if (this.wireBytes > options.maxBytes) {
+      this.refuse(tooLarge(options.maxBytes))
       return
     }
     // Mostly it is whole with its first piece.
-    if (wireBytes !== declared) deadline.dueMs = Math.min(nowMs() + BODY_SILENCE_MS, beganMs + BODY_TOTAL_MS)
-    if (decoder === undefined) hold(chunk)
-    else if (!decoder.write(chunk)) request.pause()
+    if (this.wireBytes !== declared) {
+      this.deadline.dueMs = Math.min(options.nowMs() + BODY_SILENCE_MS, this.beganMs + BODY_TOTAL_MS)
+    }
+    if (decoder === undefined) this.hold(chunk)
+    else if (!decoder.write(chunk)) exchange.request.pause()
     // Nothing can follow: the end is not waited for, which would come a turn later.
-    if (wireBytes === declared) onEnd()
+    if (this.wireBytes === declared) this.onEnd()
   }
-  const onEnd = (): void => (decoder === undefined ? whole() : decoder.end())
-  const onError = (): void => finish({ kind: 'gone' })
-  const stopWatching = cancellation.onCancel(() => finish({ kind: 'gone' }))
-  request.on('data', onData).on('end', onEnd).on('error', onError)
+
+  private readonly onEnd = (): void => {
+    if (this.decoder === undefined) this.whole()
+    else this.decoder.end()
+  }
+
+  private readonly onError = (): void => this.finish({ kind: 'gone' })
+
+  private hold(plain: Buffer): void {
+    if (this.finished) return
+    const refusal = this.holder.take(plain)
+    if (refusal !== undefined) this.refuse(refusal)
+  }
+
+  private whole(): void {
+    this.finish({ kind: 'body', body: this.holder })
+  }
+
+  private refuse(refusal: Refusal): void {
+    this.finish({ kind: 'refused', refusal })
+  }
+
+  private finish(taken: TakenBody): void {
+    if (this.finished) return
+    this.finished = true
+    this.options.deadlines.remove(this.deadline)
+    this.stopWatching()
+    this.exchange.request.off('data', this.onData).off('end', this.onEnd).off('error', this.onError)
+    this.decoder?.destroy()
+    this.holder.decoderGone()
+    if (taken.kind !== 'body') this.holder.release()
+    this.done(taken)
+  }
 }
