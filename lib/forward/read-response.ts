@@ -143,7 +143,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
 
 /** An error object alone is shorter, and says so at its beginning. */
 const ERROR_OBJECT_MAX_BYTES = 16 * 1024
-const ERROR_MARKS = [Buffer.from('"error"'), Buffer.from('"statusCode"')]
+const ERROR_MARK = /"error"|"statusCode"/
 const ERROR_MARK_MAX_BYTES = 256
 
 /** What a good response means that is nothing but an error object; undefined for every other. */
@@ -157,8 +157,7 @@ function errorInside(
   const [first] = chunks
   if (first === undefined || bytes > ERROR_OBJECT_MAX_BYTES || isEncoded(values)) return undefined
   const body = chunks.length === 1 ? first : Buffer.concat(chunks)
-  const beginning = body.subarray(0, ERROR_MARK_MAX_BYTES)
-  if (!ERROR_MARKS.some(mark => beginning.includes(mark))) return undefined
+  if (!ERROR_MARK.test(body.toString('latin1', 0, ERROR_MARK_MAX_BYTES))) return undefined
   const error = readLoneError(body)
   const outcome = error && classifyStreamError(error, values, clock.epochMs(), sentBy(plan))
   return outcome?.kind === 'served' ? undefined : outcome

@@ -8,7 +8,13 @@ import { createDenseSet, type DenseSet, NO_SLOT, type Slotted } from '../dense-s
 import { type Refusal, refuse } from '../errors.ts'
 import type { ClientSocket } from '../handlers/realtime.ts'
 import type { Log } from '../log.ts'
-import { createCancellation, createRecord, type Exchange, type FinishedRequest } from '../request-context.ts'
+import {
+  createCancellation,
+  createRecord,
+  type Exchange,
+  type FinishedRequest,
+  type RequestTrace,
+} from '../request-context.ts'
 import type { Runtime } from '../runtime.ts'
 import type { Tracer } from '../tracing/tracer.ts'
 import { clientAddress } from './client-address.ts'
@@ -141,6 +147,10 @@ function serve(
   done()
 }
 
+function beginTrace({ url = '', headers }: IncomingMessage, tracer: Tracer | undefined): RequestTrace | undefined {
+  return isOwnRoute(url.split('?', 1)[0] ?? '') ? undefined : tracer?.begin(single(headers.traceparent))
+}
+
 /** Step 1 of a request (lib/README.md): its id, its one cancellation, its record. */
 function beginExchange(
   request: IncomingMessage,
@@ -158,9 +168,7 @@ function beginExchange(
     cancellation: createCancellation(),
     record: createRecord(),
     beganMs: clock.nowMs(),
-    trace: isOwnRoute((request.url ?? '').split('?', 1)[0] ?? '')
-      ? undefined
-      : tracer?.begin(single(request.headers.traceparent)),
+    trace: config.tracing.url === undefined ? undefined : beginTrace(request, tracer),
     client: clientAddress(request, config.server.trustedProxies),
     lingerAndClose() {
       const timer = clock.after(LINGER_MS, () => response.end())
