@@ -15,7 +15,7 @@ function hostsIn(rawHeaders: readonly string[]): number {
 }
 
 /** @returns how a head is refused; undefined: it is sound */
-export function headRefusal({ httpVersion, rawHeaders }: IncomingMessage): Refusal | undefined {
+export function headRefusal({ headers, httpVersion, rawHeaders }: IncomingMessage): Refusal | undefined {
   // Names and values in turn.
   if (rawHeaders.length > 2 * MAX_HEADERS) {
     const message = `The request has more than ${MAX_HEADERS} headers.`
@@ -28,6 +28,12 @@ export function headRefusal({ httpVersion, rawHeaders }: IncomingMessage): Refus
   }
   if (hosts === 0 && httpVersion === '1.1') {
     return { status: 400, code: 'invalid_request', message: 'The Host header is missing.', close: true }
+  }
+  // A body in another transfer coding would be taken for what it holds (RFC 9112 section 6.1).
+  const coding = headers['transfer-encoding']
+  if (coding !== undefined && coding.trim().toLowerCase() !== 'chunked') {
+    const message = 'The only Transfer-Encoding that is known here is "chunked".'
+    return { status: 400, code: 'invalid_request', message, close: true }
   }
   return undefined
 }

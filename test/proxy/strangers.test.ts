@@ -76,6 +76,24 @@ t.test('headers', async t => {
     }
   })
 
+  t.test('a body in another transfer coding is refused, not taken for what it holds', async t => {
+    const before = resource.requests.length
+    for (const [coding, status] of [
+      ['gzip, chunked', 400],
+      ['chunked, chunked', 400],
+      ['Chunked', 200],
+    ] as const) {
+      const client = connect(running)
+      const [line = '', ...lines] = chatHead().filter(text => !text.startsWith('Content-Length'))
+      client.send(
+        [line, ...lines, `Transfer-Encoding: ${coding}`, 'Connection: close'],
+        `${CHAT_BODY.length.toString(16)}\r\n${CHAT_BODY}\r\n0\r\n\r\n`,
+      )
+      t.same(statuses(await client.closed), [status], coding)
+    }
+    t.equal(resource.requests.length, before + 1)
+  })
+
   t.test('a client that asks for h2c with each request leaves one listener, not one a request', async t => {
     const accepted = once(running.proxy.listener.server, 'connection')
     const client = connect(running)
