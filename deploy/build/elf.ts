@@ -1,6 +1,6 @@
-// ELF files (64 bit, little endian): taking out the symbols and debug data that a release does not need, and finding
-// the resource that makes an executable of a runtime. Own code rather than strip: the bytes must not depend on the
-// tools of a machine, and strip for arm64 is rarely installed on x64.
+// ELF files (64 bit, little endian): takes out the symbols and debug data that a release does not need. Finds the
+// resource that makes an executable of a runtime. Own code rather than strip: the bytes must not depend on the tools of
+// a machine, and strip for arm64 is rarely installed on x64.
 import { BuildError } from './errors.ts'
 
 const HEADER_BYTES = 64

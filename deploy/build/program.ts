@@ -18,7 +18,7 @@ function put(file: string, content: string): void {
 async function run(): Promise<void> {
   await writePage(process.cwd())
   const { code, map } = await bundleForLauncher(process.cwd(), BUNDLE)
-  // One other character, in a raw text for example, would make it two bytes a character in memory: 1 MB more at rest.
+  // One other character, in a raw text for example, would make it two bytes a character in memory: 1 MB more when idle.
   const odd = /[^\p{ASCII}].{0,40}/u.exec(code)?.[0]
   if (odd !== undefined) throw new BuildError(`the bundle is not ASCII; write this as an escape: ${odd}`)
   put(`${BUNDLE}.map`, map)

@@ -1,6 +1,5 @@
 // The steps of a platform's build that hold a whole executable in memory. Each runs in a process of its own (step.ts),
-// whose memory is gone with it: putting a program into a runtime takes up to 800 MB, and the library never gives it
-// back.
+// whose memory is gone with it. To put a program into a runtime takes up to 800 MB, which the library never gives back.
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
@@ -16,7 +15,7 @@ import { fileOf, readRuntimes, runtimeFiles } from './runtimes.ts'
 import { writeTar } from './tar.ts'
 import { writeZip } from './zip.ts'
 
-/** What a step is told; plain data, since it travels as one argument. */
+/** The input of a step; plain data, since it travels as one argument. */
 export type Step =
   /** A file of a platform's runtime package, as it is. */
   | {

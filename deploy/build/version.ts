@@ -1,4 +1,4 @@
-// The version a build carries: given by whoever builds, else the package's with the commit.
+// The version a build carries: given on the command line, else the package's with the commit.
 import { BuildError } from './errors.ts'
 
 /** Long enough for a pre-release and a commit; short enough for a file name. */

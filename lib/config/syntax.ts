@@ -65,7 +65,7 @@ function lineAt(source: string, line: number): string {
   return source.split(/\r?\n/, line)[line - 1] ?? ''
 }
 
-/** The message of a fault, told more closely where its line shows what is missing. */
+/** The message of a fault, more exact where its line shows what is missing. */
 function messageFor({ code }: Fault, line: string): string {
   if (code === 'MISSING_CHAR' && /^\s*(?:-\s+)*[\w-]+:[^\s/]/.test(line)) return 'the blank after ":" is missing'
   if (code === 'MISSING_CHAR' && /^\s*(?:-\s+)*[\w-]+\s+[^\s:]+$/.test(line)) return 'the ":" after the key is missing'

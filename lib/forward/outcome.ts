@@ -173,8 +173,7 @@ function classifyRefusal(status: number, error: UpstreamError, said: () => strin
 }
 
 /**
- * The outcome of an error inside a 200 while the client has seen nothing: an event of a stream, or a body that is only
- * an error.
+ * The outcome of an error inside a 200 while the client has seen nothing: an event, or a body that is only an error.
  * @param headers the 200's own headers: where Azure answers 200 first, the wait stands there (azure/README.md 5.4)
  * @param sent as for `classifyResponse`
  */

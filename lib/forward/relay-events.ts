@@ -31,7 +31,7 @@ interface Passing {
 /** How upstream's bytes ended. */
 type UpstreamEnd = 'whole' | 'broken' | 'idle_timeout' | 'first_output_timeout'
 
-/** A stream under way: takes what comes off its connection until upstream, the client or the time ends it. */
+/** An open stream: takes what comes off its connection until upstream, the client or the time ends it. */
 class EventRelay implements BodySink {
   readonly #passing: Passing
   readonly #source: ResponseBody

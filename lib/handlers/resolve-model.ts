@@ -19,8 +19,8 @@ export function missingModel(): Refusal {
 const NAMED_MAX = 8
 
 /**
- * The models that a key may use, for a client that has asked for another one: the nearest name, then the few there are
- * or where to see them.
+ * The models that a key may use, for a client that has asked for another one. The nearest name comes first, then the
+ * few there are or where to see them.
  */
 function usable({ clientKey }: Exchange, asked: string, { pools }: Runtime): string {
   const models = pools.map(({ model }) => model).filter(model => mayUse(clientKey, model))

@@ -1,5 +1,5 @@
-// The choice of the backend that serves a session of Responses over WebSocket, while the client has seen nothing of the
-// first turn: its start-up events are held back, and another backend may still take over.
+// The choice of the backend that serves a session of Responses over WebSocket. While the client has seen nothing of the
+// first turn, its start-up events are held back, and another backend may still take over.
 import type { Deadline } from '../clock.ts'
 import type { Outcome } from '../forward/outcome.ts'
 import type { Exchange } from '../request-context.ts'

@@ -259,8 +259,8 @@ class SocketSession {
 
   /**
    * State that another resource holds cannot be had on this session. The code makes clients open a new one, and send
-   * there all that they know instead of an id. So a Codex session goes on that was taken up again: its warm-up turn
-   * chose a backend before its encrypted reasoning, made by another one, was to be seen.
+   * there all that they know instead of an id. So a resumed Codex session goes on: its warm-up turn chose a backend
+   * before its encrypted reasoning, made by another one, was to be seen.
    */
   #whyElsewhere(binding: Binding): Refusal | undefined {
     const connected = this.#backend.connected()

@@ -252,8 +252,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     maxAgeMs,
     makeSocket,
   )
-  // One buffer for all. A buffer made for each read (64 KB, cut to size) and its way through a stream cost 4 µs an
-  // event of an open stream.
+  // One buffer for all. A buffer for each read (64 KB, cut to size) and its way through a stream cost 4 µs an event.
   const readBuffer = Buffer.allocUnsafeSlow(READ_BYTES)
   const deps: ConnectionDeps = {
     agents,

@@ -1,6 +1,6 @@
 // Reads of one turn of the event loop, joined. Node hands on every TLS record by itself, though one read of the socket
-// brings hundreds: parsed, relayed and written one by one, each costs several times what it costs in company. No timer
-// holds them: a connection's pieces go on before the next connection's, at the latest when the turn ends.
+// brings hundreds. Parsed, relayed and written one by one, each costs several times as much as together. No timer holds
+// them: a connection's pieces go on before the next connection's, at the latest when the turn ends.
 import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 

@@ -79,9 +79,9 @@ function bytesOf(text: string): string | Buffer {
 type DigestOf = (text: string) => Buffer
 
 /**
- * Digests of the texts that were valid keys, so that a client's next request costs no SHA-256 (2 µs). What is wrong is
- * never remembered: strangers can neither fill the memory nor measure what is in it, for a Map compares texts only
- * where their seeded hashes are equal.
+ * Digests of the texts that were valid keys, so that a client's next request costs no SHA-256 (2 µs). Wrong credentials
+ * are never remembered, so strangers cannot fill the memory. Nor can they measure what is in it: a Map compares texts
+ * only where their seeded hashes are equal.
  */
 function createDigests(): { readonly of: DigestOf; readonly keep: (text: string, digest: Buffer) => void } {
   const known = new Map<string, Buffer>()

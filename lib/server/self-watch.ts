@@ -1,5 +1,5 @@
-// The proxy's knowledge of itself, for the status page and alerts: name, last reload, end of the certificate, and the
-// deployments that a probe has reached.
+// The proxy's knowledge of itself, for the status page and alerts: name, last reload, end of the certificate, and
+// deployments reached by a probe.
 import type { Clock } from '../clock.ts'
 import type { ProxyEntry } from '../dashboard/entries.ts'
 import { certificateEndMs } from './certificates.ts'

@@ -52,8 +52,8 @@ function number(schema: Json, isWhole: boolean): number {
 }
 
 /**
- * The simplest value that a schema allows. That is the first of an enum, of `anyOf` and of types that are not null;
- * every property; one element of a list; "x", 1, true.
+ * The simplest value that a schema allows. The first of an enum, of `anyOf` and of types that are not null; every
+ * property; one element of a list; "x", 1, true.
  * @param root what `$ref` is resolved in
  */
 export function instanceOf(schema: unknown, root: unknown = schema, depth = 0): unknown {

@@ -1,4 +1,4 @@
-// One worker's news to the others and theirs to it: the health of deployments, owner and maker of stored responses, the
+// One worker's news to the others and theirs to it: health of deployments, owner and maker of stored responses,
 // backends at which conversations are warm. Health travels as whole states with a version: a message lost, late or
 // doubled changes nothing in the end.
 import type { BackendHealth } from '../balancer/health.ts'

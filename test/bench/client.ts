@@ -32,7 +32,7 @@ export function sameBytes(expected: Buffer): BodyCheck {
 
 /**
  * The body is so many events, each with the time at which it was sent, and the end of the stream.
- * @param onEvent told how long an event was under way, in µs, as soon as its last byte is here
+ * @param onEvent called with an event's time on its way, in µs, as soon as its last byte is here
  */
 export function stampedEvents(count: number, onEvent: (delayUs: number) => void): BodyCheck {
   const eventsBytes = count * EVENT.length

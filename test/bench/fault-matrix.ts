@@ -1,6 +1,6 @@
-// `make fault-matrix`: real requests over two simulated resources in this process, one of which fails in each way that
-// a client must not notice, alone and two at a time; then again with a poison request every 200 ms beside them, which
-// must not move /health.
+// `make fault-matrix`: real requests over two simulated resources in this process. One of them fails in each way that a
+// client must not notice, alone and two at a time. Then again with a poison request every 200 ms, which must not move
+// /health.
 //   REQUESTS=10000   for each fault and each pair
 //   FAULTS=fail-500,hang-up   only these, and their pairs
 //   PAIRS=0          faults alone only

@@ -1,5 +1,5 @@
 // Configs of the gateways, each in its own language: check the client's key, rewrite the URL, set the backend's key,
-// keep connections alive, write a log line.
+// keep connections, log a line.
 import { API_VERSION, AZURE_KEY, CLIENT_KEY, EMBEDDINGS_MODEL, MODEL } from './payloads.ts'
 
 export interface GatewayOptions {
@@ -104,7 +104,7 @@ ${
 }
 
 /**
- * HAProxy, in one thread. It holds no body, but passes on what comes through its usual buffer of 16 KB: the others keep
+ * HAProxy, in one thread. It holds no body, but passes on what comes through its usual buffer of 16 KB. The others keep
  * a body in order to send it to another backend.
  */
 export function haproxyConfig({ port, backends }: GatewayOptions): string {

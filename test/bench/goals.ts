@@ -61,7 +61,7 @@ const GOALS: ReadonlyMap<string, Goal> = new Map([
   ['W projected_speed_up', SPEED_UP],
 ])
 
-/** What this figure is to reach; undefined: it is told, and no more. */
+/** What this figure is to reach; undefined: it is only reported. */
 export function goalOf(scenario: string, metric: string): Goal | undefined {
   return GOALS.get(`${scenario} ${metric}`)
 }

@@ -1,6 +1,6 @@
 // The load generator, a process of its own: takes one job after the other and tells what came of each. Closed loop:
 // each connection asks again when it is answered. Fixed rate: requests begin when they are due, and latency counts from
-// there, so that a slow answer cannot hide the ones that had to wait for it. Slow: many open streams at once.
+// there. So a slow response cannot hide those that had to wait for it. Slow: many open streams at once.
 import { type Client, createClient, type Handshake, sameBytes, stampedEvents } from './client.ts'
 import { createHistogram, type Histogram } from './histogram.ts'
 import { expectedBody, nowUs, type Route, requestBytes, SLOW_EVENTS_PER_S, type Work } from './payloads.ts'
@@ -51,7 +51,7 @@ export interface Result {
   /** Of requests; for slow streams of events, from sending to arrival. In µs. */
   readonly p50Us: number
   readonly p99Us: number
-  /** Of slow streams: how long each one's first event was under way, median, in µs. */
+  /** Of slow streams: the time of each one's first event on its way, median, in µs. */
   readonly firstEventP50Us: number
   readonly sentBodyBytes: number
   readonly events: number

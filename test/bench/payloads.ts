@@ -112,7 +112,7 @@ function requestBody(work: Work): string {
     case 'embeddings':
       return JSON.stringify({ input: text(30), model: EMBEDDINGS_MODEL, encoding_format: 'float' })
     case 'history': {
-      // The Python SDK writes `messages` before `model`: whoever looks for the model has to get past them.
+      // The Python SDK writes `messages` before `model`: a scan for the model has to get past them.
       const turns = Array.from({ length: 50 }, (_, i) => ({
         role: i % 2 === 0 ? 'user' : 'assistant',
         content: `turn ${i}: ${text(HISTORY_BYTES / 50 - 60)}\n"quoted"`,

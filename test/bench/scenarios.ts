@@ -146,8 +146,8 @@ const oneBad: Scenario = {
     upstream.fail(true)
     try {
       await upstream.count()
-      // Errors are this scenario's figure, hence not counted as wrong answers. One client finds out: what is already
-      // under way to a backend when it fails cannot be held back by anybody.
+      // Errors are this scenario's figure, hence not counted as wrong answers. One client finds out: what is already on
+      // its way to a backend when it fails cannot be held back by anybody.
       const first = await bench.load.run(aimAt(FIND_OUT, target))
       const running = await bench.load.run(aimAt(steady(bench), target))
       const { askedSecond } = await upstream.count()

@@ -1,6 +1,6 @@
 // `make soak MINUTES=5`: a proxy in this process under mixed load while its backends keep failing. At the end
 // everything it took must be where it was after a warm-up: connections, timers, leases, held bytes, memory. How long
-// the event loop was held up is told and never judged.
+// the event loop was held up is reported and never judged.
 //   MINUTES=5 or SECONDS=60   how long
 //   CLIENTS=32                how many at once
 //   SEED=1                    another course of chance
@@ -16,7 +16,7 @@ import { columns } from './report.ts'
 import { type FromBackends, RESOURCE_KEY, RESOURCES, type ToBackends } from './soak-backends.ts'
 import { type FromClients, SOAK_KEY, type ToClients } from './soak-clients.ts'
 
-/** What is left may come back a little late: a probe is just under way, a connection is closing. */
+/** What is left may come back a little late: a probe is in progress, a connection is closing. */
 const SETTLE_MS = 10_000
 const LOOK_EVERY_MS = 100
 /**

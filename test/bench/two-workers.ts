@@ -1,6 +1,5 @@
-// Scenario W: what a second worker brings. With cores enough for everybody that is measured; with fewer, load and
-// upstream take their time from the same two cores, and it is projected: two cores' worth of CPU time divided by what a
-// request costs.
+// Scenario W: what a second worker brings. With enough cores that is measured. With fewer, load and upstream share the
+// two cores, and it is projected: two cores' worth of CPU time divided by a request's cost.
 import { type Bench, type Figures, type Measured, measure } from './measure.ts'
 import type { Scenario } from './rounds.ts'
 import type { Target } from './targets.ts'

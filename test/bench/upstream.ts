@@ -197,6 +197,6 @@ async function run(tell: (message: FromUpstream) => void): Promise<void> {
   tell({ kind: 'listening', port, secondPort, tlsPort, certificate: cert })
 }
 
-// Whoever started it is gone: so is its reason to be.
+// The process that started it is gone: so is its reason to be.
 process.on('disconnect', () => process.exit())
 await run(message => process.send?.(message))

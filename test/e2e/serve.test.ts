@@ -10,7 +10,7 @@ import { CLIENT_KEY, configFor } from '../fixtures/run-proxy.ts'
 import { ask, CHAT, isAlive, keptConnection, spawnProxy, startProxy, until } from '../fixtures/spawn-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
-/** A resource that answers only when told to. */
+/** A resource that responds only on the test's order. */
 async function startHeldResource(t: Test) {
   const clock = createHandClock()
   const { url, resource } = await startResource(t, { clock, firstDelayMs: 1_000 })
@@ -23,7 +23,7 @@ async function startHeldResource(t: Test) {
   }
 }
 
-/** The names that a client is told of. */
+/** The names that a client is shown. */
 async function modelsOf(port: number): Promise<readonly string[]> {
   const { body } = await ask(port, { path: '/v1/models' })
   const { data }: { readonly data: readonly { readonly id: string }[] } = JSON.parse(body)

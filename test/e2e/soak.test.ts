@@ -37,7 +37,7 @@ t.test('under load and faults each answer is right or an honest error, and all t
   if (code !== 0) t.comment(text)
   t.equal(code, 0, 'nothing was wrong and nothing is left')
   t.match(text, /Everything came back/, 'it says so')
-  // It has really been under way: every kind of client, and backends that failed.
+  // It has really run: every kind of client, and backends that failed.
   for (const kind of ['chat: 200', 'chat stream: 200', 'embeddings: 200', 'response: 200', 'leaves a stream: left']) {
     t.match(text, `| ${kind} `, kind)
   }

@@ -1,6 +1,6 @@
-// A backend's bytes by chance: sound answers are read byte for byte however they are cut; spoilt ones never throw,
-// never bring more than was sent, and mean what Node's own client takes them for wherever both accept them. FUZZ_SEED
-// repeats a run, FUZZ_RUNS sets its length.
+// A backend's bytes by chance. Sound responses are read byte for byte however they are cut. Spoilt ones never throw and
+// never bring more than was sent; where Node's own client accepts them too, both mean the same. FUZZ_SEED repeats a
+// run, FUZZ_RUNS sets its length.
 import http from 'node:http'
 import net from 'node:net'
 import t from 'tap'
@@ -208,7 +208,7 @@ t.test(
       const what = `FUZZ_SEED=${seed}, run ${run}: ${JSON.stringify(answer)}`
       if (!ENDS.has(got.end)) t.fail(`${got.end} is not listed: ${what}`)
       if (got.body.length > answer.length) t.fail(`more than was sent: ${what}`)
-      // Only what came behind the answer may come at another time, and a fault in a head be told before all of it has
+      // Only bytes behind the response may come at another time, and a fault in a head be reported before all of it has
       // come.
       const whole = got.end === 'reusable' || got.end === 'spent'
       if (got.body !== again.body || whole !== (again.end === 'reusable' || again.end === 'spent')) {

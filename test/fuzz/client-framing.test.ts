@@ -1,5 +1,5 @@
-// Answers by chance, through everything between an upstream's bytes and a client's: whatever framing, pieces, pauses
-// and faults, the client reads one whole answer (RFC 9112 section 6.3), or its connection is cut. FUZZ_SEED repeats a
+// Responses by chance, through everything between an upstream's bytes and a client's. With any framing, pieces, pauses
+// and faults the client reads one whole response (RFC 9112 section 6.3), or its connection is cut. FUZZ_SEED repeats a
 // run, FUZZ_RUNS sets its length.
 import t from 'tap'
 import type { Dialect } from '../../lib/azure/operations.ts'

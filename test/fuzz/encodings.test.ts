@@ -1,4 +1,4 @@
-// Packed bodies by chance, sound and spoilt, in pieces of any size: what comes out is what went in, or the body is
+// Packed bodies by chance, sound and spoilt, in pieces of any size. What comes out is what went in, or the body is
 // broken; never more, never twice, and nothing is thrown. FUZZ_SEED repeats a run, FUZZ_RUNS sets its length.
 import zlib from 'node:zlib'
 import t from 'tap'

@@ -1,5 +1,5 @@
-// Event streams by chance, in pieces of any size: the watcher takes each for what a slow reader makes of the whole
-// text, and says that bytes are whole events only where they are. FUZZ_SEED repeats a run, FUZZ_RUNS sets its length.
+// Event streams by chance, in pieces of any size. The watcher takes each for what a slow reader makes of the whole
+// text, and calls bytes whole events only where they are. FUZZ_SEED repeats a run, FUZZ_RUNS sets its length.
 import t from 'tap'
 import type { Dialect } from '../../lib/azure/operations.ts'
 import { watchEventStream } from '../../lib/forward/sse-watcher.ts'

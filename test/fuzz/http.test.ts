@@ -1,5 +1,5 @@
-// Hostile bytes on raw sockets against a real proxy: it gives an answer that is whole, or a cut; never two answers for
-// one request, never a stop. Afterwards it still answers and holds nothing. FUZZ_SEED repeats a run, FUZZ_RUNS sets its
+// Hostile bytes on raw sockets against a real proxy. It sends a whole response or cuts; it never sends two for one
+// request, and never stops. Afterwards it still answers and holds nothing. FUZZ_SEED repeats a run, FUZZ_RUNS sets its
 // length.
 import net from 'node:net'
 import t, { type Test } from 'tap'

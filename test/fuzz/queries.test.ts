@@ -1,6 +1,5 @@
-// Queries and ids by chance: whichever lenient reader a backend is, it finds no second model, api-version or key; all
-// else stays as it is; and what goes upstream in an id's place is an id. FUZZ_SEED repeats a run, FUZZ_RUNS sets its
-// length.
+// Queries and ids by chance. No lenient reader finds a second model, api-version or key, and all else stays as it is.
+// What goes upstream in an id's place is an id. FUZZ_SEED repeats a run, FUZZ_RUNS sets its length.
 import t from 'tap'
 import { queryValue, replaceParameter, withoutParameters } from '../../lib/azure/query.ts'
 import { route } from '../../lib/server/router.ts'

@@ -1,5 +1,5 @@
-// Short capacity: the queue of retry.max_wait, waits that are true, the retry budget of an outage, and what Azure says
-// of itself; then a server that is not Azure as the last tier.
+// Short capacity: the queue of retry.max_wait, waits that are true, the retry budget of an outage, Azure's own account
+// of its limits. Then a server that is not Azure as the last tier.
 import t, { type Test } from 'tap'
 import { delay, silence, throttleBy } from '../../lib/simulator/faults.ts'
 import type { ReceivedRequest, SimulatedResource } from '../../lib/simulator/resource.ts'

@@ -1,6 +1,5 @@
-// Ends of certificates: the listener's, those that the config names and those that backends show, in metrics, on the
-// status page and once a day in the log.
-// covers: lib/server/certificates.ts
+// Ends of certificates: the listener's, those that the config names and those that backends show. They stand in
+// metrics, on the status page and once a day in the log. covers: lib/server/certificates.ts
 import t, { type Test } from 'tap'
 import { configCertificates, createCertificates } from '../../lib/server/certificates.ts'
 import { makeCertificate } from '../fixtures/certificate.ts'

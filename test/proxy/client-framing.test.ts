@@ -1,5 +1,5 @@
-// Whatever framing upstream uses and whatever becomes of its stream, a client finds the end of its answer where it is,
-// and the next answer of its connection behind it (RFC 9112 section 6.3).
+// With any framing and any end of the upstream's stream, a client finds the end of its response where it is. The next
+// response of its connection stands behind it (RFC 9112 section 6.3).
 import t from 'tap'
 import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'

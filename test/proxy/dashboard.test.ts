@@ -1,4 +1,5 @@
-// The live status page's wire: the page and its policy, the event stream, eject and restore by hand; over real sockets.
+// The live status page's wire: the page and its policy, the event stream, an operator's eject and restore; over real
+// sockets.
 import { createHash } from 'node:crypto'
 import type { ServerResponse } from 'node:http'
 import { connect } from 'node:net'

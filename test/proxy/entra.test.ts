@@ -1,5 +1,5 @@
 // Backends that take Entra tokens, from the config's text to the token endpoint and back, over real sockets. Time for
-// tokens is moved by hand; the proxy's own runs.
+// tokens is moved by the test; the proxy's own runs.
 import { createServer, type Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import type { Authorization, TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'

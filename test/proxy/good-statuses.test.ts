@@ -31,7 +31,7 @@ function stateOfFirst({ running }: Scene): unknown {
 
 type Framing = 'length' | 'chunks' | 'slow end' | 'byte by byte' | 'close'
 
-/** Writes an answer in one of the ways in which its end is told, with a pause of the event loop between pieces. */
+/** Writes a response in one of the ways in which its end is marked, with a pause of the event loop between pieces. */
 async function write(
   { socket, send }: Awaited<ReturnType<RawBackend['next']>>,
   head: string,

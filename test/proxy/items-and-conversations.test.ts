@@ -1,4 +1,4 @@
-// State that is named by item, by conversation or by what only its maker can read: it finds its resource, and what that
+// State that is named by item, by conversation or by what only its maker can read. It finds its resource, and what that
 // takes is bounded.
 import t, { type Test } from 'tap'
 import type { Clock } from '../../lib/clock.ts'

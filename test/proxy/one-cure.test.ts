@@ -1,6 +1,6 @@
-// One cure for each kind of trouble: the log, the status page, the alerts (through the metrics' label) and --probe say
-// the same sentence, and what Azure itself said; no key and nothing of a client's prompt stands in any of them.
-// covers: lib/balancer/advice.ts, lib/azure/error-text.ts
+// One cure for each kind of trouble: log, status page, alerts (by a metric's label) and --probe have the same sentence,
+// and Azure's own words. No key and nothing of a client's prompt stands in any of them. covers: lib/balancer/advice.ts,
+// lib/azure/error-text.ts
 import http from 'node:http'
 import t, { type Test } from 'tap'
 import { ADVICE, type AdviceCode } from '../../lib/balancer/advice.ts'

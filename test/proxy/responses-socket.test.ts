@@ -1,5 +1,5 @@
-// Responses over WebSocket: the handshake on the URL of POST /v1/responses, the choice of a backend by the first
-// message, turns that are admitted, limited and logged like requests, and the ways a session ends.
+// Responses over WebSocket: the handshake on the URL of POST /v1/responses, and the choice of a backend by the first
+// message. Turns are admitted, limited and logged like requests; a session ends in many ways.
 import t, { type Test } from 'tap'
 import { closeTurn, cutTurn, fail, hangUp, refuseWith, throttle, turnError } from '../../lib/simulator/faults.ts'
 import { dig } from '../fixtures/dig.ts'

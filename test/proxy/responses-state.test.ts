@@ -297,7 +297,7 @@ t.test('an unknown owner is asked for once, however many want to know at the sam
   }
 })
 
-/** A server that keeps every question until it is told to say that it holds nothing. */
+/** A server that keeps every question until `release`, and then says that it holds nothing. */
 async function slowStranger(t: Test): Promise<{ readonly url: string; asked(): number; release(): void }> {
   const held: http.ServerResponse[] = []
   let asked = 0

@@ -12,7 +12,7 @@ import { startResource } from '../fixtures/start-simulator.ts'
 
 const LINE = 'this machine is short of what connections to backends need'
 
-/** A log of its own whose clock is moved by hand; what it said. */
+/** A log of its own whose clock the test moves; what it said. */
 function shortageLog() {
   const clock = createHandClock()
   const said: Record<string, unknown>[] = []
@@ -114,7 +114,7 @@ t.test('a model that goes down while nobody asks has its error line, once, and a
   const lines = (start: string) => running.lines.filter(({ msg }) => String(msg).startsWith(start))
   const pass = async (holds: () => boolean): Promise<void> => {
     for (let second = 0; second < 60 || !holds(); second++) {
-      // Time passes while no probe is under way: its connection is real.
+      // Time passes while no probe is in progress: its connection is real.
       if (transport.sockets().busy === 0) clock.advance(1_000)
       await new Promise(resolve => setImmediate(resolve))
     }

@@ -1,4 +1,4 @@
-// Going down: nothing new, what is in flight finishes within the grace period, the rest is told or cut.
+// Going down: nothing new, what is in flight finishes within the grace period, the rest gets an error event or is cut.
 import http from 'node:http'
 import net from 'node:net'
 import t, { type Test } from 'tap'

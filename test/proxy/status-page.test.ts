@@ -1,4 +1,4 @@
-// The live status page as part of the proxy: who may see what, what it shows of real traffic, and orders by hand.
+// The live status page as part of the proxy: who may see what, what it shows of real traffic, and operators' orders.
 import t, { type Test } from 'tap'
 import { fail, refuseWith } from '../../lib/simulator/faults.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'

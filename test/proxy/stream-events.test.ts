@@ -1,5 +1,5 @@
-// Event streams as other servers send them: errors in every form fail over before output, comments open a stream that
-// thinks, a resumed stream may be empty, an encoded answer passes unread.
+// Event streams as other servers send them. Errors in every form fail over before output; comments open a stream that
+// thinks; a resumed stream may be empty; an encoded one passes unread.
 import { gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'

@@ -49,7 +49,7 @@ function body(i: number, more: object): Record<string, unknown> {
 
 t.test('the sums of --usage are the backend’s own count, to the token', async t => {
   const { resource, url } = await startResource(t, { deltas: 9, faultHeader: true })
-  // What the backend counts for a body, whoever asks: a second one of the same kind, asked directly.
+  // The backend's own count for a body: a second backend of the same kind, asked directly.
   const { url: direct } = await startResource(t, { deltas: 9, faultHeader: true })
   const spare = await startResource(t, { deltas: 9, faultHeader: true })
   const proxy = await runProxy(

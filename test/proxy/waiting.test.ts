@@ -1,5 +1,5 @@
-// `retry.max_wait` as one queue of permits: nobody waits behind one who waits for something else, whatever frees a
-// backend wakes exactly as many as it can take, and a throttle that is over is tried carefully.
+// `retry.max_wait` as one queue of permits. No request waits behind one that waits for something else. A freed backend
+// wakes exactly as many as it can take, and a throttle that is over is tried carefully.
 import { createServer } from 'node:http'
 import t, { type Test } from 'tap'
 import { delay, fail, throttleBy } from '../../lib/simulator/faults.ts'
@@ -77,7 +77,7 @@ for (const { what, names, stepMs } of [
       t.equal(done, 5)
       for (let second = 1; done < 40 && second < 20; second++) {
         clock.advance(stepMs)
-        // Whoever was woken is served, or refused and back in its place.
+        // A request that was woken is served, or refused and back in its place.
         await until(() => done >= Math.min(5 + 5 * second, 40))
         await until(() => done + waiting(running) === 40)
       }

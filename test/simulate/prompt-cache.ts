@@ -147,8 +147,8 @@ export interface Measured {
   /** The busiest backend's requests as a multiple of its fair share, over the whole run. */
   readonly unevenness: number
   /**
-   * What any backend had in flight, on average over five minutes, as a multiple of its share; the most of all
-   * five minutes in which there was anything to spread.
+   * The requests in flight at any backend, on average over five minutes, as a multiple of its share. It is the most of
+   * all five minutes in which there was anything to spread.
    */
   readonly worstFiveMinutes: number
   /** The most that any backend ever had in flight beyond 1.25 × its share at that moment. */

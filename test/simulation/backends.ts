@@ -36,7 +36,7 @@ export interface Attempt {
   failedMs: number | undefined
   /** The connection's end or reset has reached the proxy while this was its business. */
   lostMs: number | undefined
-  /** Which of its resource's backends was meant cannot be told: it reads a stored object. */
+  /** Which of its resource's backends was meant is not known: it reads a stored object. */
   readonly ambiguous: boolean
   /** The bucket was empty. */
   refusedByBucket: boolean
@@ -81,7 +81,7 @@ interface Connection {
   used: boolean
   /** It leads to an address that the name no longer has. */
   moved: boolean
-  /** It ends after the answer that is under way. */
+  /** It ends after the response in progress. */
   ending: boolean
   /** Its end is on the way to the proxy. */
   ended: boolean

@@ -1,5 +1,5 @@
-// The end of a world, when nothing goes wrong any more: requests now and then until every backend must be back, whole
-// rounds of the weights, and rest.
+// The end of a world, when nothing goes wrong any more. Requests come now and then until every backend must be back,
+// then whole rounds of the weights, then rest.
 import type { Checks } from './checks.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -18,7 +18,7 @@ const ROUND_MS = 1_000
 /** Between an answer and the next request of a round; every bucket fills by one in a second. */
 const GAP_MS = 10
 const BUCKET_GAP_MS = 1_000
-/** After the last request: what is under way ends, and news spreads. */
+/** After the last request: what is in progress ends, and news spreads. */
 const REST_MS = 2_000
 /** How often it is looked whether all have come back. */
 const LOOK_MS = 200

@@ -1,5 +1,6 @@
-// The ten invariants, looked at while a world runs and at its end. What is compared is what the backends did and the
-// clients saw; the proxy's own beliefs are only asked where the contract speaks of them (who is available, who is out).
+// The ten invariants, looked at while a world runs and at its end. The checks compare what the backends did and the
+// clients saw. The proxy's own beliefs count only where the map speaks of them: which backend is available, which is
+// out.
 import { isAvailable, isEjected, isEjectedOrOnTrial, takesWaiting, throttledForMs } from '../../lib/balancer/health.ts'
 import type { Member } from '../../lib/balancer/pool.ts'
 import type { Attempt, Backends } from './backends.ts'
@@ -44,11 +45,11 @@ export interface Checks {
   reloaded(without: number | undefined): void
   /** A process is gone, and what it knew. */
   killed(process: number): void
-  /** Nothing is under way, and all believe of every backend that it is sound and free. */
+  /** Nothing is in progress, and all believe of every backend that it is sound and free. */
   isQuiet(): boolean
   /** From now on the weights must hold over whole rounds, and every backend must be asked. */
   beginRounds(): void
-  /** The rounds are over, nothing is under way and all news has spread. */
+  /** The rounds are over, nothing is in progress and all news has spread. */
   atRest(): void
   /** The processes have been shut down. */
   atEnd(): void
@@ -71,7 +72,7 @@ const SEEN_BY_REQUESTS =
 /** Capacity that nobody is woken for is a fault when it lasts; a wake may be a turn away. */
 const WAKE_MS = 30
 
-/** Nothing of it is under way any more. */
+/** Nothing of it is in progress any more. */
 function isOver({ answeredMs, droppedMs, failedMs }: Attempt): boolean {
   return answeredMs !== undefined || droppedMs !== undefined || failedMs !== undefined
 }
@@ -266,7 +267,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (rounds !== undefined && spec.priority === 1) rounds[backend] = (rounds[backend] ?? 0) + 1
   }
 
-  /** Requests that have come, have no attempt under way and no answer. */
+  /** Requests that have come, and have neither an attempt in progress nor a response. */
   const waiting = (): readonly Asking[] =>
     [...deps.clients().underWay].filter(
       ({ id, event, sentMs, wroteMs, result, leftMs, process }) =>
@@ -347,7 +348,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
-  /** Whether probes may have told the proxy anything bad of a backend that still counts at a time. */
+  /** Whether probes may have shown the proxy anything bad of a backend that still counts at a time. */
   const probedBad = (backend: number, fromMs: number, toMs: number): boolean => {
     if (!settings.probes) return false
     const memoryMs = settings.intervalMs * 1.1 + settings.probeTimeoutMs + settings.recoveryMs
@@ -582,7 +583,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       const before = ejectedLine.get(key)
       // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
       const goesOn = before !== undefined && (reason === 'probe_failed' || before.untilMs > engine.nowMs())
-      // Among several, another's news may have let it in between; that is not told again.
+      // Among several, another's news may have let it in between; that is not reported again.
       if (goesOn && before.reason === reason && plan.processes === 1) {
         violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
       }

@@ -11,7 +11,7 @@ export interface ReadMessage {
 }
 
 export interface MessageReader {
-  /** Takes what came; whole messages are told as they end. @throws when it is no HTTP */
+  /** Takes what came; whole messages are reported as they end. @throws when it is no HTTP */
   push(text: string): void
   /** What has come of a message that is not whole yet; undefined between two messages. */
   partial(): ReadMessage | undefined

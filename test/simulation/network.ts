@@ -34,7 +34,7 @@ export interface SocketWatch {
 
 export interface LinkOptions {
   readonly latencyMs: number
-  /** Bytes under way and unread before a writer is held up. */
+  /** Bytes in flight and unread before a writer is held up. */
   readonly windowBytes: number
   readonly host: Host
   readonly watch: SocketWatch
@@ -138,7 +138,7 @@ class Link {
     options.host.deaths.add(this.dies)
     const { onread: _, ...rest } = socketOptions
     this.socket = new MemorySocket(this, rest)
-    // A handle that is not there yet is a connection under way.
+    // A handle that is not there yet is a connection being made.
     if (!open) Object.assign(this.socket, { connecting: true })
     const link = this
     this.peer = {
@@ -283,7 +283,7 @@ export type Dialled =
 const NOTHING: PeerEvents = { data: () => undefined, gone: () => undefined }
 
 /**
- * A connection from the proxy to a backend, under way.
+ * A connection from the proxy to a backend, in progress.
  * @param dial asked when the first packet arrives
  */
 export function dial(

@@ -94,7 +94,7 @@ export interface RequestEvent {
   readonly connection: number
   /** The process its connection goes to, where it has to be made. */
   readonly process: number
-  /** What it does to whoever gets it. */
+  /** What it does to the backend that gets it. */
   readonly poison: Trouble | undefined
   /** The request that made the response which it continues or reads. */
   readonly about: string | undefined

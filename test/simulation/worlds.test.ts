@@ -1,4 +1,4 @@
-// Worlds made by hand: outages that once showed a fault, with little else in them.
+// Worlds written out one by one: outages that once showed a fault, with little else in them.
 import t, { type Test } from 'tap'
 import { type BackendPlan, drawPlan, type PlanEvent, type RequestEvent, type WorldPlan } from './plan.ts'
 import { createConfigMaker } from './processes.ts'

@@ -1,5 +1,4 @@
-// Advice for each reason: one sentence, told more closely by the codes of a failed connection; and the lines of the
-// log.
+// Advice for each reason: one sentence, made more exact by the codes of a failed connection; and the lines of the log.
 import t from 'tap'
 import { ADVICE, adviceCode, adviceFor } from '../../lib/balancer/advice.ts'
 

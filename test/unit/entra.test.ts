@@ -1,5 +1,5 @@
 // Requests of each Entra identity, the meaning of responses, and when a token is fetched again: decisions, on a clock
-// moved by hand.
+// that the test moves.
 import t, { type Test } from 'tap'
 import type { Authorization } from '../../lib/azure/credentials.ts'
 import {

@@ -445,7 +445,7 @@ t.test('of an answer as it passes the last 16 KiB are kept, however it is cut', 
   t.end()
 })
 
-// What a client is told in a stream that cannot be finished.
+// The error event of a stream that cannot be finished.
 
 const TROUBLE = { code: 'upstream_error', message: 'The backend broke off: "so" it is.' } as const
 

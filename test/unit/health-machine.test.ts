@@ -110,7 +110,7 @@ function broken(before: World, word: Word, world: World): string | undefined {
   if (word === 'eject' && phaseAt(state, nowMs) !== 'held') return 'not ejected'
   if (state.sequence < before.state.sequence || state.version < before.state.version) return 'went back'
   if (word === 'withdraw' && before.state.phase.kind === 'in' && phase.kind !== 'in') return 'taken out by a withdrawal'
-  // Left alone, with probes that pass, it takes requests again: nothing is out for ever but by hand.
+  // Left alone, with probes that pass, it takes requests again: nothing is out for ever but by an operator.
   const trouble = troubleOf(state)
   if (trouble === undefined || trouble.seenBy === 'hand') return undefined
   let later = { ...world, nowMs: nowMs + 200_000 }
@@ -123,7 +123,7 @@ function broken(before: World, word: Word, world: World): string | undefined {
 
 t.test('every order of up to seven events keeps what must hold', t => {
   const start: World = { state: NEW_STATE, nowMs: 1_000, held: [], blamed: 0, leases: 0 }
-  // Worlds that cannot be told apart go on alike: each is followed once.
+  // Worlds that do not differ go on alike: each is followed once.
   const keyOf = ({ state, nowMs, held, blamed }: World): string => {
     const at = (ms: number): number => (Number.isFinite(ms) ? ms - nowMs : ms)
     const { phase, throttle } = state

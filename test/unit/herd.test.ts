@@ -1,5 +1,5 @@
-// Many at once at a deployment that admits few: how often it is asked before all are served, and how long that takes
-// against the ideal. In virtual time, with the pool and the queue as they are.
+// Many at once at a deployment that admits few: how often it is asked before all are served, and the time against the
+// ideal. In virtual time, with the pool and the queue as they are.
 import t from 'tap'
 import { createPoolOn } from '../fixtures/pools.ts'
 import { createEngine, createHost } from '../simulation/engine.ts'

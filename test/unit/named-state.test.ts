@@ -1,4 +1,5 @@
-// The ids that an answer of the Responses API shows, whatever their length: each item belongs to whoever had it made.
+// The ids that an answer of the Responses API shows, whatever their length: each item belongs to the key that had it
+// made.
 import t from 'tap'
 import { shownByEvents, stateShownBy } from '../../lib/handlers/named-state.ts'
 

@@ -1,5 +1,5 @@
 // The meaning of a response, a failure or an error event for the request and for the backend: the table of outcomes,
-// row by row, and what a client is told when no backend gave it an answer.
+// row by row. Then the error for a client whom no backend served.
 import t, { type Test } from 'tap'
 import { readErrorBody, type UpstreamError } from '../../lib/azure/errors.ts'
 import type { EjectReason } from '../../lib/balancer/health.ts'
@@ -343,7 +343,7 @@ t.test('the detail names the status and a code, and never the text of an answer'
   t.end()
 })
 
-// What a client is told.
+// The client's error.
 
 const throttled: Outcome = { kind: 'throttled', waitMs: 5_000, detail: '429' }
 const misconfigured = answered(401)

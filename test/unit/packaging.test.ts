@@ -159,7 +159,7 @@ for (const [arch, linked, identifier] of [
     const last = commands.at(-1)
     const linkedit = segments.find(each => each.name === '__LINKEDIT')
     if (last === undefined || linkedit === undefined) throw new Error('no commands')
-    // Taken apart by hand: the last load command, and what it points to.
+    // Taken apart here: the last load command, and what it points to.
     const start = linked.readUInt32LE(last.at + 8)
     const unsigned = Buffer.from(linked.subarray(0, start))
     unsigned.fill(0, last.at, commandsEnd)

@@ -29,7 +29,7 @@ function wayOf(picker: Picker, blame: Blame = NONE): readonly string[] {
   }
 }
 
-/** One request that is served by whoever comes first. */
+/** One request that is served by the first backend. */
 function serve({ pool }: PoolUnderTest, options: PickerOptions = {}): string {
   const picker = pool.picker(options)
   const pick = picker.pick()

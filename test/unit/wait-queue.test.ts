@@ -101,7 +101,7 @@ t.test('who arrived first is served first, also if it came to wait later', async
   scene.clock.advance(1)
   const late = ask()
   scene.clock.advance(1)
-  // It was under way elsewhere until now.
+  // It was in flight elsewhere until now.
   const first = ask({}, early)
   scene.clock.advance(998)
   await settle()

@@ -273,7 +273,7 @@ t.test('limits of keys, counted in the primary', async t => {
   })
 })
 
-/** Some workers over one primary's memory; messages travel when told to. */
+/** Some workers over one primary's memory; messages travel on the test's order. */
 function workers(count: number) {
   const clock = createFakeClock()
   const memory = createSharedMemory()
