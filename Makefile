@@ -33,7 +33,7 @@ e2e: build ## the tests that start the program (PROXY_BIN=FILE: a packaged one)
 browser: build ## the live status page in a real browser (CHROMIUM=FILE, SCREENSHOTS=FOLDER)
 	@test/browser/run.sh
 
-sdk: build ## official SDKs: with tokens, on the demo, on faulty resources (fetches them; PYTHON=FILE)
+sdk: build ## SDKs, frameworks, agents: with tokens, on the demo, on faulty resources (fetches them; PYTHON=FILE, AGENTS=0)
 	@test/sdk/run.sh
 
 fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
