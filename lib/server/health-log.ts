@@ -106,8 +106,10 @@ export function createHealthLog({
       for (const member of members) {
         const { id } = member.health
         const trouble = troubleOf(member)
-        if (trouble === undefined || trouble.reason === 'by_hand' || !isEjected(member.health, nowMs)) continue
+        if (trouble === undefined || trouble.reason === 'by_hand') continue
+        // Until it is back: between two holds it may be tried, and is remembered all the same.
         out.add(id)
+        if (!isEjected(member.health, nowMs)) continue
         const last = saidMs.get(id) ?? trouble.sinceMs
         if (nowMs - last < REMIND_MS) continue
         saidMs.set(id, nowMs)
