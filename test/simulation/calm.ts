@@ -3,7 +3,7 @@
 import type { Checks } from './checks.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
-import type { RequestEvent, WorldPlan } from './plan.ts'
+import type { KeyName, RequestEvent, WorldPlan } from './plan.ts'
 
 /** Requests to each process that show whether a backend has come back. */
 const RETURN_REQUESTS = 8
@@ -22,6 +22,10 @@ const BUCKET_GAP_MS = 1_000
 const REST_MS = 2_000
 /** How often it is looked whether all have come back. */
 const LOOK_MS = 200
+/** So many worlds are asked for their metrics, and whether a key has all its places: each costs a request or two. */
+const ASKED = 3
+/** As many as may be under way for the key that is limited. */
+const PLACES = 2
 /** Every eighth world waits as long as a return may take, whatever is believed: what was in may go out again. */
 const PATIENT = 8
 
@@ -39,14 +43,20 @@ export interface Calm {
   result(asking: Asking): void
 }
 
-function calmRequest(id: string, atMs: number, process: number): RequestEvent {
+function calmRequest(
+  id: string,
+  atMs: number,
+  process: number,
+  key: KeyName = 'good',
+  connection = 5_000 + process,
+): RequestEvent {
   return {
     kind: 'request',
     atMs,
     id,
-    key: 'good',
+    key,
     form: 'chat',
-    connection: 5_000 + process,
+    connection,
     process,
     poison: undefined,
     about: undefined,
@@ -86,8 +96,19 @@ export function createCalm({ engine, plan, clients, checks }: CalmDeps): Calm {
   let hasBegun = false
   let quietSinceMs: number | undefined
 
+  const isAsked = plan.seed % ASKED === 0 || plan.processes > 1
+  const askMetrics = (isAtRest: boolean): void => {
+    if (isAsked) clients.get(0, '/metrics', message => checks.metrics(message?.body, isAtRest))
+  }
+  const end = (): void => {
+    restMs = engine.nowMs() + REST_MS
+    for (let i = 0; isAsked && i < PLACES; i++) {
+      clients.send(calmRequest(`place${i}`, engine.nowMs(), 0, 'limited', 6_000 + i))
+    }
+    engine.outside(engine.nowMs() + REST_MS / 2, () => askMetrics(true))
+  }
   const next = (): void => {
-    if (sent === count) restMs = engine.nowMs() + REST_MS
+    if (sent === count) end()
     else clients.send(calmRequest(`round${sent++}`, engine.nowMs(), 0))
   }
   const beginRounds = (): void => {
@@ -115,6 +136,8 @@ export function createCalm({ engine, plan, clients, checks }: CalmDeps): Calm {
   }
   if (plan.seed % PATIENT !== 0) engine.outside(plan.calmMs, look)
   engine.outside(backMs, beginRounds)
+  engine.outside(plan.calmMs / 2, () => askMetrics(false))
+  engine.outside(plan.calmMs, () => askMetrics(false))
   return {
     untilMs: () => restMs,
     result({ id }) {

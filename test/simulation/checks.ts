@@ -45,6 +45,8 @@ export interface Checks {
   reloaded(without: number | undefined): void
   /** A process is gone, and what it knew. */
   killed(process: number): void
+  /** What /metrics says; undefined: it did not answer. */
+  metrics(text: string | undefined, isAtRest: boolean): void
   /** Nothing is in progress, and all believe of every backend that it is sound and free. */
   isQuiet(): boolean
   /** From now on the weights must hold over whole rounds, and every backend must be asked. */
@@ -62,8 +64,12 @@ const SWEEP_MS = 20
 const STALE_MS = 1_000
 /** News is gathered for a moment before it is sent. */
 const SPREAD_MS = 50
+/** Between what a 429 said and what is passed on: the time of one packet, and whole milliseconds. */
+const WAIT_GRAIN_MS = 3
 /** Longer than any wait, time-out and stall of a world together. */
 const STUCK_MS = 35_000
+/** So long after its last byte an answer may still be on its way to a slow client. */
+const LONGEST_RELAY_MS = 6_000
 /** So many requests in a row put even the last one out. */
 const SUSPECT_ROW = 5
 /** Reasons that no probe gives. */
@@ -75,6 +81,20 @@ const WAKE_MS = 30
 /** Nothing of it is in progress any more. */
 function isOver({ answeredMs, droppedMs, failedMs }: Attempt): boolean {
   return answeredMs !== undefined || droppedMs !== undefined || failedMs !== undefined
+}
+
+/** The samples of a page of metrics, by name and labels. */
+function readFigures(text: string): ReadonlyMap<string, number> {
+  const figures = new Map<string, number>()
+  for (const line of text.split('\n')) {
+    const at = line.lastIndexOf(' ')
+    if (at > 0 && !line.startsWith('#')) figures.set(line.slice(0, at), Number(line.slice(at + 1)))
+  }
+  return figures
+}
+
+function sumOf(figures: ReadonlyMap<string, number>, prefix: string): number {
+  return [...figures].reduce((sum, [name, value]) => sum + (name.startsWith(prefix) ? value : 0), 0)
 }
 
 export function createChecks(deps: ChecksDeps): Checks {
@@ -102,6 +122,8 @@ export function createChecks(deps: ChecksDeps): Checks {
   const idleSinceMs = new Map<number, number>()
   /** By backend: the longest wait that a 429 has named. */
   const longestWaitMs = new Map<number, number>()
+  /** As /metrics last showed them. */
+  const counters = new Map<string, number>()
   let rounds: number[] | undefined
 
   const violate = (invariant: Invariant, check: string, text: string): void =>
@@ -135,7 +157,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     const nowMs = engine.nowMs()
     // After a throttle it is let through slowly.
     return membersOf(process).map(
-      member => member !== undefined && isAvailable(member.health, nowMs) && takesWaiting(member.health, nowMs),
+      (member, i) =>
+        member !== undefined &&
+        isAvailable(member.health, nowMs) &&
+        takesWaiting(member.health, nowMs) &&
+        member.health.inFlight < (specs[i]?.maxInFlight ?? Number.POSITIVE_INFINITY),
     )
   }
 
@@ -206,6 +232,28 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (counted.length >= settings.maxAttempts) {
       violate(4, 'max_attempts', `${asking.id} makes attempt ${counted.length + 1} of ${settings.maxAttempts}`)
     }
+  }
+
+  /** Requests that a process had at a backend at some time in a span. */
+  const inFlight = (process: Process, backend: number, fromMs: number): readonly Attempt[] =>
+    deps
+      .backends()
+      .attempts.filter(
+        attempt =>
+          attempt.kind === 'request' &&
+          attempt.backend === backend &&
+          attempt.madeBy === process.host &&
+          !attempt.ambiguous &&
+          (attempt.answeredMs ?? attempt.droppedMs ?? attempt.failedMs ?? Number.POSITIVE_INFINITY) >= fromMs,
+      )
+
+  /** Invariant 3: no more at once than a backend may have. */
+  const checkFull = (attempt: Attempt, asking: Asking): void => {
+    const spec = specs[attempt.backend]
+    if (spec?.maxInFlight === undefined || attempt.ambiguous) return
+    const others = inFlight(asking.process, attempt.backend, 0).filter(other => other !== attempt && !isOver(other))
+    if (others.length < spec.maxInFlight) return
+    violate(3, 'full', `${asking.id} is request ${others.length + 1} at ${spec.name}, which takes ${spec.maxInFlight}`)
   }
 
   /** Invariant 3, for one attempt. */
@@ -369,6 +417,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (deps.backends().troubled(i, asking.sentMs, nowMs) || probedBad(i, asking.sentMs, nowMs)) continue
       const throttle = announced.get(`${asking.process.index} ${i}`)
       if (throttle !== undefined && throttle.untilMs >= asking.sentMs) continue
+      const max = spec.maxInFlight ?? Number.POSITIVE_INFINITY
+      if (inFlight(asking.process, i, asking.sentMs - LONGEST_RELAY_MS).length >= max) continue
       const own = made.filter(({ backend }) => backend === i)
       if (own.some(({ refusedByBucket }) => refusedByBucket)) continue
       if (own.some(attempt => !isStale(attempt))) return `${spec.name} was sound and was asked`
@@ -376,7 +426,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (isAvailable(member.health, nowMs)) return `${spec.name} was sound, available, and never asked`
       const throttled = specs.some(({ name }) => {
         const other = memberOf(asking.process, name)
-        return other !== undefined && throttledForMs(other.health, nowMs) > 0
+        const most = other?.backend.maxInFlight ?? Number.POSITIVE_INFINITY
+        return other !== undefined && (throttledForMs(other.health, nowMs) > 0 || other.health.inFlight >= most)
       })
       // What refused it for a moment was sound: the others are not tried in its place.
       const refused = made.some(({ answer }) => answer?.throttleMs !== undefined)
@@ -384,6 +435,37 @@ export function createChecks(deps: ChecksDeps): Checks {
       return `${spec.name} was sound, and never asked though all were out`
     }
     return undefined
+  }
+
+  /** Invariant 10: a refusal of ours says how long to wait, and that is when the soonest is back. */
+  const checkWait = (asking: Asking, status: number, text: string): void => {
+    if (status !== 429 && status !== 503) return
+    const seconds = Number(/\r\nretry-after: (\d+)\r\n/i.exec(text)?.[1])
+    const ms = Number(/\r\nretry-after-ms: (\d+)\r\n/i.exec(text)?.[1])
+    if (!(seconds >= 1 && seconds <= 60 && ms >= 1 && Math.ceil(ms / 1000) === seconds)) {
+      violate(10, 'wait', `${asking.id} gets ${status} with a wait of ${seconds} s, ${ms} ms`)
+      return
+    }
+    const nowMs = engine.nowMs()
+    if (status !== 429 || text.includes('The key ') || plan.processes > 1) return
+    if (specs.some(({ maxInFlight }) => maxInFlight !== undefined) || asking.process.host.pauses.length > 0) return
+    const waits = specs.flatMap(({ name }, i) => {
+      const member = memberOf(asking.process, name)
+      const untilMs = announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0
+      if (member === undefined || untilMs <= nowMs || !asking.backends.has(name) || !isHosting(asking, i)) return []
+      if (isEjectedOrOnTrial(member.health, nowMs)) return []
+      const last = deps
+        .backends()
+        .of(asking.id)
+        .findLast(({ backend }) => backend === i)
+      return last === undefined || last.answer?.throttleMs !== undefined ? [untilMs - nowMs] : []
+    })
+    // A wait that passed meanwhile is named as a moment.
+    if (waits.length === 0) return
+    const soonestMs = Math.min(...waits)
+    if (Math.abs(ms - soonestMs) > WAIT_GRAIN_MS) {
+      violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonestMs}`)
+    }
   }
 
   const checkBody = (asking: Asking): void => {
@@ -520,6 +602,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       const asking = deps.clients().all.get(attempt.requestId)
       if (asking === undefined || attempt.kind !== 'request') return
       checkAttempts(attempt, asking)
+      checkFull(attempt, asking)
       checkOrder(attempt, asking)
       checkChoice(attempt, asking)
     },
@@ -552,6 +635,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     head(asking, text) {
       const status = Number(text.slice(9, 12))
       const ours = !/\r\nx-proxy-backend: /i.test(text)
+      if (ours) checkWait(asking, status, text)
       if (asking.event.poison !== undefined || text.includes('The key ')) return
       if (!ours && status < 429) return
       if (ours && status < 400) return
@@ -561,6 +645,9 @@ export function createChecks(deps: ChecksDeps): Checks {
     result(asking) {
       checkBody(asking)
       checkBlame(asking)
+      if (asking.id.startsWith('place') && asking.result?.body.includes('at once') === true) {
+        violate(9, 'places', `nothing of its key is under way, and ${asking.id} is refused: ${asking.result.body}`)
+      }
       if (asking.result?.end === 'left') {
         engine.outside(engine.nowMs() + latencyMs + ABORT_MS + SWEEP_MS, () => checkAbort(asking))
       }
@@ -614,6 +701,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         announced.delete(`${process} ${i}`)
       })
     },
+    metrics(text, isAtRest) {
+      if (text !== undefined) checkMetrics(text, isAtRest)
+    },
     isQuiet() {
       const nowMs = engine.nowMs()
       if (deps.clients().underWay.size > 0) return false
@@ -661,6 +751,40 @@ export function createChecks(deps: ChecksDeps): Checks {
     checkRounds()
     checkAgreement()
     checkLog()
+  }
+
+  /** Invariants 8 and 10: counters never fall, and count what happened; gauges come back. */
+  function checkMetrics(text: string, isAtRest: boolean): void {
+    const figures = readFigures(text)
+    for (const [name, value] of figures) {
+      if (!/_(?:total|count|sum|bucket)(?:\{|$)/.test(name)) continue
+      const before = counters.get(name) ?? 0
+      if (value < before) violate(8, 'counters', `${name} falls from ${before} to ${value}`)
+      counters.set(name, value)
+    }
+    if (!isAtRest || deps.clients().underWay.size > 0) return
+    for (const [name, value] of figures) {
+      if (/^proxy_(?:open_streams|backend_in_flight)\b/.test(name) && value !== 0) {
+        violate(9, 'gauges', `at rest ${name} is ${value}`)
+      }
+    }
+    // What a killed process had not said yet is lost with it.
+    const processes = deps.processes().ever
+    if (processes.some(({ host }) => host.gone)) return
+    const own = processes.flatMap(({ lines }) => lines.filter(({ msg, model }) => msg === 'request' && model !== null))
+    const requests = sumOf(figures, 'proxy_requests_total{model="m"')
+    if (requests !== own.length) violate(10, 'requests', `${requests} are counted, and ${own.length} have a line`)
+    const several = own.filter(({ attempts }) => typeof attempts === 'number' && attempts > 1)
+    const failovers = sumOf(figures, 'proxy_failovers_total{')
+    const sure = several.filter(({ id, status }) => {
+      const asking = typeof id === 'string' ? deps.clients().all.get(id) : undefined
+      if (asking === undefined || asking.event.form === 'follow_up' || asking.event.form === 'read') return false
+      const made = deps.backends().of(asking.id)
+      return status === 200 && made.length > 1 && made[0]?.backend !== made.at(-1)?.backend
+    })
+    if (failovers > several.length || failovers < sure.length) {
+      violate(10, 'failovers', `${failovers} failovers are counted; there were ${sure.length} to ${several.length}`)
+    }
   }
 
   /** Invariant 9: whatever a client does, its request ends. */

@@ -60,6 +60,8 @@ export interface BackendPlan {
   readonly weight: number
   readonly priority: number
   readonly serviceMs: number
+  /** The most requests in flight that each process of the proxy may have there. */
+  readonly maxInFlight: number | undefined
   /** Admits so many requests a second, with this burst; refuses the others with a 429. */
   readonly bucket: { readonly perSecond: number; readonly burst: number; readonly form: WaitForm } | undefined
 }
@@ -291,6 +293,7 @@ function drawBackends({ one, between, chance }: Dice): readonly BackendPlan[] {
       weight: weighted ? between(1, 3) : 1,
       priority: tiers === 2 && i > 0 ? between(1, 2) : 1,
       serviceMs: chance(0.7) ? service : between(5, 600),
+      maxInFlight: undefined,
       bucket:
         throttling && chance(0.7)
           ? { perSecond: between(1, 5), burst: between(1, 4), form: one(['retry-after-ms', 'retry-after', 'reset']) }
@@ -419,13 +422,14 @@ export function drawPlan(seed: number, letsIn: (event: PlanEvent) => boolean): W
     // Bursts and pauses.
     atMs += chance(0.35) ? between(0, 5) : between(10, (2 * spanMs) / requests)
   }
+  const narrow = chance(0.2)
   const lastMs = Math.max(spanMs, ...events.map(event => event.atMs + ('forMs' in event ? event.forMs : 0)))
   return {
     seed,
     processes,
     messageMs: between(1, 40),
     settings,
-    backends,
+    backends: backends.map(backend => ({ ...backend, maxInFlight: narrow && chance(0.7) ? between(1, 3) : undefined })),
     events: events.filter(letsIn).sort((a, b) => a.atMs - b.atMs),
     calmMs: lastMs + 1,
   }

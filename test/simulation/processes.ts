@@ -56,14 +56,15 @@ export function createConfigMaker(): ConfigMaker {
     endpoints.set(host, made)
     return made
   }
-  const backendOf = ({ name, host, deployment, apiVersion, weight, priority }: BackendPlan): BackendConfig => ({
+  const backendOf = ({ host, ...plan }: BackendPlan): BackendConfig => ({
     ...first,
-    name,
+    name: plan.name,
     endpoint: endpoint(host),
-    deployment,
-    apiVersion,
-    weight,
-    priority,
+    deployment: plan.deployment,
+    apiVersion: plan.apiVersion,
+    weight: plan.weight,
+    priority: plan.priority,
+    maxInFlight: plan.maxInFlight,
   })
   return ({ settings, backends }, without) => ({
     ...base,

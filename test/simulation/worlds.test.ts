@@ -16,6 +16,7 @@ function backend(index: number, more: Partial<BackendPlan> = {}): BackendPlan {
     weight: 1,
     priority: 1,
     serviceMs: 250,
+    maxInFlight: undefined,
     bucket: undefined,
     ...more,
   }
