@@ -26,6 +26,8 @@ export interface Attempt {
   reused: boolean
   arrivedMs: number | undefined
   answer: Answer | undefined
+  /** When its last piece is to reach the proxy. */
+  dueMs: number
   /** The last piece has reached the proxy. */
   answeredMs: number | undefined
   /** The first piece has. */
@@ -173,6 +175,7 @@ export function createBackends(deps: BackendsDeps): Backends {
       reused: false,
       arrivedMs: undefined,
       answer: undefined,
+      dueMs: Number.POSITIVE_INFINITY,
       answeredMs: undefined,
       begunMs: undefined,
       droppedMs: undefined,
@@ -299,6 +302,7 @@ export function createBackends(deps: BackendsDeps): Backends {
     const answer = decide(attempt, message)
     attempt.answer = answer
     let atMs = engine.nowMs()
+    attempt.dueMs = answer.pieces.reduce((sum, { afterMs }) => sum + afterMs, atMs + latencyMs)
     answer.pieces.forEach(({ afterMs, text }, i) => {
       atMs += afterMs
       engine.outside(atMs, () => {

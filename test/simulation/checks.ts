@@ -251,7 +251,10 @@ export function createChecks(deps: ChecksDeps): Checks {
   const checkFull = (attempt: Attempt, asking: Asking): void => {
     const spec = specs[attempt.backend]
     if (spec?.maxInFlight === undefined || attempt.ambiguous) return
-    const others = inFlight(asking.process, attempt.backend, 0).filter(other => other !== attempt && !isOver(other))
+    const nowMs = engine.nowMs()
+    const others = inFlight(asking.process, attempt.backend, nowMs).filter(
+      other => other !== attempt && !isOver(other) && other.dueMs > nowMs,
+    )
     if (others.length < spec.maxInFlight) return
     violate(3, 'full', `${asking.id} is request ${others.length + 1} at ${spec.name}, which takes ${spec.maxInFlight}`)
   }
@@ -451,7 +454,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (specs.some(({ maxInFlight }) => maxInFlight !== undefined) || asking.process.host.pauses.length > 0) return
     const waits = specs.flatMap(({ name }, i) => {
       const member = memberOf(asking.process, name)
-      const untilMs = announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0
+      // What has just arrived is noted a moment later.
+      const arriving = inFlight(asking.process, i, nowMs).flatMap(({ dueMs, answer }) =>
+        dueMs <= nowMs && answer?.throttleMs !== undefined ? [dueMs + answer.throttleMs] : [],
+      )
+      const untilMs = Math.max(announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0, ...arriving)
       if (member === undefined || untilMs <= nowMs || !asking.backends.has(name) || !isHosting(asking, i)) return []
       if (isEjectedOrOnTrial(member.health, nowMs)) return []
       const last = deps
@@ -776,11 +783,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (requests !== own.length) violate(10, 'requests', `${requests} are counted, and ${own.length} have a line`)
     const several = own.filter(({ attempts }) => typeof attempts === 'number' && attempts > 1)
     const failovers = sumOf(figures, 'proxy_failovers_total{')
-    const sure = several.filter(({ id, status }) => {
+    const sure = several.filter(({ id, status, error }) => {
       const asking = typeof id === 'string' ? deps.clients().all.get(id) : undefined
       if (asking === undefined || asking.event.form === 'follow_up' || asking.event.form === 'read') return false
       const made = deps.backends().of(asking.id)
-      return status === 200 && made.length > 1 && made[0]?.backend !== made.at(-1)?.backend
+      return status === 200 && error === null && made.length > 1 && made[0]?.backend !== made.at(-1)?.backend
     })
     if (failovers > several.length || failovers < sure.length) {
       violate(10, 'failovers', `${failovers} failovers are counted; there were ${sure.length} to ${several.length}`)
