@@ -1,10 +1,13 @@
 // The metrics, and the text Prometheus reads (exposition format 0.0.4). Several processes' states are merged before
 // they are shown. Label values come from the config only: nothing a client sends can make a new series.
 import {
+  COUNTER_PARTS,
   type Counter,
   createFigure,
   createHistogram,
   createSeries,
+  DURATION_PARTS,
+  exactSum,
   type Gauge,
   type Histogram,
   LABEL_SEPARATOR,
@@ -177,7 +180,7 @@ export function createMetrics(): Metrics {
 }
 
 function mergeNumbers(rule: Merge, a: number, b: number): number {
-  return rule === 'sum' ? a + b : rule === 'max' ? Math.max(a, b) : Math.min(a, b)
+  return rule === 'sum' ? exactSum(a, b, COUNTER_PARTS) : rule === 'max' ? Math.max(a, b) : Math.min(a, b)
 }
 
 type Value = number | readonly number[]
@@ -187,7 +190,7 @@ function mergeValues(rule: Merge, a: Value, b: Value): Value {
   if (typeof b === 'number') return a
   // A number and its time, or a histogram.
   if (rule === 'latest') return (b[1] ?? 0) > (a[1] ?? 0) ? b : a
-  return b.map((n, i) => n + (a[i] ?? 0))
+  return b.map((n, i) => exactSum(n, a[i] ?? 0, DURATION_PARTS))
 }
 
 function names(): MetricName[] {

@@ -9,6 +9,21 @@ const OTHER = 'other'
 /** Stands between the label values of a series' key. */
 export const LABEL_SEPARATOR = '\u0000'
 
+/** Grains of sums, as parts of one: a billionth of a currency's unit, a microsecond of seconds. */
+export const COUNTER_PARTS = 1e9
+export const DURATION_PARTS = 1e6
+
+/**
+ * A sum without the rounding of binary fractions. The figures of several processes are added in the order in which
+ * those live and die; a sum that is less by one bit than before is a fallen counter, which Prometheus takes for a
+ * restart.
+ * @param parts all figures are whole numbers of these
+ */
+export function exactSum(a: number, b: number, parts: number): number {
+  const sum = a + b
+  return Number.isInteger(sum) ? sum : Math.round(sum * parts) / parts
+}
+
 export interface Counter {
   add(amount: number): void
 }
@@ -38,7 +53,7 @@ export function createFigure(): Readable & Counter & Gauge {
   let atMs: number | undefined
   return {
     add(amount) {
-      figure += amount
+      figure = exactSum(figure, amount, COUNTER_PARTS)
     },
     set(value, atEpochMs) {
       figure = value
@@ -57,7 +72,7 @@ export function createHistogram(buckets: readonly number[]): Readable & Histogra
       let at = 0
       while (at < buckets.length && seconds > (buckets[at] ?? 0)) at++
       counts[at] = (counts[at] ?? 0) + 1
-      counts[buckets.length + 1] = (counts[buckets.length + 1] ?? 0) + seconds
+      counts[buckets.length + 1] = exactSum(counts[buckets.length + 1] ?? 0, seconds, DURATION_PARTS)
     },
     value: () => [...counts],
   }

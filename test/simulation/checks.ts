@@ -778,10 +778,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     // What a killed process had not said yet is lost with it.
     const processes = deps.processes().ever
     if (processes.some(({ host }) => host.gone)) return
-    const own = processes.flatMap(({ lines }) => lines.filter(({ msg, model }) => msg === 'request' && model !== null))
+    const all = processes.flatMap(({ lines }) => lines.filter(({ msg }) => msg === 'request'))
+    const own = all.filter(({ model }) => model !== null)
     const requests = sumOf(figures, 'proxy_requests_total{model="m"')
     if (requests !== own.length) violate(10, 'requests', `${requests} are counted, and ${own.length} have a line`)
-    const several = own.filter(({ attempts }) => typeof attempts === 'number' && attempts > 1)
+    const several = all.filter(({ attempts }) => typeof attempts === 'number' && attempts > 1)
     const failovers = sumOf(figures, 'proxy_failovers_total{')
     const sure = several.filter(({ id, status, error }) => {
       const asking = typeof id === 'string' ? deps.clients().all.get(id) : undefined

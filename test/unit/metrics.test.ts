@@ -106,3 +106,20 @@ t.test('the states of several processes are added up, bucket by bucket', t => {
   t.ok(text.includes('proxy_request_duration_seconds_bucket{model="m",le="1"} 1\n'))
   t.end()
 })
+
+t.test('sums are the same in whatever order the processes are added: no counter falls by a bit', t => {
+  const states = [0.1, 0.2, 0.3, 1.001, 2.505].map(seconds => {
+    const metrics = createMetrics()
+    metrics.histograms('proxy_request_duration_seconds').of('m').observe(seconds)
+    metrics
+      .counters('proxy_cost_total')
+      .of('m', 'k')
+      .add(seconds / 1000)
+    return metrics.read()
+  })
+  const forth = renderMetrics(mergeMetrics(states))
+  t.equal(renderMetrics(mergeMetrics([...states].reverse())), forth)
+  t.match(forth, 'proxy_request_duration_seconds_sum{model="m"} 4.106\n')
+  t.match(forth, 'proxy_cost_total{model="m",key="k"} 0.004106\n')
+  t.end()
+})
