@@ -788,7 +788,9 @@ export function createChecks(deps: ChecksDeps): Checks {
       const asking = typeof id === 'string' ? deps.clients().all.get(id) : undefined
       if (asking === undefined || asking.event.form === 'follow_up' || asking.event.form === 'read') return false
       const made = deps.backends().of(asking.id)
-      return status === 200 && error === null && made.length > 1 && made[0]?.backend !== made.at(-1)?.backend
+      const last = made.at(-1)
+      const isSound = last?.answer?.whole === true && !/^(?:\{"error"|<)/.test(last.answer.payload)
+      return status === 200 && error === null && isSound && made[0]?.backend !== last.backend
     })
     if (failovers > several.length || failovers < sure.length) {
       violate(10, 'failovers', `${failovers} failovers are counted; there were ${sure.length} to ${several.length}`)
