@@ -452,6 +452,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     const nowMs = engine.nowMs()
     if (status !== 429 || text.includes('The key ') || plan.processes > 1) return
     if (specs.some(({ maxInFlight }) => maxInFlight !== undefined) || asking.process.host.pauses.length > 0) return
+    // Of a read, the deployment is not to be told where a resource has two.
+    if (new Set(specs.map(({ host }) => host)).size < specs.length) return
     const waits = specs.flatMap(({ name }, i) => {
       const member = memberOf(asking.process, name)
       // What has just arrived is noted a moment later.
