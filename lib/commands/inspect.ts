@@ -7,7 +7,7 @@ import { type Clock, createDeadlines } from '../clock.ts'
 import type { BackendConfig, Config } from '../config/types.ts'
 import { type AttemptDeps, attempt } from '../forward/attempt.ts'
 import { questionHeaders } from '../forward/resource-query.ts'
-import type { AttemptResult } from '../forward/upstream.ts'
+import { type AttemptResult, sameTimeouts } from '../forward/upstream.ts'
 import type { Transport } from '../http1/send.ts'
 import { createCancellation } from '../request-context.ts'
 import {
@@ -85,13 +85,7 @@ async function ask(
       dialect: 'opaque',
       wantsStream: false,
       isCreate: true,
-      timeouts: {
-        connectMs: timeoutMs,
-        headersMs: timeoutMs,
-        firstOutputMs: timeoutMs,
-        streamHoldMs: timeoutMs,
-        idleMs: timeoutMs,
-      },
+      timeouts: sameTimeouts(timeoutMs),
       cancellation: createCancellation(),
       fresh: true,
     },

@@ -10,6 +10,7 @@ import type { Transport } from '../http1/send.ts'
 import { type Cancellation, createCancellation } from '../request-context.ts'
 import { type AttemptDeps, attempt } from './attempt.ts'
 import type { Outcome } from './outcome.ts'
+import { sameTimeouts } from './upstream.ts'
 
 /** Headers of a question of the proxy's own. */
 export function questionHeaders(backend: BackendConfig, authorization: Authorization): string[] {
@@ -233,13 +234,7 @@ export async function askProbe(
       dialect: 'opaque',
       wantsStream: false,
       isCreate: false,
-      timeouts: {
-        connectMs: timeoutMs,
-        headersMs: timeoutMs,
-        firstOutputMs: timeoutMs,
-        streamHoldMs: timeoutMs,
-        idleMs: timeoutMs,
-      },
+      timeouts: sameTimeouts(timeoutMs),
       cancellation,
       // An old connection would only show the old address.
       fresh: true,

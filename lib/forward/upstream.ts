@@ -95,6 +95,11 @@ export interface AttemptTimeouts {
   readonly idleMs: number
 }
 
+/** One limit for every phase, for questions that are answered at once or not at all. */
+export function sameTimeouts(ms: number): AttemptTimeouts {
+  return { connectMs: ms, headersMs: ms, firstOutputMs: ms, streamHoldMs: ms, idleMs: ms }
+}
+
 export interface AttemptPlan {
   readonly wire: WireRequest
   /** The body as pieces, already rewritten for this backend; empty for none. */

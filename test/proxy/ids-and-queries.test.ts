@@ -5,6 +5,7 @@ import { BEARER, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { jsonAnswer, startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, runProxy } from '../fixtures/run-proxy.ts'
+import { handshakeLines } from '../fixtures/websocket.ts'
 
 const HOSTILE_IDS = [
   '..%2Ffiles',
@@ -71,15 +72,7 @@ t.test('a second name of the model goes upstream in no spelling: realtime sessio
   for (const spelling of SPELLINGS) {
     const query = `model=gpt-4o&${spelling}=secret-model&keep%5B%5D=%20y`
     const client = connect(running)
-    client.send([
-      `GET /v1/realtime?${query} HTTP/1.1`,
-      'Host: x',
-      `Authorization: Bearer ${CLIENT_KEY}`,
-      'Connection: Upgrade',
-      'Upgrade: websocket',
-      'Sec-WebSocket-Version: 13',
-      'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
-    ])
+    client.send(handshakeLines(`/v1/realtime?${query}`, CLIENT_KEY))
     const handshake = await backend.next()
     handshake.send('HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\n{}')
     await client.until('{}')

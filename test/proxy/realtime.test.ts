@@ -8,7 +8,7 @@ import { startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { type StartedResource, startResource } from '../fixtures/start-simulator.ts'
-import { mustBeOpen, openWebSocket } from '../fixtures/websocket.ts'
+import { handshakeLines, mustBeOpen, openWebSocket } from '../fixtures/websocket.ts'
 
 function startRealtime(t: Test): Promise<StartedResource> {
   return startResource(t, { deployments: [{ name: 'gpt-4o', kind: 'realtime' }], forbidden: [CLIENT_KEY] })
@@ -251,15 +251,7 @@ t.test(
     const backend = await startRawBackend(t)
     const proxy = await runProxy(t, configFor([{ url: backend.url }], { rest: NO_PROBES }))
     const client = connect(proxy)
-    client.send([
-      'GET /v1/realtime?model=gpt-4o HTTP/1.1',
-      'Host: proxy',
-      `Authorization: ${BEARER.authorization}`,
-      'Connection: Upgrade',
-      'Upgrade: websocket',
-      'Sec-WebSocket-Version: 13',
-      'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
-    ])
+    client.send(handshakeLines('/v1/realtime?model=gpt-4o', CLIENT_KEY))
     const { socket } = await backend.next()
     const whole = Buffer.concat([Buffer.from([0x81, 5]), Buffer.from('whole')])
     const part = Buffer.concat([Buffer.from([0x81, 100]), Buffer.from('part')])

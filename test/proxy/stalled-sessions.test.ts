@@ -9,6 +9,7 @@ import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { type RawRequest, startRawBackend } from '../fixtures/raw-backend.ts'
 import { connect, type RawClient } from '../fixtures/raw-client.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { handshakeLines } from '../fixtures/websocket.ts'
 
 interface Session {
   readonly clock: FakeClock
@@ -23,15 +24,7 @@ async function open(t: Test): Promise<Session> {
   const running = await runProxy(t, configFor([raw], { rest: `${NO_PROBES}\nretry: {idle_timeout: 10s}` }), { clock })
   const client = connect(running)
   t.teardown(() => client.socket.destroy())
-  client.send([
-    'GET /v1/realtime?model=gpt-4o HTTP/1.1',
-    'Host: x',
-    `Authorization: Bearer ${CLIENT_KEY}`,
-    'Connection: Upgrade',
-    'Upgrade: websocket',
-    'Sec-WebSocket-Version: 13',
-    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
-  ])
+  client.send(handshakeLines('/v1/realtime?model=gpt-4o', CLIENT_KEY))
   const backend = await raw.next()
   backend.send('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
   await client.until('\r\n\r\n')
