@@ -8,6 +8,8 @@ import test from 'node:test'
 
 const { PROXY_URL = '', PROXY_KEY = '', PROXY_MODE = '' } = process.env
 const packages = join(import.meta.dirname, 'agents/node_modules')
+/** As the packages of their programs are named, on Linux and macOS. */
+const PLATFORM = `${process.platform}-${process.arch}`
 const TURNS = PROXY_MODE === 'demo' ? 2 : 6
 const AGENT_MS = 180_000
 /** What an agent prints when it met an error or had to try again. */
@@ -86,7 +88,7 @@ test('opencode: a provider of ours; the session is taken up again', async t => {
   const settings = { provider: { proxy: provider }, model: 'proxy/gpt-4o', autoupdate: false, share: 'disabled' }
   writeFileSync(config, JSON.stringify(settings))
   const env = { OPENCODE_CONFIG: config, OPENCODE_DISABLE_AUTOUPDATE: '1', OPENCODE_DISABLE_MODELS_FETCH: '1' }
-  const opencode = args => run(home, join(packages, 'opencode-linux-x64/bin/opencode'), ['run', ...args], env)
+  const opencode = args => run(home, join(packages, `opencode-${PLATFORM}/bin/opencode`), ['run', ...args], env)
   isSound(await opencode(['say hi']))
   for (let turn = 1; turn < TURNS; turn++) isSound(await opencode(['--continue', 'and again']))
 })
@@ -107,7 +109,7 @@ for (const [name, settings] of Object.entries(CLAUDE)) {
     const claude = args =>
       run(
         home,
-        join(packages, '@anthropic-ai/claude-code-linux-x64/claude'),
+        join(packages, `@anthropic-ai/claude-code-${PLATFORM}/claude`),
         ['-p', '--model', 'claude-sonnet-5', ...args],
         env,
       )

@@ -53,6 +53,8 @@ const SUITES = [
     name: 'coding agents',
     versions: versionsOf('agents', '@openai/codex', 'opencode-ai', '@anthropic-ai/claude-code'),
     run: node('agents.test.mjs'),
+    needs: join(here, 'agents/node_modules/.bin/codex'),
+    isWanted: process.env.AGENTS !== '0',
     stages: WITH_KEYS,
   },
 ]
@@ -82,10 +84,10 @@ function runSuite([command, ...args], env) {
 const words = process.argv.slice(2)
 const rows = []
 let failed = false
-for (const { name, versions, run, stages } of SUITES) {
+for (const { name, versions, run, stages, needs = run[0], isWanted = true } of SUITES) {
   if (words.length > 0 && !words.some(word => name.includes(word))) continue
-  if (!existsSync(run[0])) {
-    rows.push({ name, versions, cells: STAGES.map(() => 'not installed') })
+  if (!isWanted || !existsSync(needs)) {
+    rows.push({ name, versions, cells: STAGES.map(() => (isWanted ? 'not installed' : 'left out')) })
     continue
   }
   const cells = []

@@ -5,22 +5,26 @@
 set -eu
 here=$(dirname "$0")
 
-fetch_npm() {
-  if [ ! -e "$1/node_modules/.package-lock.json" ] || [ "$1/package-lock.json" -nt "$1/node_modules/.package-lock.json" ]; then
-    (cd "$1" && npm ci --ignore-scripts --no-audit --no-fund)
-  fi
-}
+is_older() { [ ! -e "$2" ] || [ "$1" -nt "$2" ]; }
 
 fetch_python() {
-  if [ ! -e "$1/.venv/done" ] || [ "$1/requirements.txt" -nt "$1/.venv/done" ]; then
+  if is_older "$1/requirements.txt" "$1/.venv/done"; then
     "$python" -m venv "$1/.venv"
     "$1/.venv/bin/pip" install --quiet --disable-pip-version-check -r "$1/requirements.txt"
     touch "$1/.venv/done"
   fi
 }
 
-fetch_npm "$here"
-if [ "${AGENTS:-1}" != 0 ]; then fetch_npm "$here/agents"; fi
+if is_older "$here/package-lock.json" "$here/node_modules/.package-lock.json"; then
+  (cd "$here" && npm ci --ignore-scripts --no-audit --no-fund)
+fi
+# Their programs are optional packages, one for each platform. A lock file misses those that were not to be had where it was made, and
+# npm ci stops at that: the exact versions in package.json do.
+agents="$here/agents"
+if [ "${AGENTS:-1}" != 0 ] && is_older "$agents/package.json" "$agents/node_modules/.package-lock.json"; then
+  (cd "$agents" && npm install --no-package-lock --ignore-scripts --no-audit --no-fund)
+  touch "$agents/node_modules/.package-lock.json"
+fi
 python=${PYTHON:-python3}
 if command -v "$python" >/dev/null 2>&1; then
   fetch_python "$here"
