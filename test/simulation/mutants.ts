@@ -201,8 +201,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'a client that leaves during a stream leaves the upstream behind',
     file: 'lib/forward/relay-events.ts',
-    text: "this.#stopWatching = passing.exchange.cancellation.onCancel(() => this.#giveUp('broken'))",
-    replacement: 'this.#stopWatching = ignore',
+    text: '    this.#source.destroy()\n    this.#finish(why)\n',
+    replacement: '    this.#finish(why)\n',
   },
   {
     name: 'a stream that broke off ends as if it were whole',
