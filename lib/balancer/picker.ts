@@ -239,9 +239,10 @@ export class RequestPicker implements Picker {
 
   /** Neither full, nor held back: while requests wait, capacity is handed out as slowly as they are woken. */
   private hasRoom(member: Member, nowMs: number): boolean {
-    const { waiting } = this.shared.options
     if (isFull(member)) return false
-    return waiting === undefined || waiting() === 0 || takesWaiting(member.health, nowMs)
+    const { waiting } = this.shared.options
+    // True of every backend that was never throttled: nothing is counted for it.
+    return takesWaiting(member.health, nowMs) || waiting === undefined || waiting() === 0
   }
 
   private allows(member: Member): boolean {
