@@ -42,7 +42,7 @@ fuzz: build ## the seeded tests (FUZZ_SEED, FUZZ_RUNS)
 simulate: build ## what each balancing policy leaves of Azure's prompt cache (SEED)
 	@node dist/test/simulate/print.js
 
-simulate-faults: build ## whole outages in virtual time, from seeds (SEEDS=10000, SEED=42, JOBS, ALL=1, MUTANTS=1)
+simulate-faults: build ## whole outages in virtual time, from seeds (SEEDS=10000, SEED=42, JOBS, MUTANTS=1)
 	@node --enable-source-maps dist/test/simulation/main.js
 
 bench-yardsticks: ## fetches and builds Envoy, Caddy and the Go original, for make bench (needs pip and go)

@@ -119,7 +119,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
   const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
   /** By backend: since when it does nothing while somebody waits who may use it. */
-  const idleSinceMs = new Map<number, number>()
+  const idleSinceMs = new Map<number, { readonly sinceMs: number; readonly pauses: boolean }>()
   /** By backend: the longest wait that a 429 has named. */
   const longestWaitMs = new Map<number, number>()
   /** As /metrics last showed them. */
@@ -356,12 +356,13 @@ export function createChecks(deps: ChecksDeps): Checks {
         idleSinceMs.delete(i)
         return
       }
-      const sinceMs = idleSinceMs.get(i) ?? nowMs
-      idleSinceMs.set(i, sinceMs)
       const member = memberOf(asking.process, name)
       // One that has had what it admits in a while is left alone for so long, twice what a throttle said at most.
-      const pausesMs = member === undefined || takesWaiting(member.health, nowMs) ? 0 : 2 * (longestWaitMs.get(i) ?? 0)
-      if (nowMs - sinceMs <= pausesMs + WAKE_MS) return
+      const pauses = member !== undefined && !takesWaiting(member.health, nowMs)
+      const known = idleSinceMs.get(i)
+      const sinceMs = known?.pauses === pauses ? known.sinceMs : nowMs
+      idleSinceMs.set(i, { sinceMs, pauses })
+      if (nowMs - sinceMs <= WAKE_MS + (pauses ? 2 * (longestWaitMs.get(i) ?? 0) : 0)) return
       idleSinceMs.delete(i)
       violate(7, 'idle', `${asking.id} waits though ${name}, which it may use, is idle`)
     })
@@ -716,6 +717,11 @@ export function createChecks(deps: ChecksDeps): Checks {
     isQuiet() {
       const nowMs = engine.nowMs()
       if (deps.clients().underWay.size > 0) return false
+      // A probe that began before the calm may fail yet.
+      const fromMs = nowMs - settings.connectTimeoutMs - settings.probeTimeoutMs
+      const { attempts } = deps.backends()
+      if (attempts.some(attempt => attempt.kind === 'probe' && attempt.sentMs > fromMs && !isOver(attempt)))
+        return false
       for (let slot = 0; slot < plan.processes; slot++) {
         const process = deps.processes().all[slot]
         if (process === undefined) return false

@@ -3,7 +3,6 @@
 //   SEEDS=10000      so many worlds, beginning with SEED (1): SEED=50001 SEEDS=50000
 //   SEED=42          this world alone, with its whole trace
 //   JOBS=2           processes
-//   ALL=1            demands what not-yet.ts excuses, too
 //   MUTANTS=1        puts each fault of mutants.ts into the product, and demands that it is found
 //   MUTANT=weights   with it: only those with this in their name
 //   BRIEF=1          ends at the first failing world, and says no more of it than its seed and its check
@@ -12,8 +11,7 @@ import process from 'node:process'
 import { fileURLToPath } from 'node:url'
 import type { Violation } from './checks.ts'
 import { runMutants } from './mutants.ts'
-import { isDemanded, isLetIn } from './not-yet.ts'
-import { drawPlan, type WorldPlan } from './plan.ts'
+import { drawPlan } from './plan.ts'
 import { type ConfigMaker, createConfigMaker } from './processes.ts'
 import { shrink } from './shrink.ts'
 import { runWorld } from './world.ts'
@@ -40,18 +38,14 @@ interface BatchResult {
   readonly found: readonly Found[]
 }
 
-/** With ALL=1 nothing is excused. */
-const ALL = process.env.ALL === '1'
 const BRIEF = process.env.BRIEF === '1'
-const demanded = (violation: Violation): boolean => ALL || isDemanded(violation)
-const planOf = (seed: number): WorldPlan => drawPlan(seed, event => ALL || isLetIn(event))
 
 async function runBatch(from: number, count: number, configOf: ConfigMaker): Promise<BatchResult> {
   const began = process.cpuUsage()
   const found: Found[] = []
   let requests = 0
   for (let seed = from; seed < from + count; seed++) {
-    const result = await runWorld(planOf(seed), { configOf, traced: false })
+    const result = await runWorld(drawPlan(seed), { configOf, traced: false })
     requests += result.requests
     const seen = new Set<string>()
     for (const violation of result.violations) {
@@ -134,7 +128,7 @@ function say(text: string): void {
 
 /** One world, with all that happens in it; returns what it violates. */
 async function showWorld(seed: number, configOf: ConfigMaker): Promise<readonly Violation[]> {
-  const result = await runWorld(planOf(seed), { configOf, traced: true })
+  const result = await runWorld(drawPlan(seed), { configOf, traced: true })
   for (const line of result.trace) say(line)
   say(`seed ${seed}: ${result.requests} requests, ${result.steps} events, trace ${result.hash.slice(0, 16)}`)
   return result.violations
@@ -147,7 +141,7 @@ function headline({ seed, violation: { invariant, check, text } }: Found): strin
 async function explain(found: Found, configOf: ConfigMaker): Promise<void> {
   const { seed, violation } = found
   say(`\n${headline(found)}`)
-  const small = await shrink(planOf(seed), violation, configOf)
+  const small = await shrink(drawPlan(seed), violation, configOf)
   const { trace } = await runWorld(small, { configOf, traced: true })
   say(`shrunk to ${small.events.length} events; ${small.backends.length} backends, ${JSON.stringify(small.settings)}`)
   for (const line of trace.slice(0, MAX_SHOWN_LINES)) say(line)
@@ -163,8 +157,7 @@ function tally(found: readonly Found[]): void {
     else known.count++
   }
   for (const [name, { count, first }] of [...counts].sort()) {
-    const excused = isDemanded(first.violation) ? '' : ' (not demanded yet)'
-    say(`invariant ${name}${excused}: ${count} worlds, the first is seed ${first.seed}: ${first.violation.text}`)
+    say(`invariant ${name}: ${count} worlds, the first is seed ${first.seed}: ${first.violation.text}`)
   }
 }
 
@@ -180,12 +173,12 @@ async function main(): Promise<number> {
   }
   const configOf = createConfigMaker()
   if (count === undefined && given(SEED) !== undefined) {
-    return (await showWorld(from, configOf)).some(demanded) ? 1 : 0
+    return (await showWorld(from, configOf)).length > 0 ? 1 : 0
   }
   const beganMs = performance.now()
-  const run = await runAll(from, count ?? 10_000, jobs, found => found.some(({ violation }) => demanded(violation)))
+  const run = await runAll(from, count ?? 10_000, jobs, found => found.length > 0)
   tally(run.found)
-  const failing = run.found.filter(({ violation }) => demanded(violation)).sort((a, b) => a.seed - b.seed)
+  const failing = [...run.found].sort((a, b) => a.seed - b.seed)
   const seconds = ((performance.now() - beganMs) / 1000).toFixed(1)
   const each = (run.cpuMs / run.worlds).toFixed(1)
   say(`${run.worlds} worlds, ${run.requests} requests, ${seconds} s, ${each} ms of CPU a world; ${failing.length} fail`)

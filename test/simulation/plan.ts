@@ -397,11 +397,8 @@ function drawOthers(dice: Dice, backends: number, processes: number, spanMs: num
 /** By then the workers of a proxy with several serve. */
 const STARTED_MS = 250
 
-/**
- * All of a world, from its seed.
- * @param letsIn whether an event may happen; the others are left out after they were drawn
- */
-export function drawPlan(seed: number, letsIn: (event: PlanEvent) => boolean): WorldPlan {
+/** All of a world, from its seed. */
+export function drawPlan(seed: number): WorldPlan {
   const dice = diceFor(seed)
   const { one, between, chance } = dice
   const settings = drawSettings(dice)
@@ -430,7 +427,7 @@ export function drawPlan(seed: number, letsIn: (event: PlanEvent) => boolean): W
     messageMs: between(1, 40),
     settings,
     backends: backends.map(backend => ({ ...backend, maxInFlight: narrow && chance(0.7) ? between(1, 3) : undefined })),
-    events: events.filter(letsIn).sort((a, b) => a.atMs - b.atMs),
+    events: events.sort((a, b) => a.atMs - b.atMs),
     calmMs: lastMs + 1,
   }
 }

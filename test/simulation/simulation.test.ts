@@ -2,7 +2,6 @@
 // many worlds are `make simulate-faults`.
 import t from 'tap'
 import { strayMutants } from './mutants.ts'
-import { isDemanded, isLetIn } from './not-yet.ts'
 import { drawPlan, type PlanEvent, type RequestEvent, type WorldPlan } from './plan.ts'
 import { createConfigMaker } from './processes.ts'
 import { runWorld } from './world.ts'
@@ -15,8 +14,8 @@ t.test('the same seed gives the same trace, to the byte', async t => {
   t.setTimeout(800_000)
   const different: number[] = []
   for (let seed = 1; seed <= 100; seed++) {
-    const first = await runWorld(drawPlan(seed, isLetIn), { configOf, traced: true })
-    const second = await runWorld(drawPlan(seed, isLetIn), { configOf, traced: true })
+    const first = await runWorld(drawPlan(seed), { configOf, traced: true })
+    const second = await runWorld(drawPlan(seed), { configOf, traced: true })
     if (first.hash !== second.hash || first.trace.length < 20) different.push(seed)
   }
   t.same(different, [])
@@ -25,15 +24,15 @@ t.test('the same seed gives the same trace, to the byte', async t => {
 t.test('no world of these violates an invariant', async t => {
   t.setTimeout(800_000)
   for (let seed = 1_000_001; seed <= 1_000_060; seed++) {
-    const { violations } = await runWorld(drawPlan(seed, isLetIn), { configOf, traced: false })
-    t.same(violations.filter(isDemanded), [], `seed ${seed}`)
+    const { violations } = await runWorld(drawPlan(seed), { configOf, traced: false })
+    t.same(violations, [], `seed ${seed}`)
   }
 })
 
 t.test(
   'a client that stops reading while the last of its answer waits for it is given up after idle_timeout',
   async t => {
-    const plan = drawPlan(20_353, () => false)
+    const plan = drawPlan(20_353)
     const request = {
       kind: 'request',
       atMs: 4_000,
@@ -59,7 +58,7 @@ t.test(
 
 /** One sound backend, one process, nothing that was drawn; and what a test adds. */
 function plainPlan(events: readonly PlanEvent[]): WorldPlan {
-  const plan = drawPlan(21, () => false)
+  const plan = drawPlan(21)
   return {
     ...plan,
     processes: 1,

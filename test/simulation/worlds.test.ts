@@ -47,7 +47,7 @@ function world(
   events: readonly PlanEvent[],
   more: Partial<Pick<WorldPlan, 'processes'>> & { readonly maxWaitMs?: number; readonly maxAttempts?: number } = {},
 ): WorldPlan {
-  const drawn = drawPlan(1, () => false)
+  const drawn = drawPlan(1)
   const { processes = 1, maxWaitMs = 0, maxAttempts = 3 } = more
   const settings = { ...drawn.settings, balance: 'round_robin', maxWaitMs, maxAttempts, probes: false } as const
   const calmMs = Math.max(...events.map(({ atMs }) => atMs)) + 1
