@@ -140,22 +140,28 @@ function schedule(line: Line, clock: Clock, { changesMs }: Outlook, serve: (line
 
 /** Serves a line: rounds, until one brings nothing. A lease that is taken in a round is news as well. */
 function createLineServer(clock: Clock): (line: Line) => void {
-  const serve = (line: Line): void => {
-    if (line.isServing) return
-    line.isServing = true
+  const serveRounds = (line: Line): void => {
     const nowMs = clock.nowMs()
     let outlook = line.pool.outlook()
     // Each further round needs a waiter that left in the one before.
-    for (let left = line.waiters.length + 1; left > line.waiters.length && isNews(line, outlook); ) {
-      left = line.waiters.length
+    for (let before = Number.POSITIVE_INFINITY; before > line.waiters.length && isNews(line, outlook); ) {
+      before = line.waiters.length
       round(line, outlook, nowMs)
       line.seen = outlook.letters
       outlook = line.pool.outlook()
     }
     line.seen = outlook.letters
     dismissLate(line, outlook, nowMs)
-    line.isServing = false
-    schedule(line, clock, line.pool.outlook(), serve)
+  }
+  const serve = (line: Line): void => {
+    if (line.isServing) return
+    line.isServing = true
+    try {
+      serveRounds(line)
+    } finally {
+      line.isServing = false
+      schedule(line, clock, line.pool.outlook(), serve)
+    }
   }
   return serve
 }
