@@ -72,6 +72,19 @@ const SWEEP_MS = 20
  */
 export const PAUSE_MS = 200
 
+/**
+ * Calls `run` once this process has run for so many milliseconds. A timer that comes late finds that it stood still:
+ * what came meanwhile is read only after the timers, so that the time begins anew.
+ */
+export function afterRunning(clock: Clock, delayMs: number, run: () => void): Timer {
+  const dueMs = clock.nowMs() + delayMs
+  let timer = clock.after(delayMs, () => {
+    if (clock.nowMs() - dueMs > PAUSE_MS) timer = afterRunning(clock, delayMs, run)
+    else run()
+  })
+  return { cancel: () => timer.cancel() }
+}
+
 export function createDeadlines(clock: Clock): Deadlines {
   const waiting = createDenseSet<Deadline>()
   let sweep: Timer | undefined

@@ -2,7 +2,7 @@
 // soon after the one before (RFC 8305). The resolver's time is not counted as the backend's.
 import net from 'node:net'
 import type tls from 'node:tls'
-import type { Clock, Timer } from '../clock.ts'
+import { afterRunning, type Clock, type Timer } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { inTurn, tryInTurn } from './addresses.ts'
 import { ConnectError, codeOf, connectWords, isShortage, type ShownCertificate, tlsWords } from './connect-error.ts'
@@ -92,7 +92,7 @@ export class Dial {
       this.connect([hostname])
       return
     }
-    this.limit = deps.clock.after(this.options.connectMs, () => this.lookupFailed('EAI_AGAIN'))
+    this.limit = afterRunning(deps.clock, this.options.connectMs, () => this.lookupFailed('EAI_AGAIN'))
     this.giveUpPhase = deps.resolver.resolve(hostname, resolution => {
       if (resolution.kind === 'found') this.connect(inTurn(resolution.addresses))
       else this.lookupFailed(resolution.code)
@@ -138,7 +138,7 @@ export class Dial {
     if (this.over) return
     this.giveUpPhase = ignore
     this.limit?.cancel()
-    this.limit = this.deps.clock.after(this.options.connectMs, () => this.firstHopFailed('ETIMEDOUT'))
+    this.limit = afterRunning(this.deps.clock, this.options.connectMs, () => this.firstHopFailed('ETIMEDOUT'))
     this.events.connecting()
     this.stopTrying = tryInTurn(
       addresses,
@@ -243,7 +243,7 @@ export class Dial {
       return
     }
     this.limit?.cancel()
-    this.limit = deps.clock.after(options.connectMs, () =>
+    this.limit = afterRunning(deps.clock, options.connectMs, () =>
       this.fail(silentProxy(proxy, `${endpoint.hostname}:${endpoint.port}`)),
     )
     this.giveUpPhase = openTunnel(socket, proxy, endpoint, deps.lowerCase, error => {
@@ -263,7 +263,7 @@ export class Dial {
   private secureTunnel(tunnel: net.Socket): void {
     const { endpoint, options, deps } = this
     this.limit?.cancel()
-    this.limit = deps.clock.after(options.connectMs, () => this.tlsFailed('ETIMEDOUT', undefined))
+    this.limit = afterRunning(deps.clock, options.connectMs, () => this.tlsFailed('ETIMEDOUT', undefined))
     let socket: net.Socket
     try {
       socket = deps.makeSocket('https:', {

@@ -91,6 +91,19 @@ t.test('several workers whose one deployment admits one a second: nobody waits w
   t.ok([...got.values()].filter(status => status === 200).length >= 10, JSON.stringify([...got]))
 })
 
+t.test('a process that stands still while it connects blames nobody for that time', async t => {
+  for (const atMs of [1_001, 1_002, 1_003, 1_004]) {
+    const freeze = { kind: 'freeze', atMs, forMs: 3_000, process: 0 } as const
+    const plan = world([backend(0, { serviceMs: 20 })], [chat(0, 1_000), freeze])
+    t.same([...(await statuses(t, plan)).values()], [200])
+    const { trace } = await runWorld(plan, { configOf, traced: true })
+    t.same(
+      trace.filter(line => line.includes('backend ejected')),
+      [],
+    )
+  }
+})
+
 t.test('a hold that ends while requests wait for a throttle of another backend', async t => {
   const missing = { kind: 'status', status: 404, form: 'deployment_missing', wait: undefined } as const
   const throttles = { kind: 'status', status: 429, form: 'azure', wait: { form: 'retry-after-ms', ms: 9_000 } } as const
