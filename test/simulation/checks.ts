@@ -40,7 +40,6 @@ export interface Checks {
   head(asking: Asking, text: string): void
   result(asking: Asking): void
   line(process: Process, line: LogLine): void
-  steered(action: 'eject' | 'restore', backend: number): void
   /** Backends may have been forgotten. */
   reloaded(without: number | undefined): void
   /** A process is gone, and what it knew. */
@@ -596,6 +595,24 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
+  /** An operator's word counts from the moment at which a process has taken it: one that stood still takes it late. */
+  const steered = (word: 'ejected' | 'restored', backend: number): void => {
+    if (word === 'ejected') {
+      handEjected.add(backend)
+      handEjectedMs.set(backend, engine.nowMs())
+    } else {
+      handEjected.delete(backend)
+      handEjectedMs.delete(backend)
+    }
+    const lift = (): void => {
+      for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
+      lastProbe.delete(specs[backend]?.host ?? '')
+    }
+    lift()
+    // What another process learns before it hears of the operator's word is lifted by it as well.
+    if (plan.processes > 1) engine.outside(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
+  }
+
   return {
     before(host) {
       for (const process of deps.processes().all) {
@@ -666,6 +683,9 @@ export function createChecks(deps: ChecksDeps): Checks {
       const { msg, backend, reason, for_ms: forMs } = line
       if (typeof msg !== 'string' || typeof backend !== 'string') return
       const key = `${process.index} ${backend}`
+      const word = /^backend (ejected|restored) by hand$/.exec(msg)?.[1]
+      const index = specs.findIndex(({ name }) => name === backend)
+      if (word !== undefined) steered(word === 'ejected' ? word : 'restored', index)
       if (msg === 'backend restored') {
         const reason = ejectedLine.get(key)?.reason
         if (line.by === 'probe' && typeof reason === 'string' && SEEN_BY_REQUESTS.test(reason)) {
@@ -685,19 +705,6 @@ export function createChecks(deps: ChecksDeps): Checks {
         violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
       }
       ejectedLine.set(key, { reason, untilMs })
-    },
-    steered(action, backend) {
-      if (action === 'eject') handEjected.add(backend)
-      else handEjected.delete(backend)
-      if (action === 'eject') handEjectedMs.set(backend, engine.nowMs())
-      else handEjectedMs.delete(backend)
-      const lift = (): void => {
-        for (let i = 0; i < plan.processes; i++) announced.delete(`${i} ${backend}`)
-        lastProbe.delete(specs[backend]?.host ?? '')
-      }
-      lift()
-      // What another process learns before it hears of the operator's word is lifted by it as well.
-      if (plan.processes > 1) engine.outside(engine.nowMs() + 2 * plan.messageMs + SPREAD_MS, lift)
     },
     reloaded(without) {
       if (without === undefined) return

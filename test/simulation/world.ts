@@ -105,7 +105,6 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         return
       case 'eject':
       case 'restore':
-        checks.steered(event.kind, event.backend)
         clients.steer(
           event.process,
           `/dashboard/backends/${event.kind}`,
