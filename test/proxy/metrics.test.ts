@@ -2,6 +2,7 @@
 import t from 'tap'
 import { OUTCOME_LABELS } from '../../lib/forward/outcome-label.ts'
 import { cutAfter, fail } from '../../lib/simulator/faults.ts'
+import { twoBackends } from '../fixtures/backends-and-proxy.ts'
 import { CLIENT_KEY, configFor, runProxy } from '../fixtures/run-proxy.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
@@ -59,16 +60,9 @@ function figure(
 }
 
 t.test('requests, attempts, failovers and tokens are counted under the names of the config', async t => {
-  const bad = await startResource(t)
-  const good = await startResource(t)
-  bad.resource.always(fail(503))
-  const { url, chat, line } = await runProxy(
-    t,
-    configFor([
-      { url: bad.url, name: 'bad' },
-      { url: good.url, name: 'good' },
-    ]),
-  )
+  const { first, running } = await twoBackends(t, { rest: '', backends: [{ name: 'bad' }, { name: 'good' }] })
+  first.resource.always(fail(503))
+  const { url, chat, line } = running
   const done = line('request')
   await (await chat()).text()
   await done

@@ -431,13 +431,9 @@ for (const [what, fault] of [
   ['dies before its first output', cutAfter(2)],
 ] as const) {
   t.test(`two thousand requests over two backends, one of which ${what}, show no error to any client`, async t => {
-    const bad = await startResource(t, { name: 'bad' })
-    const good = await startResource(t, { name: 'good' })
+    const rest = 'health_check: {enabled: false, recovery: 50ms}'
+    const { first: bad, second: good, running } = await twoBackends(t, { rest, backends: [{}, {}] })
     bad.resource.always(fault)
-    const running = await runProxy(
-      t,
-      configFor([{ url: bad.url }, { url: good.url }], { rest: 'health_check: {enabled: false, recovery: 50ms}' }),
-    )
     let errors = 0
     const client = async (): Promise<void> => {
       for (let i = 0; i < 100; i++) {

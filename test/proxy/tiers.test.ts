@@ -2,7 +2,7 @@
 // sockets.
 import t, { type Test } from 'tap'
 import { throttleBy } from '../../lib/simulator/faults.ts'
-import { NO_PROBES } from '../fixtures/backends-and-proxy.ts'
+import { NO_PROBES, twoBackends } from '../fixtures/backends-and-proxy.ts'
 import { createFakeClock, type FakeClock } from '../fixtures/fake-clock.ts'
 import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 import { requestLines, servedBy, until } from '../fixtures/settle.ts'
@@ -20,24 +20,12 @@ interface Tiers {
 /** A provisioned deployment as the first tier and one billed by use below it; one clock for all of them. */
 async function tiers(t: Test, perSecond: number): Promise<Tiers> {
   const clock = createFakeClock()
-  const paid = await startResource(t, {
-    name: 'paid',
+  const { first, second, running } = await twoBackends(t, {
     clock,
-    deployments: [{ name: 'gpt-4o', kind: 'chat', provisionedPerSecond: perSecond }],
+    resources: [{ deployments: [{ name: 'gpt-4o', kind: 'chat', provisionedPerSecond: perSecond }] }],
+    backends: [{ name: 'ptu' }, { name: 'paygo', more: 'priority: 2' }],
   })
-  const spill = await startResource(t, { name: 'spill', clock })
-  const running = await runProxy(
-    t,
-    configFor(
-      [
-        { url: paid.url, name: 'ptu' },
-        { url: spill.url, name: 'paygo', more: 'priority: 2' },
-      ],
-      { rest: NO_PROBES },
-    ),
-    { clock },
-  )
-  return { clock, paid, spill, running }
+  return { clock, paid: first, spill: second, running }
 }
 
 interface Served {
@@ -266,13 +254,8 @@ for (const [balance, expected] of [
     `${balance}: beside one that holds a slow answer, twenty quick requests go ${JSON.stringify(expected)}`,
     async t => {
       const clock = createFakeClock()
-      const first = await startResource(t, { name: 'first', clock })
-      const second = await startResource(t, { name: 'second', clock })
-      const running = await runProxy(
-        t,
-        configFor([{ url: first.url }, { url: second.url }], { model: `balance: ${balance}`, rest: NO_PROBES }),
-        { clock },
-      )
+      const model = `balance: ${balance}`
+      const { first, running } = await twoBackends(t, { clock, model, backends: [{}, {}] })
       first.resource.next({ kind: 'delay', ms: 500 })
       const held = running.chat()
       await until(() => first.resource.requests.length === 1)
