@@ -29,9 +29,11 @@ export interface Asked {
   readonly epochMs: number
   /** The end of a stream comes as one piece. */
   readonly together: boolean
+  /** Between two events of a stream, and between the halves of a body where that comes in two. */
+  readonly gapMs: number | undefined
 }
 
-/** Between two events of a stream. */
+/** Between two events of a stream, where nothing else is said. */
 const GAP_MS = 20
 /** The last output, the event that finishes, the protocol's end, and that of the chunks. */
 const TOGETHER = 4
@@ -47,9 +49,17 @@ function whole(
   { type = 'application/json', fields = [] as readonly string[], throttleMs = undefined as number | undefined } = {},
 ): Answer {
   const text = head(status, [`content-type: ${type}`, ...fields, `content-length: ${body.length}`]) + body
+  const { gapMs, serviceMs } = asked
+  const half = text.length - Math.ceil(body.length / 2)
   return {
     status,
-    pieces: [{ afterMs: asked.serviceMs, text }],
+    pieces:
+      gapMs === undefined || status >= 300
+        ? [{ afterMs: serviceMs, text }]
+        : [
+            { afterMs: serviceMs, text: text.slice(0, half) },
+            { afterMs: 2 * gapMs, text: text.slice(half) },
+          ],
     after: 'keep',
     payload: body,
     whole: true,
@@ -149,7 +159,7 @@ function stream(asked: Asked, broken: StreamBreak | undefined): Answer {
   if (asked.together && sent.length > TOGETHER) sent.push(sent.splice(-TOGETHER).join(''))
   // The head comes with the first event, as Azure sends it.
   const pieces = sent.map((text, i) => ({
-    afterMs: i === 0 ? asked.serviceMs : GAP_MS,
+    afterMs: i === 0 ? asked.serviceMs : (asked.gapMs ?? GAP_MS),
     text: i === 0 ? opening + text : text,
   }))
   return { status: 200, pieces, after, payload: shown, whole: isWhole, isStream: true, throttleMs: undefined }

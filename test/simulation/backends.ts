@@ -91,6 +91,8 @@ interface Connection {
 }
 
 const PROBE_SERVICE_MS = 5
+/** Longer than what may go on for a client that has left. */
+const LONG_GAP_MS = 250
 
 function overlaps(event: TroubleEvent, fromMs: number, toMs: number): boolean {
   return event.atMs <= toMs && event.atMs + event.forMs >= fromMs
@@ -233,6 +235,7 @@ export function createBackends(deps: BackendsDeps): Backends {
       pieces: event?.pieces ?? 1,
       epochMs: engine.epochMs(),
       together: answers % 4 !== 0,
+      gapMs: attempt.kind === 'request' && answers % 6 === 5 ? LONG_GAP_MS : undefined,
       names: stored ?? /"previous_response_id":"(\w+)"/.exec(body)?.[1],
     }
   }
