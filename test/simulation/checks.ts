@@ -233,6 +233,9 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
+  const isSince = ({ answeredMs, droppedMs, failedMs }: Attempt, fromMs: number): boolean =>
+    (answeredMs ?? droppedMs ?? failedMs ?? Number.POSITIVE_INFINITY) >= fromMs
+
   /** Requests that a process had at a backend at some time in a span. */
   const inFlight = (process: Process, backend: number, fromMs: number): readonly Attempt[] =>
     deps
@@ -243,8 +246,21 @@ export function createChecks(deps: ChecksDeps): Checks {
           attempt.backend === backend &&
           attempt.madeBy === process.host &&
           !attempt.ambiguous &&
-          (attempt.answeredMs ?? attempt.droppedMs ?? attempt.failedMs ?? Number.POSITIVE_INFINITY) >= fromMs,
+          isSince(attempt, fromMs),
       )
+
+  /** As `inFlight`, with the reads of stored objects that may have taken a place at any backend of the resource. */
+  const mostInFlight = (process: Process, backend: number, fromMs: number): number =>
+    inFlight(process, backend, fromMs).length +
+    deps
+      .backends()
+      .attempts.filter(
+        attempt =>
+          attempt.ambiguous &&
+          attempt.host === specs[backend]?.host &&
+          attempt.madeBy === process.host &&
+          isSince(attempt, fromMs),
+      ).length
 
   /** Invariant 3: no more at once than a backend may have. */
   const checkFull = (attempt: Attempt, asking: Asking): void => {
@@ -421,7 +437,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       const throttle = announced.get(`${asking.process.index} ${i}`)
       if (throttle !== undefined && throttle.untilMs >= asking.sentMs) continue
       const max = spec.maxInFlight ?? Number.POSITIVE_INFINITY
-      if (inFlight(asking.process, i, asking.sentMs - LONGEST_RELAY_MS).length >= max) continue
+      if (mostInFlight(asking.process, i, asking.sentMs - LONGEST_RELAY_MS) >= max) continue
       const own = made.filter(({ backend }) => backend === i)
       if (own.some(({ refusedByBucket }) => refusedByBucket)) continue
       if (own.some(attempt => !isStale(attempt))) return `${spec.name} was sound and was asked`
