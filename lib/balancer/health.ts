@@ -151,6 +151,7 @@ function createHearing() {
 function createWriter(
   { clock, recoveryMs, probeTrustMs = () => 0, writer = 0 }: HealthRegistryOptions,
   { changes, versions, capacity }: ReturnType<typeof createHearing>,
+  isKept: (health: Own) => boolean,
 ) {
   const emit = (change: HealthChange): void => {
     for (const listener of changes.all()) listener(change)
@@ -178,12 +179,15 @@ function createWriter(
     if (after === before) return
     health.state = after
     health.writer = writer
-    emitPhase(health, before, event)
-    const { untilMs } = after.throttle
-    if (untilMs > before.throttle.untilMs && before.throttle.untilMs <= nowMs && untilMs > nowMs) {
-      emit({ kind: 'throttled', health, waitMs: untilMs - nowMs })
+    // Else a lease of an older config writes: the deployment has left, or has come back as another.
+    if (isKept(health)) {
+      emitPhase(health, before, event)
+      const { untilMs } = after.throttle
+      if (untilMs > before.throttle.untilMs && before.throttle.untilMs <= nowMs && untilMs > nowMs) {
+        emit({ kind: 'throttled', health, waitMs: untilMs - nowMs })
+      }
+      for (const listener of versions.all()) listener(health)
     }
-    for (const listener of versions.all()) listener(health)
     freed()
   }
 
@@ -206,7 +210,7 @@ export function createHealthRegistry(options: HealthRegistryOptions): HealthRegi
   const { clock, recoveryMs, writer = 0 } = options
   const byId = new Map<string, Own>()
   const hearing = createHearing()
-  const { apply, freed, models } = createWriter(options, hearing)
+  const { apply, freed, models } = createWriter(options, hearing, health => byId.get(health.id) === health)
   const owner: LeaseOwner = { clock, apply, freed }
   let leases = 0
 

@@ -391,6 +391,23 @@ t.test('a deployment that leaves the config is forgotten, and its last lease har
   t.end()
 })
 
+t.test('what fails at a deployment that left the config and came back meanwhile is news to nobody', t => {
+  const { clock, healthRegistry, health, changes } = scene()
+  const versions: string[] = []
+  healthRegistry.onVersion(({ id }) => versions.push(id))
+  const other = healthRegistry.of('d2')
+  const lease = healthRegistry.lease(health)
+  healthRegistry.setModels([{ name: 'm', members: [other] }])
+  const fresh = healthRegistry.of('d1')
+  healthRegistry.setModels([{ name: 'm', members: [fresh, other] }])
+  lease.release(BROKEN)
+  t.same(changes, [], 'no line says that it is out')
+  t.same(versions, [], 'and no other worker believes it')
+  t.equal(isAvailable(fresh, clock.nowMs()), true)
+  t.equal(isEjected(health, clock.nowMs()), true, 'requests of the old config avoid it all the same')
+  t.end()
+})
+
 t.test('who listens no longer is told no more', t => {
   const { healthRegistry, attempt } = scene()
   let told = 0
