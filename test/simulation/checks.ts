@@ -559,16 +559,19 @@ export function createChecks(deps: ChecksDeps): Checks {
     const nowMs = engine.nowMs()
     const memoryMs = 2 * (settings.timeoutMs + settings.idleTimeoutMs + settings.probeTimeoutMs)
     const fromMs = nowMs - memoryMs - pausedMs(process.host, nowMs - 2 * memoryMs, nowMs)
-    if (deps.backends().blamable(index, fromMs, nowMs)) return
     const host = specs[index]?.host
-    const met = deps
-      .backends()
-      .attempts.some(
-        attempt =>
-          attempt.host === host &&
-          attempt.sentMs >= fromMs &&
-          deps.clients().all.get(attempt.requestId)?.event.poison !== undefined,
-      )
+    const { attempts } = deps.backends()
+    const isReadHere = (attempt: Attempt): boolean =>
+      attempt.ambiguous && attempt.host === host && attempt.sentMs >= fromMs
+    // A read of a stored object may have been asked in the name of any backend of its resource.
+    const readAs = attempts.filter(isReadHere).map(({ backend }) => backend)
+    if ([index, ...readAs].some(asked => deps.backends().blamable(asked, fromMs, nowMs))) return
+    const met = attempts.some(
+      attempt =>
+        attempt.host === host &&
+        attempt.sentMs >= fromMs &&
+        deps.clients().all.get(attempt.requestId)?.event.poison !== undefined,
+    )
     if (!met) violate(6, 'sound', `p${process.index} puts ${backend} out (${String(reason)}), which was sound`)
   }
 
