@@ -121,7 +121,6 @@ function createPools(
         resourceId: resourceId(backend),
         weight: backend.weight,
         hashSeed: hashSeedOf(backend, seeds),
-        credit: 0,
         get inFlight() {
           return health.inFlight
         },

@@ -10,7 +10,7 @@ import {
   takesWaiting,
   throttledForMs,
 } from './health.ts'
-import { type Candidate, leastBusy, roundRobin } from './policies.ts'
+import { type Candidate, leastBusy, type RoundRobin } from './policies.ts'
 import type { PromptPlacement } from './prompt-placement.ts'
 import type { Place, WarmPlaces } from './warm-places.ts'
 
@@ -133,6 +133,7 @@ export interface PickerShared {
   readonly options: PoolOptions
   readonly tiers: Tiers
   readonly placement: PromptPlacement<Member>
+  readonly turns: RoundRobin<Member>
   requestsInFlight: number
   furtherTriesInFlight: number
 }
@@ -255,9 +256,10 @@ export class RequestPicker implements Picker {
   }
 
   private choose(usable: readonly Member[]): Member {
-    const { model, random } = this.shared.options
-    if (model.balance === 'least_busy') return leastBusy(usable, random)
-    if (model.balance === 'round_robin') return roundRobin(usable)
+    const { turns, options } = this.shared
+    const { model, random } = options
+    if (model.balance === 'least_busy') return leastBusy(usable, random, turns)
+    if (model.balance === 'round_robin') return turns.next(usable)
     const { member, place } = this.shared.placement.choose(usable, this.promptHash)
     if (this.place === undefined && place !== undefined) {
       this.place = place

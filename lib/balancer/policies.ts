@@ -1,13 +1,12 @@
 // Policies that choose the member for the next request. Policies see only members that may be chosen, all of one tier.
 import type { Random } from '../clock.ts'
 
-/** What a policy looks at. `credit` is its owner's: smooth round robin writes it. */
+/** What a policy looks at. */
 export interface Candidate {
   readonly weight: number
   readonly inFlight: number
   /** Stable over restarts and replicas: what a prompt is hashed with. */
   readonly hashSeed: number
-  credit: number
 }
 
 /** Up to this many members every one is looked at; above, two random ones (see leastBusy). */
@@ -22,20 +21,64 @@ function first<T>(members: readonly T[]): T {
   return member
 }
 
+/** Sets of members whose turns are remembered; a set beyond them begins anew. Eight members have no more than these. */
+const MAX_SETS = 256
+
+/** Members that may be chosen together, and what each has saved up. */
+interface Round<T> {
+  readonly members: readonly T[]
+  readonly credits: number[]
+}
+
+function isAmong<T>({ members }: Round<T>, usable: readonly T[]): boolean {
+  if (members.length !== usable.length) return false
+  for (let i = 0; i < usable.length; i++) if (members[i] !== usable[i]) return false
+  return true
+}
+
 /**
  * Smooth weighted round robin, as nginx does it: every member gains its weight, the richest is taken and pays the sum
- * of all. Over any `sum of weights` turns each is taken exactly `weight` times, and never in a burst.
+ * of all. Each set of members has rounds of its own: over any `sum of weights` turns of a set each of it is taken
+ * exactly `weight` times, and never in a burst. Credit carried from one set to another would break that: a member that
+ * was out for a while would come back with too much of it, or too little.
  */
-export function roundRobin<T extends Candidate>(members: readonly T[]): T {
-  let chosen = first(members)
-  let total = 0
-  for (const member of members) {
-    member.credit += member.weight
-    total += member.weight
-    if (member.credit > chosen.credit) chosen = member
+export class RoundRobin<T extends Candidate> {
+  private readonly rounds = new Map<string, Round<T>>()
+  private last: Round<T> | undefined
+
+  /** The member whose turn it is. @param usable those that may be chosen, always in the same order */
+  next(usable: readonly T[]): T {
+    const { members, credits } = this.roundOf(usable)
+    let at = 0
+    let total = 0
+    for (let i = 0; i < members.length; i++) {
+      const { weight } = members[i] ?? first(usable)
+      credits[i] = (credits[i] ?? 0) + weight
+      total += weight
+      if ((credits[i] ?? 0) > (credits[at] ?? 0)) at = i
+    }
+    credits[at] = (credits[at] ?? 0) - total
+    return members[at] ?? first(usable)
   }
-  chosen.credit -= total
-  return chosen
+
+  private roundOf(usable: readonly T[]): Round<T> {
+    // Nearly always the same members as a moment ago.
+    if (this.last !== undefined && isAmong(this.last, usable)) return this.last
+    let key = ''
+    for (const { hashSeed } of usable) key += `${hashSeed} `
+    const known = this.rounds.get(key)
+    const round =
+      known !== undefined && isAmong(known, usable) ? known : { members: usable, credits: usable.map(() => 0) }
+    // The set used last is the last to be forgotten.
+    this.rounds.delete(key)
+    this.rounds.set(key, round)
+    if (this.rounds.size > MAX_SETS) {
+      const [oldest] = this.rounds.keys()
+      if (oldest !== undefined) this.rounds.delete(oldest)
+    }
+    this.last = round
+    return round
+  }
 }
 
 /** A random member by weight, other than `not`: a large deployment is looked at as often as it can take requests. */
@@ -58,7 +101,7 @@ function draw<T extends Candidate>(members: readonly T[], random: Random, not: T
  * weight are compared: the power of two choices (Mitzenmacher 2001). That is nearly as even, and many proxies do not
  * all run to the same idle one.
  */
-export function leastBusy<T extends Candidate>(members: readonly T[], random: Random): T {
+export function leastBusy<T extends Candidate>(members: readonly T[], random: Random, turns: RoundRobin<T>): T {
   if (members.length > FULL_LOOK_MAX) {
     const one = draw(members, random, undefined)
     const other = draw(members, random, one)
@@ -66,7 +109,7 @@ export function leastBusy<T extends Candidate>(members: readonly T[], random: Ra
   }
   let least = Number.POSITIVE_INFINITY
   for (const member of members) least = Math.min(least, member.inFlight / member.weight)
-  return roundRobin(members.filter(member => member.inFlight / member.weight <= least))
+  return turns.next(members.filter(member => member.inFlight / member.weight <= least))
 }
 
 /** A well-mixed 32-bit hash of two 32-bit numbers (the finalizer of MurmurHash3, public domain). */
@@ -99,12 +142,10 @@ export function withinBound(members: readonly Candidate[]): (member: Candidate) 
  * the best one within the bound. A member that leaves gives up only its own prompts, and gets them back when it
  * returns. Sources: Thaler and Ravishankar 1998; Mirrokni, Thorup, Zadimoghaddam 2016 (bounded loads); score −weight ÷
  * ln(hash).
- * @param promptHash 32-bit hash of what the prompts have in common; undefined: nothing to cache, in turn within the
- * bound
+ * @param promptHash 32-bit hash of what the prompts have in common
  */
-export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number | undefined): T {
+export function promptCache<T extends Candidate>(members: readonly T[], promptHash: number): T {
   const isFree = withinBound(members)
-  if (promptHash === undefined) return roundRobin(members.filter(isFree))
   let chosen: T | undefined
   let best = Number.NEGATIVE_INFINITY
   for (const member of members) {

@@ -12,6 +12,7 @@ import {
   RequestPicker,
   type Tiers,
 } from './picker.ts'
+import { RoundRobin } from './policies.ts'
 import { PromptPlacement } from './prompt-placement.ts'
 
 export type { Leased, Member, Picker, PickerOptions, PickResult, PoolOptions } from './picker.ts'
@@ -75,10 +76,12 @@ function outlookOf(members: readonly Member[], nowMs: number): Outlook {
 /** Makes a model's pool. A reload makes a new one over the same health. */
 export function createPool(options: PoolOptions): Pool {
   const { model, members, clock, warmPlaces } = options
+  const turns = new RoundRobin<Member>()
   const shared: PickerShared = {
     options,
     tiers: tiersOf(members),
-    placement: new PromptPlacement(clock, warmPlaces, hashText(model.name)),
+    placement: new PromptPlacement(clock, warmPlaces, hashText(model.name), turns),
+    turns,
     requestsInFlight: 0,
     furtherTriesInFlight: 0,
   }

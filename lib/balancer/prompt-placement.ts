@@ -6,7 +6,7 @@
 // Moving each that meets such a swing costs a cold prompt and gains nothing, since Azure counts tokens by
 // the minute (azure/README.md 7.2). So a warm conversation obeys the bound on the load of the last minute instead.
 import type { Clock } from '../clock.ts'
-import { type Candidate, LOAD_BOUND, mix, promptCache, withinBound } from './policies.ts'
+import { type Candidate, LOAD_BOUND, mix, promptCache, type RoundRobin, withinBound } from './policies.ts'
 import type { Place, WarmPlaces } from './warm-places.ts'
 
 /** Time constant of the average of requests in flight. */
@@ -39,21 +39,25 @@ export class PromptPlacement<T extends Candidate> {
   private readonly places: WarmPlaces
   /** Conversations are remembered by model: the same prompt may be sent to two. */
   private readonly modelSeed: number
+  private readonly turns: RoundRobin<T>
   private readonly loads = new Map<T, AverageLoad>()
 
-  constructor(clock: Clock, places: WarmPlaces, modelSeed: number) {
+  constructor(clock: Clock, places: WarmPlaces, modelSeed: number, turns: RoundRobin<T>) {
     this.clock = clock
     this.places = places
     this.modelSeed = modelSeed
+    this.turns = turns
   }
 
   /**
    * @param members those that may be chosen, of one tier
-   * @param promptHash 32-bit hash of the conversation; undefined: nothing to cache
+   * @param promptHash 32-bit hash of the conversation; undefined: nothing to cache, in turn within the bound
    */
   choose(members: readonly T[], promptHash: number | undefined): Placed<T> {
     this.sample(members)
-    if (promptHash === undefined) return { member: promptCache(members, undefined), place: undefined }
+    if (promptHash === undefined) {
+      return { member: this.turns.next(members.filter(withinBound(members))), place: undefined }
+    }
     const key = mix(promptHash, this.modelSeed)
     const known = this.places.of(key)
     if (known !== undefined) {

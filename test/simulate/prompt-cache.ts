@@ -198,7 +198,6 @@ function createWorker(balance: Balance, backends: number, clock: Clock, random: 
       resourceId: config.name,
       weight: 1,
       hashSeed: hashText(health.id),
-      credit: 0,
       get inFlight() {
         return health.inFlight
       },

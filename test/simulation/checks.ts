@@ -65,6 +65,8 @@ const STALE_MS = 1_000
 const SPREAD_MS = 50
 /** Between what a 429 said and what is passed on: the time of one packet, and whole milliseconds. */
 const WAIT_GRAIN_MS = 3
+/** The wait that a refusal names where the soonest is back already. */
+const MOMENT_MS = 1_000
 /** Longer than any wait, time-out and stall of a world together. */
 const STUCK_MS = 35_000
 /** So long after its last byte an answer may still be on its way to a slow client. */
@@ -123,7 +125,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const longestWaitMs = new Map<number, number>()
   /** As /metrics last showed them. */
   const counters = new Map<string, number>()
-  let rounds: number[] | undefined
+  let rounds: { readonly counts: number[]; areWhole: boolean } | undefined
 
   const violate = (invariant: Invariant, check: string, text: string): void =>
     deps.report({ invariant, check, text, atMs: engine.nowMs() })
@@ -330,7 +332,21 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (plan.processes === 1 && settings.probes && lastProbe.get(spec.host) === 'failed' && sound !== undefined) {
       violate(3, 'probe', `${asking.id} goes to ${spec.name}, whose probe fails, though ${sound.name} is available`)
     }
-    if (rounds !== undefined && spec.priority === 1) rounds[backend] = (rounds[backend] ?? 0) + 1
+    if (rounds !== undefined && asking.id.startsWith('round')) countTurn(rounds, attempt, asking, was)
+  }
+
+  /** A turn of the last rounds; they are whole as long as every backend of the first tier could have had each turn. */
+  const countTurn = (
+    to: { readonly counts: number[]; areWhole: boolean },
+    { backend }: Attempt,
+    { process }: Asking,
+    was: readonly boolean[],
+  ): void => {
+    to.counts[backend] = (to.counts[backend] ?? 0) + 1
+    specs.forEach(({ priority }, i) => {
+      const others = (membersOf(process)[i]?.health.inFlight ?? 0) - (i === backend ? 1 : 0)
+      if (priority === 1 && (was[i] !== true || others > 0)) to.areWhole = false
+    })
   }
 
   /** Requests that have come, and have neither an attempt in progress nor a response. */
@@ -477,17 +493,18 @@ export function createChecks(deps: ChecksDeps): Checks {
         dueMs <= nowMs && answer?.throttleMs !== undefined ? [dueMs + answer.throttleMs] : [],
       )
       const untilMs = Math.max(announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0, ...arriving)
-      if (member === undefined || untilMs <= nowMs || !asking.backends.has(name) || !isHosting(asking, i)) return []
+      if (member === undefined || !asking.backends.has(name) || !isHosting(asking, i)) return []
       if (isEjectedOrOnTrial(member.health, nowMs)) return []
       const last = deps
         .backends()
         .of(asking.id)
         .findLast(({ backend }) => backend === i)
-      return last === undefined || last.answer?.throttleMs !== undefined ? [untilMs - nowMs] : []
+      if (last === undefined) return untilMs <= nowMs ? [] : [untilMs - nowMs]
+      return last.answer?.throttleMs === undefined ? [] : [Math.max(untilMs - nowMs, 0)]
     })
-    // A wait that passed meanwhile is named as a moment.
     if (waits.length === 0) return
-    const soonestMs = Math.min(...waits)
+    // A wait that passed while others were asked is named as a moment.
+    const soonestMs = Math.min(...waits) || MOMENT_MS
     if (Math.abs(ms - soonestMs) > WAIT_GRAIN_MS) {
       violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonestMs}`)
     }
@@ -539,14 +556,20 @@ export function createChecks(deps: ChecksDeps): Checks {
       const member = name === backend ? undefined : memberOf(process, name)
       return member === undefined ? [] : [member]
     })
+    // In the order in which they were judged: a success by its first bytes, a failure by its last.
+    const judged = deps.backends().attempts.flatMap(attempt => {
+      if (attempt.kind !== 'request' || attempt.backend !== index) return []
+      const { answer, begunMs, answeredMs, droppedMs, failedMs, requestId } = attempt
+      const status = answeredMs === undefined ? 0 : (answer?.status ?? 0)
+      const isSound =
+        status >= 200 && status < 300 && answer?.whole === true && !/^(?:\{"error"|<)/.test(answer.payload)
+      const atMs = isSound ? begunMs : (answeredMs ?? droppedMs ?? failedMs)
+      return [{ requestId, isSound, atMs: atMs ?? Number.POSITIVE_INFINITY }]
+    })
     const row = new Set<string>()
-    for (const attempt of deps.backends().attempts) {
-      if (attempt.kind !== 'request' || attempt.backend !== index) continue
-      const status = attempt.answeredMs === undefined ? 0 : (attempt.answer?.status ?? 0)
-      const isError = attempt.answer?.payload.startsWith('{"error"') === true
-      const isPage = attempt.answer?.payload.startsWith('<') === true
-      if (status >= 200 && status < 300 && attempt.answer?.whole === true && !isError && !isPage) row.clear()
-      else row.add(attempt.requestId)
+    for (const { requestId, isSound } of judged.sort((a, b) => a.atMs - b.atMs)) {
+      if (isSound) row.clear()
+      else row.add(requestId)
     }
     if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return
     violate(6, 'last', `${backend} is put out for one failure (${reason}), and nobody else is in`)
@@ -614,6 +637,12 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
+  const hasFailedProbe = (host: string): boolean => {
+    if (lastProbe.get(host) === 'failed') return true
+    const last = deps.backends().attempts.findLast(attempt => attempt.kind === 'probe' && attempt.host === host)
+    return last?.failedMs !== undefined
+  }
+
   /** An operator's word counts from the moment at which a process has taken it: one that stood still takes it late. */
   const steered = (word: 'ejected' | 'restored', backend: number): void => {
     if (word === 'ejected') {
@@ -665,8 +694,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       }
       if (answer.status === 404 || answer.status === 400) avoided.add(attempt.backend)
       if (attempt.droppedMs !== undefined) return
-      // A real answer outweighs a probe.
-      if (answer.status > 0 && answer.status < 500 && lastProbe.get(attempt.host) === 'failed') {
+      // A real answer outweighs a probe, also one that found no connection.
+      if (answer.status > 0 && answer.status < 500 && hasFailedProbe(attempt.host)) {
         overruled.add(attempt.host)
         lastProbe.delete(attempt.host)
       }
@@ -761,7 +790,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       return true
     },
     beginRounds() {
-      rounds = specs.map(() => 0)
+      rounds = { counts: specs.map(() => 0), areWhole: true }
     },
     atRest() {
       checkRest()
@@ -781,7 +810,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         if (!isAvailable(member.health, nowMs))
           violate(2, 'out', `${name} is sound for long and still out in p${process.index}`)
         // Asked since, it has answered: on trial no more.
-        if ((rounds?.[i] ?? 0) > 0 && plan.processes === 1 && member.health.state.phase.kind !== 'in') {
+        if ((rounds?.counts[i] ?? 0) > 0 && plan.processes === 1 && member.health.state.phase.kind !== 'in') {
           violate(2, 'trial', `${name} answered in the last rounds and is not in`)
         }
         if (isEjected(member.health, nowMs))
@@ -839,19 +868,18 @@ export function createChecks(deps: ChecksDeps): Checks {
   }
 
   function checkRounds(): void {
-    const counts = rounds
-    if (counts === undefined || plan.processes > 1 || handEjected.size > 0) return
-    const top = specs.flatMap((spec, i) => (spec.priority === 1 && avoided.has(i) === false ? [{ ...spec, i }] : []))
-    const total = top.reduce((sum, { i }) => sum + (counts[i] ?? 0), 0)
-    const weights = top.reduce((sum, { weight }) => sum + weight, 0)
-    if (settings.balance === 'prompt_cache' || avoided.size > 0) return
-    for (const { name, weight, i } of top) {
-      const share = (total * weight) / weights
-      // Turns taken before have left credit behind: one turn more or less, never two.
-      if (Math.abs((counts[i] ?? 0) - share) > 1) {
-        violate(3, 'weights', `${name} got ${counts[i]} of ${total} requests at rest; its weight says ${share}`)
-      }
-    }
+    if (rounds === undefined || !rounds.areWhole || plan.processes > 1) return
+    if (handEjected.size > 0 || avoided.size > 0 || settings.balance === 'prompt_cache') return
+    const { counts } = rounds
+    const total = counts.reduce((sum, count) => sum + count, 0)
+    const weights = specs.reduce((sum, { weight, priority }) => sum + (priority === 1 ? weight : 0), 0)
+    // The run may end within a round.
+    if (total === 0 || total % weights !== 0) return
+    specs.forEach(({ name, weight, priority }, i) => {
+      const share = priority === 1 ? (total * weight) / weights : 0
+      if (counts[i] === share) return
+      violate(3, 'weights', `${name} got ${counts[i]} of ${total} requests at rest; its weight says ${share}`)
+    })
   }
 
   function checkAgreement(): void {

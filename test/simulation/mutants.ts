@@ -165,13 +165,13 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'weights do not count',
     file: 'lib/balancer/policies.ts',
-    text: 'member.credit += member.weight',
-    replacement: 'member.credit += 1',
+    text: 'credits[i] = (credits[i] ?? 0) + weight',
+    replacement: 'credits[i] = (credits[i] ?? 0) + 1',
   },
   {
     name: 'round robin takes the first',
     file: 'lib/balancer/policies.ts',
-    text: 'if (member.credit > chosen.credit) chosen = member',
+    text: 'if ((credits[i] ?? 0) > (credits[at] ?? 0)) at = i',
     replacement: '',
   },
   {

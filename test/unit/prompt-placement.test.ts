@@ -1,6 +1,6 @@
 // Placement of conversations under `balance: prompt_cache`: when one stays, when it moves, what is remembered.
 import t from 'tap'
-import { type Candidate, LOAD_BOUND, promptCache } from '../../lib/balancer/policies.ts'
+import { type Candidate, LOAD_BOUND, promptCache, RoundRobin } from '../../lib/balancer/policies.ts'
 import { hashText } from '../../lib/balancer/pool.ts'
 import { PromptPlacement } from '../../lib/balancer/prompt-placement.ts'
 import { createWarmPlaces } from '../../lib/balancer/warm-places.ts'
@@ -13,9 +13,9 @@ interface Named extends Candidate {
 
 function stage(names: readonly string[]) {
   const clock = createFakeClock()
-  const members = names.map((name): Named => ({ name, weight: 1, inFlight: 0, hashSeed: hashText(name), credit: 0 }))
+  const members = names.map((name): Named => ({ name, weight: 1, inFlight: 0, hashSeed: hashText(name) }))
   const places = createWarmPlaces(clock)
-  const placement = new PromptPlacement<Named>(clock, places, 1)
+  const placement = new PromptPlacement<Named>(clock, places, 1, new RoundRobin())
   return {
     clock,
     members,
@@ -52,6 +52,14 @@ function stage(names: readonly string[]) {
 }
 
 const most = (members: readonly Named[]): number => Math.max(...members.map(({ inFlight }) => inFlight))
+
+t.test('what has no cache to warm goes in turn, within the same bound', t => {
+  const { members, placement } = stage(['a', 'b', 'c'])
+  for (const member of members) if (member.name === 'c') member.inFlight = 9
+  const taken = Array.from({ length: 4 }, () => placement.choose(members, undefined).member.name)
+  t.equal(taken.join(''), 'abab', 'c carries more than its share already')
+  t.end()
+})
 
 t.test('without load every process sends a conversation where the hash says', t => {
   const one = stage(['a', 'b', 'c', 'd'])
@@ -155,7 +163,7 @@ t.test('a conversation whose backend is out for a while comes back to it', t => 
 t.test('weights: a backend of twice the weight may carry twice the swing', t => {
   const stand = stage(['a', 'b'])
   const members = stand.members.map((member, i) => ({ ...member, weight: i === 0 ? 3 : 1 }))
-  const placement = new PromptPlacement<(typeof members)[number]>(stand.clock, stand.places, 2)
+  const placement = new PromptPlacement<(typeof members)[number]>(stand.clock, stand.places, 2, new RoundRobin())
   for (let hash = 1; hash <= 400; hash++) placement.choose(members, hash).member.inFlight++
   const [large, small] = members
   t.ok((large?.inFlight ?? 0) <= LOAD_BOUND * 300 + 1)
@@ -165,7 +173,7 @@ t.test('weights: a backend of twice the weight may carry twice the swing', t => 
 
 t.test('the same prompt for two models is two conversations', t => {
   const stand = stage(['a', 'b', 'c', 'd'])
-  const other = new PromptPlacement<Named>(stand.clock, stand.places, 2)
+  const other = new PromptPlacement<Named>(stand.clock, stand.places, 2, new RoundRobin())
   stand.turn(7)
   other.choose(stand.members, 7)
   t.equal(stand.places.size(), 2)
