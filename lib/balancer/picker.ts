@@ -257,9 +257,8 @@ export class RequestPicker implements Picker {
 
   private choose(usable: readonly Member[]): Member {
     const { turns, options } = this.shared
-    const { model, random } = options
-    if (model.balance === 'least_busy') return leastBusy(usable, random, turns)
-    if (model.balance === 'round_robin') return turns.next(usable)
+    if (options.model.balance === 'least_busy') return leastBusy(usable, options.random, turns)
+    if (options.model.balance === 'round_robin') return turns.next(usable)
     const { member, place } = this.shared.placement.choose(usable, this.promptHash)
     if (this.place === undefined && place !== undefined) {
       this.place = place
