@@ -7,6 +7,7 @@ import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { chatEvent, DONE, startHeldBackend } from '../fixtures/held-backend.ts'
 import { connect } from '../fixtures/raw-client.ts'
 import { type BackendText, CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { until } from '../fixtures/settle.ts'
 import { startResource } from '../fixtures/start-simulator.ts'
 
 const NO_PROBES = 'health_check: {enabled: false}'
@@ -255,26 +256,33 @@ t.test('a client that reads nothing is let go after idle_timeout, of short answe
   const running = await runProxy(t, text, { clock })
   const socket = connect(running).socket
   socket.pause()
-  // The page is 50 KB and more: sooner or later the kernel takes no more of it.
-  const gone = once(running.proxy.listener.server, 'connection').then(([accepted]: Socket[]) =>
-    accepted === undefined ? undefined : once(accepted, 'close'),
-  )
-  const isFull = async (): Promise<void> => {
-    for (let i = 0; i < 2_000; i++) {
-      socket.write(get('/dashboard'))
+  const [accepted]: Socket[] = await once(running.proxy.listener.server, 'connection')
+  if (accepted === undefined) throw new Error('no connection')
+  const gone = once(accepted, 'close')
+  const served = (): number => running.lines.filter(({ path }) => path === '/dashboard').length
+  /** Whether one response stays while others are served: one that is merely under way would be finished by then. */
+  const isFull = async (): Promise<boolean> => {
+    const before = served()
+    for (let i = 0; i < 10; i++) {
       await (await fetch(`${running.url}/livez`)).text()
-      clock.advance(1)
-      if (i > 20 && running.proxy.app.inFlight() === 1) return
+      if (running.proxy.app.inFlight() === 0 || served() !== before) return false
     }
-    throw new Error('the kernel takes everything')
+    return true
   }
-  await isFull()
+  // The page is 50 KB and more: sooner or later the kernel takes no more of it.
+  do socket.write(get('/dashboard'))
+  while (!(await isFull()))
+  const stalled = (): boolean => running.lines.some(({ error }) => error === 'client_stalled')
   clock.advance(2 * 60_000)
   t.equal(running.proxy.app.inFlight(), 1, 'it has its time')
-  const left = running.line('request')
+  t.notOk(stalled())
   clock.advance(2 * 60_000)
   await gone
-  t.match(await left, { status: 499, error: 'client_stalled' })
+  await until(stalled)
+  t.match(
+    running.lines.find(({ error }) => error === 'client_stalled'),
+    { status: 499, path: '/dashboard' },
+  )
   t.equal(running.proxy.app.inFlight(), 0)
   socket.destroy()
 })
