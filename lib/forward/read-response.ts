@@ -6,7 +6,7 @@ import { readErrorBody, readLoneError, type UpstreamError } from '../azure/error
 import type { Clock } from '../clock.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Beginning, beginningOfAnswer } from './answer-beginning.ts'
-import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
+import { type Begun, type Done, type ReadDeps, readBody, served, withBody } from './body-reading.ts'
 import { isEncoded, type ResponseHeaders, type ResponseValues, responseHeaders } from './headers.ts'
 import { jsonEndFor } from './json-end.ts'
 import { classifyResponse, classifyStreamError, type Outcome, pageOutcome, transportFailure } from './outcome.ts'
@@ -70,7 +70,7 @@ export function readResponse(
   const begun: Begun = { status, headers, source, jsonEnd: jsonEndFor(head, headers.values) }
   if (hasNoBody(status, plan.wire.method)) {
     source.discard()
-    done(served({ ...begun, body: { kind: 'whole', chunks: [], bytes: 0 } }))
+    done(served(begun, { kind: 'whole', chunks: [], bytes: 0 }))
   } else if (status >= 400) readError(plan, deps, begun, done)
   else if (isPage(status, headers, plan)) {
     source.destroy()
@@ -103,7 +103,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
     const outcome = judgeUnread()
     if (outcome.kind === 'clients_own') {
       source.hold()
-      done({ kind: 'response', outcome, response: { ...begun, body: { kind: 'flowing', held: chunks } } })
+      done({ kind: 'response', outcome, response: withBody(begun, { kind: 'flowing', held: chunks }) })
     } else {
       source.destroy()
       done({ kind: 'no_response', outcome, values })
@@ -123,7 +123,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
         done({
           kind: 'response',
           outcome: isEncoded(values) ? judgeUnread() : judge(Buffer.concat(chunks)),
-          response: { ...begun, body: { kind: 'whole', chunks, bytes } },
+          response: withBody(begun, { kind: 'whole', chunks, bytes }),
         }),
       onLost(outcome) {
         const judged = judgeUnread()
@@ -189,7 +189,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   let passing = false
   const passOn = (body: UpstreamBody): void => {
     over = true
-    done(served({ ...begun, body }))
+    done(served(begun, body))
   }
   const passOnAsItComes = (): void => {
     if (over) return
@@ -232,7 +232,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
         const outcome = plan.isCreate ? errorInside(chunks, bytes, begun.headers, plan, deps.clock) : undefined
         const body: UpstreamBody = { kind: 'whole', chunks, bytes }
         if (outcome === undefined) passOn(body)
-        else done({ kind: 'response', outcome, response: { ...begun, body } })
+        else done({ kind: 'response', outcome, response: withBody(begun, body) })
       },
       onLost(outcome) {
         over = true

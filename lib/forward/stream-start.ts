@@ -45,7 +45,7 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
     deadlines.remove(holdDeadline)
     if (!complete) source.hold()
     const isRead = !plan.isCreate
-    done(served({ ...begun, body: { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead } }))
+    done(served(begun, { kind: 'events', held, watcher, complete, firstOutputDueMs, isRead }))
   }
   const refuse = (outcome: Outcome): void => {
     over = true
@@ -59,7 +59,7 @@ export function readStreamStart(plan: AttemptPlan, deps: ReadDeps, begun: Begun,
     const outcome = outcomeWithoutOutput(chunks, begun, clock.epochMs(), sent)
     if (outcome.kind !== 'served') return void refuse(outcome)
     deadlines.remove(holdDeadline)
-    done(served({ ...begun, body: { kind: 'whole', chunks, bytes: heldBytes } }))
+    done(served(begun, { kind: 'whole', chunks, bytes: heldBytes }))
   }
   const decide = (): void => {
     const phase = watcher.phase()

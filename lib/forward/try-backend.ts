@@ -8,7 +8,7 @@ import type { Exchange } from '../request-context.ts'
 import type { Outcome } from './outcome.ts'
 import { pause } from './pause.ts'
 import { type SendDeps, type SendHow, type SendResult, sendToBackend } from './send.ts'
-import type { AttemptResult, ForwardRequest, Upgraded, UpstreamResponse } from './upstream.ts'
+import type { AttemptResult, ForwardRequest, UpstreamResponse } from './upstream.ts'
 
 export interface TryBackendDeps extends SendDeps {
   readonly unsupported: UnsupportedOperations
@@ -16,8 +16,9 @@ export interface TryBackendDeps extends SendDeps {
 
 /** What a backend's turn brought. */
 export type BackendResult =
-  | Upgraded
+  | Exclude<SendResult, { kind: 'response' }>
   | (AttemptResult & {
+      readonly kind: 'response'
       /** The last try asked for usage in the client's name: its event is taken out of the response again. */
       readonly asksUsage: boolean
     })
@@ -117,7 +118,10 @@ async function askAgain(
 }
 
 function asAnswered(result: SendResult, asksUsage: boolean): BackendResult {
-  return result.kind === 'upgraded' ? result : { ...result, asksUsage }
+  if (result.kind !== 'response') return result
+  // Written out: see `withBody`.
+  const { kind, outcome, response, reused } = result
+  return { kind, outcome, response, reused, asksUsage }
 }
 
 /** The option that asks for usage, as `unsupported` remembers it. */

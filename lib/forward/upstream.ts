@@ -153,7 +153,7 @@ export type AttemptResult =
       readonly outcome: Outcome
       readonly response: UpstreamResponse
       /** It came on a connection that had been used before; known where that matters, for a 421. */
-      readonly reused?: boolean
+      readonly reused?: boolean | undefined
     }
   | { readonly kind: 'no_response'; readonly outcome: Outcome; readonly values?: ResponseValues }
 
