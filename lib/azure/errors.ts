@@ -26,20 +26,31 @@ function text(value: unknown): string | undefined {
   return typeof value === 'number' ? String(value) : undefined
 }
 
+/** Words that stand by themselves: Ollama's `error`, FastAPI's `detail`, the `title` of RFC 9457. */
+function plain(value: unknown): string {
+  return typeof value === 'string' ? value : ''
+}
+
+/** A code or a type without the differences of spelling: `DeploymentNotFound`, `deployment_not_found`. */
+function word(name: string | undefined): string {
+  return name === undefined ? '' : name.toLowerCase().replace(/[ _-]/g, '')
+}
+
 /**
  * Reads the four families of error shapes (azure/README.md 6.1): `{error:{…}}` of Azure and OpenAI,
- * `{statusCode,message}` of API Management, and the flat form of the Responses error event.
+ * `{statusCode,message}` of API Management, and the flat form of the Responses error event; then those of others.
  */
 export function readError(value: unknown): UpstreamError {
   if (!isObject(value)) return NOTHING
-  const inner = isObject(value.error) ? value.error : value
+  const first = Array.isArray(value.errors) ? value.errors[0] : undefined
+  const inner = [value.error, first].find(isObject) ?? value
   const isGateways = inner === value && typeof value.statusCode === 'number'
   return {
-    ...(isGateways || inner !== value ? { shape: 'api' as const } : {}),
+    ...(isGateways || isObject(value.error) ? { shape: 'api' as const } : {}),
     ...(isGateways ? { isGateways } : {}),
     code: text(inner.code) ?? (inner === value ? text(value.statusCode) : undefined),
     type: text(inner.type),
-    message: text(inner.message) ?? (typeof value.error === 'string' ? value.error : ''),
+    message: text(inner.message) ?? [value.error, value.detail, value.title].map(plain).find(Boolean) ?? '',
     param: text(inner.param),
   }
 }
@@ -68,11 +79,25 @@ const BESIDE_ERROR: ReadonlySet<string> = new Set([
   'activityId',
   'code',
   'message',
+  'param',
+  'detail',
+  'errors',
 ])
 
-/** API Management's own form (azure/README.md 6.1). */
-function isGatewayError({ statusCode, message }: Readonly<Record<string, unknown>>): boolean {
-  return typeof statusCode === 'number' && statusCode >= 400 && typeof message === 'string'
+/**
+ * An error that stands in no member `error`: of API Management (azure/README.md 6.1), of vLLM and other compatible
+ * servers (`object: "error"`), of FastAPI (`detail`), and `errors` as GraphQL and JSON:API have them.
+ */
+export function isFlatError({ statusCode, message, object, type, detail, errors }: Readonly<Record<string, unknown>>) {
+  if (typeof message === 'string') {
+    return object === 'error' || type === 'error' || (typeof statusCode === 'number' && statusCode >= 400)
+  }
+  return (typeof detail === 'string' && detail !== '') || (Array.isArray(errors) && errors.length > 0)
+}
+
+/** Whether an object has no member that an error alone would not have. */
+export function isOnlyError(value: Readonly<Record<string, unknown>>): boolean {
+  return Object.keys(value).every(name => BESIDE_ERROR.has(name))
 }
 
 /** The error of a body that is nothing else; undefined for any other body. Never throws. */
@@ -81,8 +106,8 @@ export function readLoneError(body: Buffer): UpstreamError | undefined {
     const value: unknown = JSON.parse(body.toString('utf8').replace(/^\uFEFF/, ''))
     if (!isObject(value)) return undefined
     const hasError = value.error !== null && value.error !== undefined
-    if (!hasError && !isGatewayError(value)) return undefined
-    return Object.keys(value).every(name => BESIDE_ERROR.has(name)) ? readError(value) : undefined
+    if (!hasError && !isFlatError(value)) return undefined
+    return isOnlyError(value) ? readError(value) : undefined
   } catch {
     return undefined
   }
@@ -93,6 +118,30 @@ export function isReadable(error: UpstreamError): boolean {
   return error.code !== undefined || error.type !== undefined || error.message !== ''
 }
 
+/** Ids of the APIs' objects, and the words for one that is not there. */
+const NAMES_OBJECT =
+  /\b(?:file|vs|resp|conv|msg|rs|item|cntr|container|batch|ft|ftjob|asst|thread|call)[-_]\w{2}|\bno such/i
+/** Said of the URL alone: OpenAI's, and what routers say. */
+const NAMES_ROUTE =
+  /^(?:(?:the )?(?:requested )?(?:resource|url|uri|path|page|route|endpoint|service|api) )?(?:was |is )?(?:not found|gone)\b|^no (?:matching )?route|^invalid url|^unknown (?:request )?(?:url|path|route|endpoint)|^cannot post\b/i
+
+/**
+ * Whether a 404 or 410 names neither an object nor a deployment, as those of gateways, ingresses and frameworks do, in
+ * HTML, in a text or in JSON.
+ */
+export function isRouteMissing(error: UpstreamError): boolean {
+  if (!isReadable(error)) return true
+  if (error.param !== undefined && error.shape === 'api' && !/^none$/i.test(error.param)) return false
+  const message = error.message.trim()
+  if (NAMES_OBJECT.test(message)) return false
+  const isGeneral = message === '' || NAMES_ROUTE.test(message) || word(error.code) === 'resourcenotfound'
+  return error.shape !== 'api' || isGeneral
+}
+
+/** vLLM, Ollama, LiteLLM and OpenRouter, of the model that the config names as the deployment. */
+const MODEL_MISSING =
+  /^(?:the )?model (?:[`'"].*[`'"] )?(?:does not exist|(?:is |was )?not found)|\binvalid model name passed in model=|is not a valid model id\b/i
+
 /**
  * The deployment (or, on OpenAI-compatible servers, the model) is not there: a mistake in the config, not the client's.
  * Texts and codes: azure/README.md 6.2.
@@ -100,33 +149,35 @@ export function isReadable(error: UpstreamError): boolean {
 export function isDeploymentMissing(error: UpstreamError): boolean {
   // A model that stands elsewhere in the body (`tools[0].model`) is the client's own mistake.
   const named = error.param === undefined || error.param === 'model'
+  const code = word(error.code)
   return (
-    error.code === 'DeploymentNotFound' ||
-    (error.code === 'model_not_found' && named) ||
-    error.code === 'ModelDeprecated' ||
+    code === 'deploymentnotfound' ||
+    (code === 'modelnotfound' && named) ||
+    code === 'modeldeprecated' ||
+    (named && MODEL_MISSING.test(error.message)) ||
     /could not find an existing deployment/i.test(error.message) ||
     /^the api deployment for this resource does not exist/i.test(error.message) ||
     // Anthropic's own, for a model that it does not know.
-    (error.type === 'not_found_error' && /^model:/i.test(error.message))
+    (word(error.type) === 'notfounderror' && /^model:/i.test(error.message))
   )
 }
 
 /** The path or the api-version is not served there: `Resource not found`, or "enabled only for api versions …". */
 export function isOperationUnsupported(status: number, error: UpstreamError): boolean {
-  if (error.code === 'api_not_supported') return true
-  if (status === 404 || status === 410) return /^resource not found$/i.test(error.message.trim())
+  if (word(error.code) === 'apinotsupported') return true
+  if (status === 404 || status === 410) return /^resource not found\.?$/i.test(error.message.trim())
   if (status !== 400) return false
   return /api[ -]version/i.test(error.message) && /(not supported|enabled only for)/i.test(error.message)
 }
 
 /** The deployment is of another kind than the operation needs: a mistake in the config (azure/README.md 6.2). */
 export function isOperationNotSupported(error: UpstreamError): boolean {
-  return error.code === 'OperationNotSupported'
+  return word(error.code) === 'operationnotsupported'
 }
 
 /** A 403 that is a throttle: API Management's quota policies (azure/README.md 13.6). */
-export function isQuota({ message }: UpstreamError): boolean {
-  return /\bquota\b/i.test(message)
+export function isQuota(error: UpstreamError): boolean {
+  return /quota/i.test(`${error.code ?? ''} ${error.type ?? ''} ${error.message}`) || isThrottle(error)
 }
 
 /** A 403 of the resource's network rules, or of its private endpoint (azure/README.md 13.6). */
@@ -145,7 +196,8 @@ export function isAccountRefused({ message }: UpstreamError): boolean {
 /** This resource does not hold the response that was named, or cannot read its reasoning (azure/README.md 1.5). */
 export function isForeignState(status: number, error: UpstreamError): boolean {
   if (status !== 400 && status !== 404) return false
-  if (error.code === 'previous_response_not_found' || error.code === 'invalid_encrypted_content') return true
+  const code = word(error.code)
+  if (code === 'previousresponsenotfound' || code === 'invalidencryptedcontent') return true
   return (
     isUndecryptable(error) ||
     /^(previous )?response with id '.*' not found/is.test(error.message) ||
@@ -157,59 +209,60 @@ export function isForeignState(status: number, error: UpstreamError): boolean {
 /** Encrypted reasoning that was made elsewhere; `code` may be null and the text varies (azure/README.md 1.5). */
 export function isUndecryptable(error: UpstreamError): boolean {
   return (
-    error.code === 'invalid_encrypted_content' ||
+    word(error.code) === 'invalidencryptedcontent' ||
     (/encrypted content/i.test(error.message) && /could not be/i.test(error.message))
   )
 }
 
 /** Says, in whatever words, that a rate or throughput limit was hit (azure/README.md 5.4 and 6.3). */
 export function isThrottle(error: UpstreamError): boolean {
-  const named = `${error.code ?? ''} ${error.type ?? ''}`.toLowerCase()
+  const named = `${word(error.code)} ${word(error.type)}`
   return (
-    /rate_limit|ratelimit|too_many_requests|\b429\b/.test(named) ||
-    /exceeded (the )?(token|call|throughput)|rate limit|throughput limit/i.test(error.message)
+    /ratelimit|toomanyrequests|\b429\b/.test(named) ||
+    /exceeded (the )?(token|call|throughput)|rate limit|throughput limit|token limit is exceeded/i.test(error.message)
   )
 }
 
 /** The status of an error by its type or code, where a stream or a 200 shows none (azure/README.md 6.2, 13.3). */
 const STATUS_OF: Readonly<Record<string, number>> = {
-  authentication_error: 401,
-  invalid_api_key: 401,
-  billing_error: 402,
-  permission_error: 403,
-  PermissionDenied: 401,
-  insufficient_quota: 429,
+  authenticationerror: 401,
+  invalidapikey: 401,
+  billingerror: 402,
+  permissionerror: 403,
+  permissiondenied: 401,
+  insufficientquota: 429,
 }
 
 /** The status that an error would have had by itself: its code where that is one, or what its name stands for. */
 export function statusOf({ code, type }: UpstreamError): number | undefined {
   if (code !== undefined && /^[45]\d\d$/.test(code)) return Number(code)
-  for (const name of [code, type]) if (name !== undefined && Object.hasOwn(STATUS_OF, name)) return STATUS_OF[name]
+  for (const name of [word(code), word(type)]) if (Object.hasOwn(STATUS_OF, name)) return STATUS_OF[name]
   return undefined
 }
 
+/** Codes as `word` gives them. */
 const CLIENT_MISTAKES = new Set([
-  'invalid_prompt',
-  'content_filter',
-  'context_length_exceeded',
-  'invalid_image',
-  'invalid_image_format',
+  'invalidprompt',
+  'contentfilter',
+  'contextlengthexceeded',
+  'invalidimage',
+  'invalidimageformat',
   'invalid_base64_image',
-  'invalid_image_url',
-  'image_too_large',
-  'image_too_small',
-  'image_parse_error',
-  'image_content_policy_violation',
-  'invalid_image_mode',
-  'image_file_too_large',
-  'unsupported_image_media_type',
-  'empty_image_file',
-  'failed_to_download_image',
-  'image_file_not_found',
+  'invalidimageurl',
+  'imagetoolarge',
+  'imagetoosmall',
+  'imageparseerror',
+  'imagecontentpolicyviolation',
+  'invalidimagemode',
+  'imagefiletoolarge',
+  'unsupportedimagemediatype',
+  'emptyimagefile',
+  'failedtodownloadimage',
+  'imagefilenotfound',
 ])
 
 /** An error inside a stream that the request itself has caused; another backend would say the same. */
 export function isClientMistake(error: UpstreamError): boolean {
-  if (error.code !== undefined && CLIENT_MISTAKES.has(error.code)) return true
-  return error.type === 'invalid_request_error' && !isDeploymentMissing(error) && !isForeignState(400, error)
+  if (CLIENT_MISTAKES.has(word(error.code))) return true
+  return word(error.type) === 'invalidrequesterror' && !isDeploymentMissing(error) && !isForeignState(400, error)
 }

@@ -12,9 +12,22 @@ const XML_BEGINS = '<?xml '
 const BYTE_ORDER_MARK = '\xef\xbb\xbf'
 
 /** Members that a lone error object may begin with (azure/README.md 6.1). */
-const ERROR_MEMBERS = ['error', 'object', 'type', 'request_id', 'status', 'code', 'message', 'statusCode', 'activityId']
+const ERROR_MEMBERS = [
+  'error',
+  'errors',
+  'detail',
+  'object',
+  'type',
+  'request_id',
+  'status',
+  'code',
+  'message',
+  'param',
+  'statusCode',
+  'activityId',
+]
 /** Those that no sound answer begins with. */
-const TELLING: ReadonlySet<string> = new Set(['error', 'statusCode'])
+const TELLING: ReadonlySet<string> = new Set(['error', 'statusCode', 'errors', 'detail'])
 const FIRST_MEMBER = /^\{\s*(?:"([^"\\]*)("?))?/
 
 export type Beginning =

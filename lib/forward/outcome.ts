@@ -10,7 +10,7 @@ import {
   isOperationNotSupported,
   isOperationUnsupported,
   isQuota,
-  isReadable,
+  isRouteMissing,
   isThrottle,
   statusOf,
   type UpstreamError,
@@ -168,7 +168,7 @@ function classifyRefusal(status: number, error: UpstreamError, said: () => strin
   if (status === 400 && isOperationNotSupported(error)) return misconfigured('operation_not_supported', said())
   if (isOperationUnsupported(status, error))
     return { kind: 'unsupported', detail: said(), wrong: wrongPart(status, error) }
-  if ((status === 404 || status === 410) && !isReadable(error)) return pageOfABox(`${status} page`)
+  if ((status === 404 || status === 410) && isRouteMissing(error)) return pageOfABox(`${status} page`)
   return SERVED
 }
 

@@ -143,7 +143,7 @@ function readError(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
 
 /** An error object alone is shorter, and says so at its beginning. */
 const ERROR_OBJECT_MAX_BYTES = 16 * 1024
-const ERROR_MARK = /"error"|"statusCode"/
+const ERROR_MARK = /"error"|"statusCode"|"detail"|"errors"/
 const ERROR_MARK_MAX_BYTES = 256
 
 /** What a good response means that is nothing but an error object; undefined for every other. */

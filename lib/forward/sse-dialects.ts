@@ -1,6 +1,6 @@
 // Meaning of an event in each API's stream: start-up, output, the protocol's end, an error. A row a dialect; a new API
 // is a new row. Azure's dialects: azure/README.md 5.
-import { readError, type UpstreamError } from '../azure/errors.ts'
+import { isFlatError, isOnlyError, readError, type UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
 import type { StreamEvent } from './sse-reader.ts'
 
@@ -54,8 +54,9 @@ function errorFrom(text: string, value: unknown): UpstreamError {
   return isObject(value) ? error : { ...error, message: typeof value === 'string' ? value : text }
 }
 
-/** A flat error object without a type: API Management's `{"statusCode","message"}`, and `{"code","message"}`. */
-function isFlatError(value: Json): boolean {
+/** An error without `error` and without a type: `{"statusCode","message"}`, `{"code","message"}`, `{"detail"}`. */
+function isUntypedError(value: Json): boolean {
+  if (isFlatError(value)) return isOnlyError(value)
   if (typeof value.message !== 'string' || 'choices' in value) return false
   return !isEmpty(value.code) || typeof value.statusCode === 'number'
 }
@@ -65,7 +66,7 @@ function errorIn(value: unknown): UpstreamError | undefined {
   if (!isObject(value)) return undefined
   const { error } = value
   const nested = isObject(error) || error === true || (typeof error === 'string' && error !== '')
-  return nested || value.type === 'error' || value.object === 'error' || isFlatError(value)
+  return nested || value.type === 'error' || value.object === 'error' || isUntypedError(value)
     ? readError(value)
     : undefined
 }
@@ -73,7 +74,7 @@ function errorIn(value: unknown): UpstreamError | undefined {
 /** The error of an event that names itself one, in its `event` line or by llama.cpp's field. */
 function namedError({ name, data, errorField }: StreamEvent): UpstreamError | undefined {
   if (errorField !== undefined) return errorFrom(errorField, parse(errorField))
-  return name === 'error' && data !== undefined ? errorFrom(data, parse(data)) : undefined
+  return data !== undefined && name?.toLowerCase() === 'error' ? errorFrom(data, parse(data)) : undefined
 }
 
 function isPing(name: string | undefined, value: unknown): boolean {
@@ -157,8 +158,8 @@ const RESPONSES: StreamRules = {
   },
   glance(name, begun) {
     const type = FIRST_TYPE.exec(begun)?.[1]
-    const says = name !== 'error' && type?.startsWith('response.') === true && type !== 'response.failed'
-    return says ? meaningOfType(type) : undefined
+    if (type?.startsWith('response.') !== true || type === 'response.failed') return undefined
+    return name?.toLowerCase() === 'error' ? undefined : meaningOfType(type)
   },
 }
 

@@ -48,6 +48,11 @@ const GLANCE_BYTES = 1024
 /** A blank line behind a line that ends with LF: the end of an event, whatever ends the other lines. */
 const BLANK_LINE = '\n\n'
 
+/** A letter, a dot or an underscore as JSON escapes: no usual writer makes them, but types may be spelt so. */
+const ESCAPED_NAME = /\\u00(?:2e|5f|[67])/i
+/** Of a stream with such: each of its events is read. */
+const EACH = /^/
+
 /** Whether the data of an event without its blank line can have come whole. */
 function isWholeData(data: string): boolean {
   if (data.trim() === '[DONE]') return true
@@ -63,6 +68,7 @@ function isWholeData(data: string): boolean {
 class Watcher implements EventStreamWatcher {
   readonly #rules: StreamRules
   readonly #splitter: EventSplitter
+  #marks: RegExp | undefined
   #phase: Phase = STARTING
   #ended = false
   #lastError: UpstreamError | undefined
@@ -71,6 +77,7 @@ class Watcher implements EventStreamWatcher {
 
   constructor(rules: StreamRules) {
     this.#rules = rules
+    this.#marks = rules.marks
     this.#splitter = createEventSplitter(event => this.#onEvent(event))
   }
 
@@ -124,8 +131,7 @@ class Watcher implements EventStreamWatcher {
   /** @returns where the whole events of output end that stand in a row at the beginning of these bytes, at least */
   #outputEnd(bytes: Buffer): number {
     const text = bytes.toString('latin1')
-    const { marks } = this.#rules
-    const mark = marks === undefined ? -1 : text.search(marks)
+    const mark = this.#marks === undefined ? -1 : text.search(this.#marks)
     if (mark === -1 && endsWithBlankLine(bytes)) return bytes.length
     const end = text.lastIndexOf(BLANK_LINE, mark === -1 ? text.length : mark)
     return end === -1 ? 0 : end + BLANK_LINE.length
@@ -136,12 +142,12 @@ class Watcher implements EventStreamWatcher {
     const bytes = pieces.length === 1 && first !== undefined ? first : Buffer.concat(pieces)
     const starting = this.#phase.kind === 'starting'
     // Most events of a stream after its first output are more output, which need no string at all.
-    if (!starting && this.#rules.marks?.test(bytes.toString('latin1')) !== true) return
+    if (!starting && this.#marks?.test(bytes.toString('latin1')) !== true) return
     const glanced = unfinished ? undefined : this.#glance(bytes)
     const event = glanced ?? readEvent(bytes.toString('utf8', 0, MAX_READ_EVENT_BYTES))
     if (unfinished && event.data !== undefined && !isWholeData(event.data)) return
     if (starting) this.#blocks++
-    if (starting && event.data !== undefined) this.#events++
+    if (starting && event.data !== undefined) this.#countEvent(event.data)
     const meaning = 'meaning' in event ? event.meaning : this.#rules.meaningOf(event)
     if (meaning === 'start') return
     if (meaning === 'end') this.#ended = true
@@ -150,6 +156,11 @@ class Watcher implements EventStreamWatcher {
       return
     }
     if (starting) this.#phase = OUTPUT
+  }
+
+  #countEvent(data: string): void {
+    this.#events++
+    if (this.#marks !== undefined && ESCAPED_NAME.test(data)) this.#marks = EACH
   }
 
   /** A long event that need not be read whole, because its beginning says what it means. */

@@ -17,11 +17,14 @@ const PERHAPS_ERRORS = [
   '{"type":"error","error":{"type":"overloaded_error"}}',
   '{"object":"error","message":"x","error":1}',
   '{"statusCode":500,"message":"Internal server error"}',
+  '{"detail":"Internal Server Error"}',
+  '{"errors":[{"message":"overloaded"}]}',
 ]
 const ANSWERS = [
   '{"id":"chatcmpl-1","choices":[],"error":null}',
   '{"choices":[]}',
-  '{"errors":[]}',
+  '{"errored":[]}',
+  '{"details":[]}',
   '{}',
   '[1]',
   '"text"',

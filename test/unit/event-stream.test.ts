@@ -210,6 +210,19 @@ t.test('responses: the type counts wherever it stands, in any order of lines, wi
   t.end()
 })
 
+t.test('a writer that escapes letters in its types is understood behind output too', t => {
+  const escaped = (type: string): string => type.replaceAll('e', '\\u0065').replaceAll('.', '\\u002E')
+  const typed = (type: string): string => `data: {"type":"${escaped(type)}","delta":"H"}\n\n`
+  const talk = typed('response.created') + typed('response.output_text.delta')
+  t.equal(watch('responses', talk).ended(), false)
+  t.equal(watch('responses', talk + typed('response.completed')).ended(), true)
+  t.equal(watch('responses', talk + typed('error')).lastError() !== undefined, true)
+  const claude = watch('claude', typed('message_start') + typed('content_block_delta'))
+  claude.push(Buffer.from(typed('message_stop')))
+  t.equal(claude.ended(), true)
+  t.end()
+})
+
 const PINGS = [
   'event: ping\ndata: {}\n\n',
   'event: ping\ndata: {"type": "ping"}\n\n',
@@ -236,7 +249,13 @@ const ERROR_FORMS = [
   'data: {"statusCode":500,"message":"overloaded"}\n\n',
   'data: {"code":"server_error","message":"overloaded"}\n\n',
   'error: {"code":500,"message":"overloaded"}\n\n',
+  'data: {"errors":[{"message":"overloaded","code":500}]}\n\n',
+  'data: {"detail":"overloaded"}\n\n',
+  'event: Error\ndata: {"message":"overloaded"}\n\n',
+  'event: ERROR\ndata: overloaded\n\n',
 ]
+/** Those that hold the word as it is searched for behind output. */
+const LATE_ERROR_FORMS = ERROR_FORMS.filter(form => form.includes('error'))
 
 for (const dialect of ['chat', 'responses', 'opaque'] as const) {
   t.test(`${dialect}: a named ping is no output, and an error behind it is still an early one`, t => {
@@ -264,7 +283,7 @@ for (const dialect of ['chat', 'responses', 'opaque'] as const) {
 t.test('behind output an error in these forms is an end, wherever it is cut', t => {
   const output = { chat: delta({ content: 'H' }), responses: typed('response.output_text.delta', { delta: 'H' }) }
   for (const dialect of ['chat', 'responses'] as const) {
-    for (const form of ERROR_FORMS.filter(form => form.includes('error'))) {
+    for (const form of LATE_ERROR_FORMS) {
       for (let cut = 0; cut < form.length; cut++) {
         const watcher = watch(dialect, output[dialect] + form.slice(0, cut))
         watcher.push(Buffer.from(form.slice(cut)))
