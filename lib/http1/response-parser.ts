@@ -17,8 +17,11 @@ export interface ParserEvents {
   switched(head: ResponseHead, rest: Buffer): void
 }
 
-/** A response's head beyond this is an error of the far side; Node's own default. */
-const MAX_HEAD_BYTES = 16 * 1024
+/**
+ * A response's head beyond this is an error of the far side. Four times Node's own default: servers and gateways repeat
+ * a request in a header of their refusal, and a request's own head has 32 KB.
+ */
+const MAX_HEAD_BYTES = 64 * 1024
 /**
  * 100, 102 and 103 may come before a response for as long as its time limit lets them. A slow server sends a 102 every
  * few seconds (RFC 2518 section 10.1). All of their heads together; nobody sends a hundredth of this.

@@ -3,7 +3,8 @@
 import t, { type Test } from 'tap'
 import { CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
 import { type RawBackend, startRawBackend } from '../fixtures/raw-backend.ts'
-import { configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
+import { connect } from '../fixtures/raw-client.ts'
+import { CLIENT_KEY, configFor, type RunningProxy, runProxy } from '../fixtures/run-proxy.ts'
 
 const SOUND = '{"object":"chat.completion","choices":[]}'
 const error = (fields: Readonly<Record<string, unknown>>): string => JSON.stringify({ error: fields })
@@ -123,6 +124,24 @@ for (const row of OWN) {
     t.same({ status, attempts, text, line }, { status: 404, attempts: '1', text: row.body, line: undefined })
   })
 }
+
+t.test('a 400 that repeats its request in a header is the client’s, and blames nobody', async t => {
+  const first = await startRawBackend(t)
+  const echo = 'x'.repeat(40_000)
+  void always(first, respond({ what: 'Echo', status: 400, body: '{}', headers: [`x-echo: ${echo}`] }))
+  const running = await runProxy(t, configFor([{ url: first.url }], { rest: NO_PROBES }))
+  const client = connect(running)
+  const lines = ['host: x', `authorization: Bearer ${CLIENT_KEY}`, 'content-length: 18']
+  client.send([`POST ${CHAT} HTTP/1.1`, ...lines], '{"model":"gpt-4o"}')
+  const read = await client.until('\r\n\r\n{}')
+  t.match(read, /^HTTP\/1\.1 400 /)
+  t.ok(read.includes(echo))
+  t.equal(first.requests.length, 1)
+  t.same(
+    running.lines.filter(({ msg }) => /ejected/.test(String(msg))),
+    [],
+  )
+})
 
 const THROTTLES: readonly Row[] = [
   { what: 'a code', body: error({ code: 'QuotaExceeded', message: 'Limit reached.' }) },
