@@ -1,6 +1,6 @@
 // One identity's token: fetched once at a time, refreshed ahead of its end, kept while it lives. After a failed fetch
 // the endpoint is left alone for a while. How it is fetched is handed in; this file knows no HTTP.
-import type { Clock, Random, Timer } from '../clock.ts'
+import { afterRunning, type Clock, type Random, type Timer } from '../clock.ts'
 import type { Authorization, Authorizer } from './credentials.ts'
 import type { TokenResult } from './entra-requests.ts'
 
@@ -121,7 +121,7 @@ async function fetchInTime({ clock, fetch, closing }: TokenKeeperOptions): Promi
     )
   })
   const end = (): void => ending.abort()
-  const timeout = clock.after(FETCH_TIMEOUT_MS, end)
+  const timeout = afterRunning(clock, FETCH_TIMEOUT_MS, end)
   closing.addEventListener('abort', end)
   const result = await Promise.race([fetch(ending.signal), late]).catch(() => failed('fetching it went wrong'))
   timeout.cancel()

@@ -103,10 +103,11 @@ export class HealthLease implements Lease {
     const nowMs = owner.clock.nowMs()
     health.lastAnsweredMs = nowMs
     health.lastServedMs = nowMs
-    if (!this.wasAnswered) health.ramp?.succeeded(this.turn)
+    const isFirst = !this.wasAnswered
     this.wasAnswered = true
+    if (isFirst) health.ramp?.succeeded(this.turn)
     owner.apply(health, { kind: 'answered', lease: this.number, since: this.since })
-    owner.freed()
+    if (isFirst) owner.freed()
   }
 
   release(blame: Blame): void {

@@ -1,6 +1,6 @@
 // The response to the client once the retry loop has ended: an upstream's response, a tunnel, or a refusal of ours. No
 // second chance here.
-import type { Lease } from '../balancer/health.ts'
+import type { Blame, Lease } from '../balancer/health.ts'
 import type { Member } from '../balancer/pool.ts'
 import { type Refusal, refuse } from '../errors.ts'
 import type { CancelReason, Exchange } from '../request-context.ts'
@@ -13,6 +13,9 @@ export interface RespondDeps extends RelayDeps {
   readonly limits: { readonly idleMs: number; readonly keepaliveMs: number }
   onAttempt(report: AttemptReport): void
 }
+
+const HEALTHY: Blame = { kind: 'healthy' }
+const NO_BLAME: Blame = { kind: 'none' }
 
 /** The response of one backend. */
 export interface MemberResponse {
@@ -72,19 +75,21 @@ function holdLease(
   passing: () => RelayResult | Promise<RelayResult>,
   deps: RespondDeps,
 ): void | Promise<void> {
+  // A response that the client has caused itself says nothing of the backend.
+  const saysSound = outcome.kind !== 'clients_own'
   const ended = (end: RelayResult): void => {
-    lease.release({ kind: 'none' })
+    // Sound at its end as well: what others met while it streamed is not a row without a success between.
+    lease.release(saysSound && end.kind === 'complete' ? HEALTHY : NO_BLAME)
     recordResult(exchange, end)
     const label = end.kind === 'complete' ? labelOf(outcome) : end.kind
     const detail = end.kind === 'cut' ? end.detail : outcomeDetail(outcome)
     report(exchange, request, member, { label, detail, askedMs, isFailover }, deps.onAttempt)
   }
   const failed = (error: unknown): never => {
-    lease.release({ kind: 'none' })
+    lease.release(NO_BLAME)
     throw error
   }
-  // A response that the client has caused itself says nothing of the backend.
-  if (outcome.kind !== 'clients_own') lease.answered()
+  if (saysSound) lease.answered()
   try {
     const end = passing()
     return end instanceof Promise ? end.then(ended, failed) : ended(end)

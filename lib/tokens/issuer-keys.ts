@@ -1,6 +1,6 @@
 // The key sets of issuers, each fetched once for all requests: at the start, hourly in the background, and for an
 // unknown key id. Keys that are there serve on while their issuer is down. How a set is fetched is handed in.
-import type { Clock, Random, Timer } from '../clock.ts'
+import { afterRunning, type Clock, type Random, type Timer } from '../clock.ts'
 import type { KeySource } from '../config/types.ts'
 import type { VerificationKey } from './jwt.ts'
 
@@ -81,7 +81,7 @@ async function fetchInTime(
 ): Promise<FetchedKeys> {
   const ending = new AbortController()
   const end = (): void => ending.abort()
-  const timeout = clock.after(FETCH_TIMEOUT_MS, end)
+  const timeout = afterRunning(clock, FETCH_TIMEOUT_MS, end)
   closing.addEventListener('abort', end)
   const late = new Promise<FetchedKeys>(resolve => {
     const reason = `it took longer than ${FETCH_TIMEOUT_MS / 1000} s`

@@ -1,6 +1,6 @@
 // The figures of all workers, kept in the primary: a worker that dies leaves its counters, one that is slow its last
 // state. So no counter of /metrics ever falls (Prometheus would take that for a restart, and count everything again).
-import type { Clock, Timer } from '../clock.ts'
+import { afterRunning, type Clock, type Timer } from '../clock.ts'
 import { countersOf, type MetricsState, mergeMetrics } from '../metrics.ts'
 import type { ProcessState } from './messages.ts'
 
@@ -47,7 +47,7 @@ export function createGathering({ clock, workers, ask }: GatheringOptions): Gath
     lastBeganMs = clock.nowMs()
     round++
     const asked = [...workers()]
-    open = { missing: new Set(asked), done: waiting, timer: clock.after(COUNT_MS, finish) }
+    open = { missing: new Set(asked), done: waiting, timer: afterRunning(clock, COUNT_MS, finish) }
     waiting = []
     for (const worker of asked) ask(worker, round)
     if (asked.length === 0) finish()

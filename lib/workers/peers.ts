@@ -2,7 +2,7 @@
 // together. Figures are gathered there, so that every worker can report the whole.
 
 import type { KeyLimiter } from '../balancer/key-limits.ts'
-import type { Clock, Timer } from '../clock.ts'
+import { afterRunning, type Clock, type Timer } from '../clock.ts'
 import type { PrimaryCall, PrimaryResult, ProcessState } from './messages.ts'
 
 export interface Peers {
@@ -31,7 +31,7 @@ export function createPeers(clock: Clock, ask: (question: PrimaryCall) => void):
   const put = (make: (question: number) => PrimaryCall): Promise<PrimaryResult | undefined> =>
     new Promise(resolve => {
       const question = next++
-      const timer = clock.after(PATIENCE_MS, () => {
+      const timer = afterRunning(clock, PATIENCE_MS, () => {
         waiting.delete(question)
         resolve(undefined)
       })

@@ -215,6 +215,29 @@ t.test('what is wrong everywhere puts a backend out with the fifth request in a 
   t.ok(running.lines.some(({ msg, level }) => String(msg).startsWith('model down') && level === 'error'))
 })
 
+t.test('a stream that ends whole breaks the row of marks, however early its first output was', async t => {
+  let end: () => void = () => undefined
+  const only = await backend(t, (_, response, body) => {
+    if (body.includes('POISON')) return say(response, 500, '{"error":{"message":"x"}}')
+    response.writeHead(200, { 'content-type': 'text/event-stream' })
+    response.write('data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+    end = () => response.end('data: [DONE]\n\n')
+  })
+  const running = await runProxy(t, configFor([{ url: only.url }], { rest: REST }))
+  const poison = async (): Promise<void> => {
+    await (await running.post('/v1/chat/completions', POISON)).text()
+  }
+  for (let i = 0; i < 3; i++) {
+    const stream = await running.chat({ stream: true })
+    for (let bad = 0; bad < 4; bad++) await poison()
+    end()
+    t.match(await stream.text(), /DONE/)
+  }
+  t.match(await health(running), { status: 'ok' })
+  for (let bad = 0; bad < 5; bad++) await poison()
+  t.match(await health(running), { status: 'unavailable' }, 'five in a row still do')
+})
+
 t.test('a backend that is really wrong goes out with its first request, and is not asked again', async t => {
   const wrong = await backend(t, (_, response) =>
     say(response, 401, '{"error":{"code":"401","message":"Access denied"}}'),

@@ -80,6 +80,11 @@ const SEEN_BY_REQUESTS =
 const WAKE_MS = 30
 
 /** Nothing of it is in progress any more. */
+/** When an attempt was over for the process that made it; Infinity: it is not. */
+function endedMs({ answeredMs, droppedMs, failedMs }: Attempt): number {
+  return answeredMs ?? droppedMs ?? failedMs ?? Number.POSITIVE_INFINITY
+}
+
 function isOver({ answeredMs, droppedMs, failedMs }: Attempt): boolean {
   return answeredMs !== undefined || droppedMs !== undefined || failedMs !== undefined
 }
@@ -235,8 +240,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
-  const isSince = ({ answeredMs, droppedMs, failedMs }: Attempt, fromMs: number): boolean =>
-    (answeredMs ?? droppedMs ?? failedMs ?? Number.POSITIVE_INFINITY) >= fromMs
+  const isSince = (attempt: Attempt, fromMs: number): boolean => endedMs(attempt) >= fromMs
 
   /** Requests that a process had at a backend at some time in a span. */
   const inFlight = (process: Process, backend: number, fromMs: number): readonly Attempt[] =>
@@ -486,6 +490,15 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (specs.some(({ maxInFlight }) => maxInFlight !== undefined) || asking.process.host.pauses.length > 0) return
     // Of a read, the deployment is not to be told where a resource has two.
     if (new Set(specs.map(({ host }) => host)).size < specs.length) return
+    // A wait that passed while others were tried is named as a moment.
+    const hasPassed = deps
+      .backends()
+      .of(asking.id)
+      .some(
+        ({ answeredMs, answer }) =>
+          answeredMs !== undefined && answeredMs + (answer?.throttleMs ?? Number.POSITIVE_INFINITY) <= nowMs,
+      )
+    if (hasPassed) return
     const waits = specs.flatMap(({ name }, i) => {
       const member = memberOf(asking.process, name)
       // What has just arrived is noted a moment later.
@@ -556,15 +569,16 @@ export function createChecks(deps: ChecksDeps): Checks {
       const member = name === backend ? undefined : memberOf(process, name)
       return member === undefined ? [] : [member]
     })
-    // In the order in which they were judged: a success by its first bytes, a failure by its last.
+    // In the order in which they were judged: a success by its first bytes and once more by its last, a failure by
+    // its last.
     const judged = deps.backends().attempts.flatMap(attempt => {
       if (attempt.kind !== 'request' || attempt.backend !== index) return []
-      const { answer, begunMs, answeredMs, droppedMs, failedMs, requestId } = attempt
+      const { answer, begunMs, answeredMs, requestId } = attempt
       const status = answeredMs === undefined ? 0 : (answer?.status ?? 0)
       const isSound =
         status >= 200 && status < 300 && answer?.whole === true && !/^(?:\{"error"|<)/.test(answer.payload)
-      const atMs = isSound ? begunMs : (answeredMs ?? droppedMs ?? failedMs)
-      return [{ requestId, isSound, atMs: atMs ?? Number.POSITIVE_INFINITY }]
+      const judged = { requestId, isSound, atMs: endedMs(attempt) }
+      return isSound && begunMs !== undefined ? [{ ...judged, atMs: begunMs }, judged] : [judged]
     })
     const row = new Set<string>()
     for (const { requestId, isSound } of judged.sort((a, b) => a.atMs - b.atMs)) {

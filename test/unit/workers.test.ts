@@ -243,6 +243,16 @@ t.test('limits of keys, counted in the primary', async t => {
     t.match(await next, { kind: 'admitted' }, 'neither the place nor the requests of the minute are lost')
   })
 
+  t.test('a worker that stood still takes what the primary said meanwhile', async t => {
+    const asked = peers.keyLimiter.admit('paused', LIMITS, 10)
+    for (const call of toPrimary.splice(0)) services.answer(1, call)
+    clock.standStill(2 * PATIENCE_MS)
+    // Timers run before what lies unread.
+    clock.advance(0)
+    deliver()
+    t.match(await asked, { kind: 'admitted' })
+  })
+
   t.test('what a dead worker held is given back', async t => {
     services.welcome(2)
     services.answer(2, {
