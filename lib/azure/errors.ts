@@ -65,54 +65,6 @@ export function readErrorBody(body: Buffer): UpstreamError {
   }
 }
 
-/**
- * Members that an error object alone may have beside `error` (azure/README.md 6.1, and `object: "error"` of compatible
- * servers).
- */
-const BESIDE_ERROR: ReadonlySet<string> = new Set([
-  'error',
-  'object',
-  'type',
-  'request_id',
-  'status',
-  'statusCode',
-  'activityId',
-  'code',
-  'message',
-  'param',
-  'detail',
-  'errors',
-])
-
-/**
- * An error that stands in no member `error`: of API Management (azure/README.md 6.1), of vLLM and other compatible
- * servers (`object: "error"`), of FastAPI (`detail`), and `errors` as GraphQL and JSON:API have them.
- */
-export function isFlatError({ statusCode, message, object, type, detail, errors }: Readonly<Record<string, unknown>>) {
-  if (typeof message === 'string') {
-    return object === 'error' || type === 'error' || (typeof statusCode === 'number' && statusCode >= 400)
-  }
-  return (typeof detail === 'string' && detail !== '') || (Array.isArray(errors) && errors.length > 0)
-}
-
-/** Whether an object has no member that an error alone would not have. */
-export function isOnlyError(value: Readonly<Record<string, unknown>>): boolean {
-  return Object.keys(value).every(name => BESIDE_ERROR.has(name))
-}
-
-/** The error of a body that is nothing else; undefined for any other body. Never throws. */
-export function readLoneError(body: Buffer): UpstreamError | undefined {
-  try {
-    const value: unknown = JSON.parse(body.toString('utf8').replace(/^\uFEFF/, ''))
-    if (!isObject(value)) return undefined
-    const hasError = value.error !== null && value.error !== undefined
-    if (!hasError && !isFlatError(value)) return undefined
-    return isOnlyError(value) ? readError(value) : undefined
-  } catch {
-    return undefined
-  }
-}
-
 /** Whether the body is JSON that carries an error at all. */
 export function isReadable(error: UpstreamError): boolean {
   return error.code !== undefined || error.type !== undefined || error.message !== ''

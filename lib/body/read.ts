@@ -74,6 +74,16 @@ function refused(code: 'invalid_json' | 'invalid_multipart', message: string): B
   return { kind: 'refused', refusal: { status: 400, code, message } }
 }
 
+/** The text of a model's name; one that is too long to be captured is no name of any model, and stands for itself. */
+function nameOf(member: JsonMember | undefined): string | undefined {
+  if (member?.kind !== 'string') return undefined
+  return member.text ?? longName(member.end - member.start - 2)
+}
+
+function longName(bytes: number): string {
+  return `… (a name of ${bytes} bytes)`
+}
+
 function wholeNumber(chunks: readonly Buffer[], member: JsonMember | undefined): number | undefined {
   if (member?.kind !== 'number') return undefined
   const text = sliceBytes(chunks, member.start, member.end, MAX_NUMBER_BYTES).toString('latin1')
@@ -100,7 +110,7 @@ function jsonReader(): BodyReader {
         kind: 'ok',
         body: {
           scan,
-          model: lastMember(members, MODEL)?.text,
+          model: nameOf(lastMember(members, MODEL)),
           wantsStream: lastMember(members, STREAM)?.kind === 'true',
           maxOutputTokens: outputLimit(chunks, members),
           withModel: (held, model, more, removed) =>
@@ -129,13 +139,16 @@ function formReader(contentType: string): BodyReader {
       if (form.kind === 'invalid') {
         return refused('invalid_multipart', `The form is broken: ${form.reason} (at byte ${form.offset}).`)
       }
-      const last = (name: string): string | undefined => form.fields.findLast(field => field.name === name)?.text
+      const last = (name: string): string | undefined => {
+        const field = form.fields.findLast(other => other.name === name)
+        return field && (field.text ?? longName(field.end - field.start))
+      }
       const inSession = sessionModels(chunks, form)
       return {
         kind: 'ok',
         body: {
           scan: undefined,
-          model: last(MODEL) ?? inSession.at(-1)?.text,
+          model: last(MODEL) ?? nameOf(inSession.at(-1)),
           wantsStream: last(STREAM)?.trim().toLowerCase() === 'true',
           maxOutputTokens: undefined,
           withModel(held, model) {

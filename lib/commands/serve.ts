@@ -111,6 +111,10 @@ async function serveHere(
     hooks.onListening?.(port)
     log.info('listening', { port, host: config.server.host ?? null, version, pid: process.pid })
   } catch (error) {
+    // What was begun for requests ends without a word: an issuer that is not waited for has not failed.
+    await proxy.shutdown(0)
+    entra.close()
+    ledger?.close()
     return failStart(listenErrorText(error, config.server.port))
   }
   const signal = await stopped

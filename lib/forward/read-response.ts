@@ -1,8 +1,10 @@
 // Reads an upstream response far enough to decide: pass it on, or try another backend. That is an event stream to its
 // first output, an error or a short body to its end, anything else to its first byte. Until then the client has seen
 // nothing, and another backend may still be asked.
+
+import { readLoneError } from '../azure/error-objects.ts'
 import type { Sent } from '../azure/error-text.ts'
-import { readErrorBody, readLoneError, type UpstreamError } from '../azure/errors.ts'
+import { readErrorBody, type UpstreamError } from '../azure/errors.ts'
 import type { Clock } from '../clock.ts'
 import type { ResponseBody, ResponseHead } from '../http1/send.ts'
 import { type Beginning, beginningOfAnswer } from './answer-beginning.ts'

@@ -1,6 +1,7 @@
 // Meaning of an event in each API's stream: start-up, output, the protocol's end, an error. A row a dialect; a new API
 // is a new row. Azure's dialects: azure/README.md 5.
-import { isFlatError, isOnlyError, readError, type UpstreamError } from '../azure/errors.ts'
+import { errorInEvent } from '../azure/error-objects.ts'
+import { readError, type UpstreamError } from '../azure/errors.ts'
 import type { Dialect } from '../azure/operations.ts'
 import type { StreamEvent } from './sse-reader.ts'
 
@@ -54,23 +55,6 @@ function errorFrom(text: string, value: unknown): UpstreamError {
   return isObject(value) ? error : { ...error, message: typeof value === 'string' ? value : text }
 }
 
-/** An error without `error` and without a type: `{"statusCode","message"}`, `{"code","message"}`, `{"detail"}`. */
-function isUntypedError(value: Json): boolean {
-  if (isFlatError(value)) return isOnlyError(value)
-  if (typeof value.message !== 'string' || 'choices' in value) return false
-  return !isEmpty(value.code) || typeof value.statusCode === 'number'
-}
-
-/** The error that an object tells of in any common form: `{"error":{…}}`, `{"error":"text"}`, flat, typed or not. */
-function errorIn(value: unknown): UpstreamError | undefined {
-  if (!isObject(value)) return undefined
-  const { error } = value
-  const nested = isObject(error) || error === true || (typeof error === 'string' && error !== '')
-  return nested || value.type === 'error' || value.object === 'error' || isUntypedError(value)
-    ? readError(value)
-    : undefined
-}
-
 /** The error of an event that names itself one, in its `event` line or by llama.cpp's field. */
 function namedError({ name, data, errorField }: StreamEvent): UpstreamError | undefined {
   if (errorField !== undefined) return errorFrom(errorField, parse(errorField))
@@ -106,7 +90,7 @@ const CHAT: StreamRules = {
     if (data === undefined || data.trim() === '') return 'start'
     if (saysDone(data)) return 'end'
     const value = parse(data)
-    const error = errorIn(value)
+    const error = errorInEvent(value)
     if (error !== undefined) return error
     return isPing(name, value) || !chatHasOutput(value) ? 'start' : 'output'
   },
@@ -145,7 +129,7 @@ const RESPONSES: StreamRules = {
     const type = typeOf(name, data)
     if (type === undefined || !type.startsWith('response.')) {
       const value = parse(data)
-      const error = errorIn(value)
+      const error = errorInEvent(value)
       if (error !== undefined) return error
       return isPing(name, value) ? 'start' : 'output'
     }
@@ -178,7 +162,7 @@ const CLAUDE: StreamRules = {
     const { name, data } = event
     if (data === undefined || data.trim() === '') return 'start'
     const value = parse(data)
-    const error = errorIn(value)
+    const error = errorInEvent(value)
     if (error !== undefined) return error
     const type = isObject(value) && typeof value.type === 'string' ? value.type : name
     if (type === 'message_stop') return 'end'
@@ -196,7 +180,7 @@ const OPAQUE: StreamRules = {
     const { name, data } = event
     if (data === undefined) return 'start'
     const value = parse(data)
-    return errorIn(value) ?? (isPing(name, value) ? 'start' : 'output')
+    return errorInEvent(value) ?? (isPing(name, value) ? 'start' : 'output')
   },
 }
 

@@ -1,6 +1,7 @@
 // The beginning of an event stream: held back, within limits, while another backend could still begin again unseen.
+
+import { readLoneError } from '../azure/error-objects.ts'
 import type { Sent } from '../azure/error-text.ts'
-import { readLoneError } from '../azure/errors.ts'
 import { beginningOfAnswer } from './answer-beginning.ts'
 import { type Begun, type Done, type ReadDeps, readBody, served } from './body-reading.ts'
 import { classifyStreamError, type Outcome, pageOutcome, transportFailure } from './outcome.ts'

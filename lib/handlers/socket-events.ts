@@ -1,4 +1,5 @@
 // The meaning of a backend's message on a WebSocket of the Responses API: a start, output, an end, an error. Pure.
+import { errorInEvent } from '../azure/error-objects.ts'
 import { readError, type UpstreamError } from '../azure/errors.ts'
 import type { HeaderValues } from '../azure/waits.ts'
 import { classifyResponse, classifyStreamError, type Outcome } from '../forward/outcome.ts'
@@ -104,6 +105,11 @@ export function readSocketEvent(message: Buffer, isWhole: boolean, epochMs: numb
   if (START.has(type)) return { kind: 'start' }
   if (END.has(type)) return { kind: 'end' }
   if (type === 'error' && isWhole) return readErrorFrame(parse(message), epochMs)
+  // What stands behind Azure's front may answer in the form of its own errors, as it does over HTTP.
+  if (type === '' && isWhole) {
+    const value = parse(message)
+    if (errorInEvent(value) !== undefined) return readErrorFrame(value, epochMs)
+  }
   if (type === 'response.failed') {
     const { response } = isWhole ? parse(message) : {}
     const error = readError(isObject(response) && isObject(response.error) ? response.error : {})

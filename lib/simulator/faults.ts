@@ -55,6 +55,8 @@ export type TurnFault =
       readonly error: { readonly type: string; readonly code: string | null; readonly message: string }
       readonly headers?: Readonly<Record<string, string>>
     }
+  /** A message in whatever form. */
+  | { readonly kind: 'message'; readonly value: Readonly<Record<string, unknown>> }
   /** After so many events: a close frame, or the bare end of the connection. */
   | { readonly kind: 'close'; readonly after: number; readonly code: number }
   | { readonly kind: 'cut'; readonly after: number }
@@ -130,6 +132,7 @@ export const turnError = (
   error: { type: 'server_error', code, message: `The turn failed: ${code}.` },
   ...(headers === undefined ? {} : { headers }),
 })
+export const turnMessage = (value: Readonly<Record<string, unknown>>): TurnFault => ({ kind: 'message', value })
 export const closeTurn = (code: number, after = 0): TurnFault => ({ kind: 'close', code, after })
 export const cutTurn = (after = 0): TurnFault => ({ kind: 'cut', after })
 export const delay = (ms: number): Fault => ({ kind: 'delay', ms })

@@ -69,6 +69,7 @@ async function runTurn(
   const fault = options.turnFault()
   const { type: _, ...body } = frame
   await pause(clock, firstDelayMs)
+  if (fault?.kind === 'message') return session.say(fault.value)
   if (fault?.kind === 'error_frame') {
     const { status, error, headers } = fault
     session.say({

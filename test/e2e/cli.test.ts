@@ -318,6 +318,14 @@ t.test('--demo --tls serves by https, with a certificate for localhost that is g
   t.notOk(existsSync(file))
 })
 
+t.test('--demo on a port that is taken says that alone, and not that its own parts are gone', async t => {
+  const port = await startServer(t)
+  const demo = spawnProxy(t, { args: ['--demo', '--port', `${port}`] })
+  t.same(await demo.closed, { code: 1, signal: null })
+  t.match(demo.stderr, [new RegExp(`port ${port} is in use`)])
+  t.same(demo.stdout, [])
+})
+
 t.test('--usage reads files and standard input, and counts broken lines without failing', async t => {
   const line = (key: string): string =>
     JSON.stringify({

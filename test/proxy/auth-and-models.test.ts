@@ -213,6 +213,9 @@ t.test('a body that is no JSON object, or names no model, is a 400 and reaches n
     t.equal(response.status, 400)
     t.match(errorIn(await response.text()), { code: 'missing_model', param: 'model' }, body)
   }
+  const long = await ask(running, key, JSON.stringify({ model: 'x'.repeat(5000) }))
+  t.equal(long.status, 404)
+  t.match(errorIn(await long.text()), { code: 'model_not_found', message: /a name of 5000 bytes/ })
   t.equal(backend.resource.requests.length, 0)
 })
 

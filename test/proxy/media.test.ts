@@ -217,6 +217,11 @@ t.test('forms that are none are refused with what is wrong', async t => {
   ] as const) {
     t.match(await send(contentType, body), { status: 400, body: { error: { code } } }, code)
   }
+  const long = `--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n${'x'.repeat(5000)}\r\n--b--\r\n`
+  t.match(await send('multipart/form-data; boundary=b', long), {
+    status: 404,
+    body: { error: { code: 'model_not_found', message: /a name of 5000 bytes/ } },
+  })
   t.equal(backends[0]?.resource.requests.length, 0)
 })
 

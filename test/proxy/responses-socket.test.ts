@@ -1,7 +1,16 @@
 // Responses over WebSocket: the handshake on the URL of POST /v1/responses, and the choice of a backend by the first
 // message. Turns are admitted, limited and logged like requests; a session ends in many ways.
 import t, { type Test } from 'tap'
-import { closeTurn, cutTurn, fail, hangUp, refuseWith, throttle, turnError } from '../../lib/simulator/faults.ts'
+import {
+  closeTurn,
+  cutTurn,
+  fail,
+  hangUp,
+  refuseWith,
+  throttle,
+  turnError,
+  turnMessage,
+} from '../../lib/simulator/faults.ts'
 import { dig } from '../fixtures/dig.ts'
 import { CLIENT_KEY, configFor, type RunningProxy, readConfig, runProxy } from '../fixtures/run-proxy.ts'
 import { until } from '../fixtures/settle.ts'
@@ -150,6 +159,10 @@ t.test('an error before any output of the first turn moves it to another backend
     turnError(429, 'rate_limit_exceeded', { 'retry-after': '9' }),
     turnError(503, 'server_error'),
     turnError(undefined, 'server_error'),
+    turnMessage({ error: { message: 'overloaded' } }),
+    turnMessage({ error: 'overloaded' }),
+    turnMessage({ detail: 'Internal Server Error' }),
+    turnMessage({ statusCode: 500, message: 'Internal server error' }),
     closeTurn(1011, 1),
     cutTurn(2),
   ]) {
@@ -307,6 +320,8 @@ t.test('an error that names no status gets one, for Codex ignores it without', a
   await last(socket)
   backends[0]?.resource.nextTurn(turnError(undefined, 'rate_limit_exceeded'))
   t.match(await last(socket), { type: 'error', status: 429, error: { code: 'rate_limit_exceeded' } })
+  backends[0]?.resource.nextTurn(turnMessage({ detail: 'Internal Server Error' }))
+  t.match(await last(socket), { type: 'error', status: 503, error: { message: 'Internal Server Error' } })
   t.match(await last(socket), { type: 'response.completed' })
   socket.close()
   await socket.ended
