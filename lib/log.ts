@@ -10,11 +10,16 @@ export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
  */
 export type LogFields = Readonly<Record<string, string | number | boolean | null | undefined>>
 
+/** Joins a line's fields, all made of `jsonText` and `jsonNumber`, each as `,"name":value`. */
+export type JoinFields<T> = (value: T) => string
+
 export interface Log {
   debug(msg: string, fields?: LogFields): void
   info(msg: string, fields?: LogFields): void
   warn(msg: string, fields?: LogFields): void
   error(msg: string, fields?: LogFields): void
+  /** A line that comes thousands of times a second: its fields are joined without an object in between. */
+  joined<T>(level: LogLevel, msg: string, join: JoinFields<T>, value: T): void
 }
 
 export interface LogOptions {
@@ -120,15 +125,16 @@ function textLine(time: string, level: LogLevel, msg: string, fields: LogFields,
 /** Characters that JSON takes as they are; what has others is left to JSON.stringify, which knows how to write them. */
 const AS_IT_IS = /^[ !#-[\]-~]*$/
 
-function jsonText(text: string): string {
+/** A string as JSON. */
+export function jsonText(text: string): string {
   return AS_IT_IS.test(text) ? `"${text}"` : JSON.stringify(text)
 }
 
 /**
- * Durations have one decimal: joined from two whole numbers it takes half of what the shortest form of any fraction
- * takes.
+ * A number as JSON; what is none is null. Durations have one decimal: joined from two whole numbers it takes half of
+ * what the shortest form of any fraction takes.
  */
-function jsonNumber(value: number): string {
+export function jsonNumber(value: number): string {
   if (Number.isInteger(value)) return String(value)
   const tenths = Math.round(value * 10)
   if (tenths > 0 && tenths < 1e9 && tenths / 10 === value) {
@@ -138,7 +144,7 @@ function jsonNumber(value: number): string {
   return Number.isFinite(value) ? String(value) : 'null'
 }
 
-/** Writes what JSON.stringify would, joined piece by piece: the 22 fields of a request in 0.9 µs instead of 3.1. */
+/** Writes what JSON.stringify would, joined piece by piece: 22 fields in 0.9 µs instead of 3.1. */
 function createJsonLine(): (time: string, level: LogLevel, msg: string, fields: LogFields) => string {
   // Each name with all that stands around it, made once; names are the program's own, so there are some dozens.
   const openings = new Map<string, string>()
@@ -190,10 +196,18 @@ export function createLog({ clock, level, format, write, colour = false }: LogOp
     const time = timeText(clock.epochMs())
     write(format() === 'json' ? jsonLine(time, at, msg, fields) : textLine(time, at, msg, fields, paint))
   }
+  const joined = <T>(at: LogLevel, msg: string, join: JoinFields<T>, value: T): void => {
+    if (RANK[at] < RANK[level()]) return
+    const time = timeText(clock.epochMs())
+    const fields = join(value)
+    if (format() === 'json') write(`{"time":"${time}","level":"${at}","msg":${jsonText(msg)}${fields}}`)
+    else write(textLine(time, at, msg, JSON.parse(`{${fields.slice(1)}}`), paint))
+  }
   return {
     debug: (msg, fields = {}) => line('debug', msg, fields),
     info: (msg, fields = {}) => line('info', msg, fields),
     warn: (msg, fields = {}) => line('warn', msg, fields),
     error: (msg, fields = {}) => line('error', msg, fields),
+    joined,
   }
 }

@@ -10,7 +10,7 @@ import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
 import { createTracer } from '../tracing/tracer.ts'
 import type { ProcessState, StateUpdate } from '../workers/messages.ts'
 import { replicateState } from '../workers/sharing.ts'
-import { logFinished } from './access-log.ts'
+import { createAccessLog } from './access-log.ts'
 import { type App, createApp } from './app.ts'
 import { type Certificates, createCertificates, endingCertificates } from './certificates.ts'
 import { createDropLog } from './drop-log.ts'
@@ -110,6 +110,7 @@ interface WiredState {
 function wireFront(options: ProxyOptions, { current, network, health, shared, self, certificates }: WiredState) {
   const { version, clock, log, random, processFigures } = options
   let finished = 0
+  const logFinished = createAccessLog(log)
   const tracer = createTracer({
     clock,
     random,
@@ -130,7 +131,7 @@ function wireFront(options: ProxyOptions, { current, network, health, shared, se
       finished++
       dashboard.finished(request)
       measure.finished(request)
-      logFinished(log, request)
+      logFinished(request)
     },
   })
   const measure = createRequestMetrics({

@@ -107,7 +107,13 @@ t.test(
       (level: string) =>
       (msg: string, fields: Readonly<Record<string, unknown>> = {}) =>
         void lines.push({ level, msg, cert: fields.cert })
-    const log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') }
+    const log = {
+      debug: note('debug'),
+      info: note('info'),
+      warn: note('warn'),
+      error: note('error'),
+      joined: () => undefined,
+    }
     const config = readConfig(configFor([{ url: 'http://127.0.0.1:1' }]))
     const listenerEndsMs = clock.epochMs() + 1.5 * DAY_MS
     const certificates = createCertificates({ clock, log, config: () => config, listenerEndsMs: () => listenerEndsMs })
