@@ -3,6 +3,7 @@ import http, { type IncomingMessage, type ServerOptions, type ServerResponse, ST
 import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../errors.ts'
+import { createRequestClass } from './client-request.ts'
 import { afterResponses, currentResponse, hasWaiting } from './pipelining.ts'
 import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
@@ -152,10 +153,11 @@ const NO_FORWARD_PROXY: Refusal = {
 
 export function createListener(given: ListenerOptions): Listener {
   const { tls, onRequest, onUpgrade, onBroken, maxConnections, onDropped } = given
+  const options = { ...OPTIONS, IncomingMessage: createRequestClass() }
   const server =
     tls === undefined
-      ? http.createServer(OPTIONS)
-      : https.createServer({ ...OPTIONS, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
+      ? http.createServer(options)
+      : https.createServer({ ...options, cert: tls.cert, key: tls.key, minVersion: 'TLSv1.2' })
   server.timeout = 0
   // Keep them all, up to MAX_HEAD_BYTES: what Node cuts off beyond a number might be the Content-Length. Counted in
   // request-head.ts.

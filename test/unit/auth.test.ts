@@ -1,4 +1,4 @@
-// The memory of keys that were valid: it spares a digest, and no judgement.
+// The memory of keys that were valid: it spares a digest and a comparison, and no judgement.
 import { createHash } from 'node:crypto'
 import t from 'tap'
 import type { Clock } from '../../lib/clock.ts'
@@ -37,6 +37,21 @@ t.test('a key that was valid before is judged anew with each request', async t =
   t.match(ask('10.0.0.1', 'first-kez'), { kind: 'refused', refusal: { code: 'invalid_api_key' } }, 'nearly the same')
   clock.advance(1_000)
   t.match(ask('10.0.0.1'), { kind: 'refused', refusal: { message: /expired/ } }, 'after its end')
+})
+
+t.test('what is remembered is a key, not the header it came in', async t => {
+  const { authenticate } = authenticatorFor([key('a', 'first-key'), key('b', 'bearer other')], createFakeClock())
+  const ask = (headers: Record<string, string>) =>
+    authenticate({ headers, target: '/', client: undefined, webSocket: false })
+  for (let time = 0; time < 2; time++) {
+    t.match(ask({ authorization: 'Bearer first-key' }), { principal: { name: 'a' } })
+    t.match(ask({ 'api-key': 'first-key' }), { principal: { name: 'a' } })
+    t.match(ask({ authorization: 'first-key' }), { kind: 'refused', given: false }, 'no scheme')
+    t.match(ask({ 'api-key': 'Bearer first-key' }), { kind: 'refused', given: true }, 'a scheme where none belongs')
+    t.match(ask({ 'api-key': 'bearer other' }), { principal: { name: 'b' } })
+    t.match(ask({ authorization: 'Bearer nobody', 'x-api-key': 'first-key' }), { principal: { name: 'a' } })
+    t.match(ask({ authorization: 'Bearer nobody' }), { kind: 'refused' }, 'beside another one it was not tried')
+  }
 })
 
 t.test('more keys than are remembered are all valid, each its own', async t => {

@@ -1,0 +1,74 @@
+// Node's IncomingMessage, whose `headers` cost less: each name is looked up once, in a memory of names.
+import { type IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { createNameMemory, type NameMemory } from '../http1/send.ts'
+
+/** Headers of which the first one counts, as node:http has it (IncomingMessage, `message.headers`). */
+const FIRST_COUNTS: ReadonlySet<string> = new Set([
+  'age',
+  'authorization',
+  'content-length',
+  'content-type',
+  'etag',
+  'expires',
+  'from',
+  'host',
+  'if-modified-since',
+  'if-unmodified-since',
+  'last-modified',
+  'location',
+  'max-forwards',
+  'proxy-authorization',
+  'referer',
+  'retry-after',
+  'server',
+  'user-agent',
+])
+
+interface HeaderName {
+  readonly lowerCase: string
+  /** What joins several of this name; undefined: the first one counts. */
+  readonly separator: string | undefined
+}
+
+function lookAt(lowerCase: string): HeaderName {
+  const separator = FIRST_COUNTS.has(lowerCase) ? undefined : lowerCase === 'cookie' ? '; ' : ', '
+  return { lowerCase, separator }
+}
+
+/** What several of a name make; node:http makes a list of this one. */
+const LISTED = 'set-cookie'
+
+function joinHeaders(rawHeaders: readonly string[], names: NameMemory<HeaderName>): IncomingHttpHeaders {
+  const headers: Record<string, string | string[]> = {}
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = names(rawHeaders[i] ?? '')
+    if (name === undefined) continue
+    const { lowerCase, separator } = name
+    const value = rawHeaders[i + 1] ?? ''
+    // Not "is it undefined": every object has a `constructor`.
+    const before = headers[lowerCase]
+    if (lowerCase === LISTED) headers[lowerCase] = Array.isArray(before) ? [...before, value] : [value]
+    else if (typeof before !== 'string') headers[lowerCase] = value
+    else if (separator !== undefined) headers[lowerCase] = before + separator + value
+  }
+  return headers
+}
+
+/**
+ * The class for a listener's requests, with a memory of names of its own. Node makes `headers` for every request, since
+ * it looks for `Expect` itself.
+ */
+export function createRequestClass(): typeof IncomingMessage {
+  const names = createNameMemory(lookAt)
+  class ClientRequest extends IncomingMessage {
+    joined: IncomingHttpHeaders | undefined = undefined
+  }
+  // To TypeScript `headers` is a plain property, which no accessor may override; to Node it is an accessor too.
+  Object.defineProperty(ClientRequest.prototype, 'headers', {
+    get(this: ClientRequest) {
+      this.joined ??= joinHeaders(this.rawHeaders, names)
+      return this.joined
+    },
+  })
+  return ClientRequest
+}
