@@ -14,6 +14,8 @@ export interface Answer {
   readonly isStream: boolean
   /** It is a 429 or the like: for so long after its arrival nothing more may come. */
   readonly throttleMs: number | undefined
+  /** The wait that it names, whatever its status. */
+  readonly namedMs: number | undefined
 }
 
 /** What is asked for, as far as an answer depends on it. */
@@ -31,6 +33,10 @@ export interface Asked {
   readonly together: boolean
   /** Between two events of a stream, and between the halves of a body where that comes in two. */
   readonly gapMs: number | undefined
+  /** The last event of a stream lacks the blank line at its end. */
+  readonly bareEnd: boolean
+  /** The connection has brought an answer before. */
+  readonly reused: boolean
 }
 
 /** Between two events of a stream, where nothing else is said. */
@@ -46,7 +52,12 @@ function whole(
   asked: Asked,
   status: number,
   body: string,
-  { type = 'application/json', fields = [] as readonly string[], throttleMs = undefined as number | undefined } = {},
+  {
+    type = 'application/json',
+    fields = [] as readonly string[],
+    throttleMs = undefined as number | undefined,
+    namedMs = undefined as number | undefined,
+  } = {},
 ): Answer {
   const text = head(status, [`content-type: ${type}`, ...fields, `content-length: ${body.length}`]) + body
   const { gapMs, serviceMs } = asked
@@ -65,12 +76,14 @@ function whole(
     whole: true,
     isStream: false,
     throttleMs,
+    namedMs,
   }
 }
 
 function none(asked: Asked, after: Answer['after'], text = ''): Answer {
   const pieces = [{ afterMs: asked.serviceMs, text }]
-  return { status: 0, pieces, after, payload: '', whole: false, isStream: false, throttleMs: undefined }
+  const unnamed = { throttleMs: undefined, namedMs: undefined }
+  return { status: 0, pieces, after, payload: '', whole: false, isStream: false, ...unnamed }
 }
 
 function chunkOf(text: string): string {
@@ -150,7 +163,7 @@ function stream(asked: Asked, broken: StreamBreak | undefined): Answer {
       add(output)
       if (end.length > 1) add([finish])
       if (asked.wantsUsage) add([USAGE_EVENT], false)
-      add([last])
+      add([asked.bareEnd ? last.slice(0, -1) : last])
       isWhole = true
     }
   }
@@ -162,7 +175,8 @@ function stream(asked: Asked, broken: StreamBreak | undefined): Answer {
     afterMs: i === 0 ? asked.serviceMs : (asked.gapMs ?? GAP_MS),
     text: i === 0 ? opening + text : text,
   }))
-  return { status: 200, pieces, after, payload: shown, whole: isWhole, isStream: true, throttleMs: undefined }
+  const unnamed = { throttleMs: undefined, namedMs: undefined }
+  return { status: 200, pieces, after, payload: shown, whole: isWhole, isStream: true, ...unnamed }
 }
 
 /** The answer of a backend that nothing is wrong with. */
@@ -248,20 +262,29 @@ function waitFields(wait: Wait | undefined, epochMs: number): { fields: string[]
     }
     case 'reset':
       return { fields: [`x-ratelimit-reset-requests: ${wait.ms}`], ms: wait.ms }
+    case 'words':
+      return { fields: ['retry-after: in a moment'], ms: undefined }
+    case 'negative':
+      return { fields: ['retry-after-ms: -1'], ms: undefined }
     default:
       return { fields: [], ms: undefined }
   }
 }
 
-/** What a 429 without a readable wait means (the contract's default). */
+/** What a 429 without a readable wait means. */
 const UNNAMED_THROTTLE_MS = 10_000
+/** No wait is believed for longer than a day. */
+const MOST_BELIEVED_MS = 86_400_000
+/** After so long a request may look whether a longer wait still holds. */
+export const LONGEST_WAIT_MS = 300_000
 
 /** An error answer with a wait in its header. */
 export function errorAnswer(asked: Asked, status: number, form: ErrorForm, wait: Wait | undefined): Answer {
   const { body, type } = errorBody(asked.marker, status, form)
   const { fields, ms } = waitFields(wait, asked.epochMs + asked.serviceMs)
-  const throttleMs = status === 429 ? (ms ?? UNNAMED_THROTTLE_MS) : undefined
-  return whole(asked, status, body, { type, fields, throttleMs })
+  const isThrottle = status === 429 || (status === 403 && ms !== undefined)
+  const throttleMs = isThrottle ? Math.min(ms ?? UNNAMED_THROTTLE_MS, LONGEST_WAIT_MS) : undefined
+  return whole(asked, status, body, { type, fields, throttleMs, namedMs: ms && Math.min(ms, MOST_BELIEVED_MS) })
 }
 
 const OVERSIZED_BYTES = 300_000
@@ -304,6 +327,8 @@ export function troubledAnswer(asked: Asked, trouble: Trouble): Answer | undefin
       )
     case 'oversized_error':
       return oversized(asked)
+    case 'misdirected':
+      return asked.reused ? errorAnswer({ ...asked, serviceMs: 2 }, 421, 'azure', undefined) : undefined
     case 'stream':
       return asked.stream ? stream(asked, trouble.break) : undefined
     default:

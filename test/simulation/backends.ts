@@ -100,7 +100,7 @@ function overlaps(event: TroubleEvent, fromMs: number, toMs: number): boolean {
 
 /** Whether a backend with this trouble serves all the same. */
 function isHarmless({ kind }: Trouble): boolean {
-  return kind === 'slow'
+  return kind === 'slow' || kind === 'halting' || kind === 'bare_end' || kind === 'misdirected'
 }
 
 function isOfConnection({ kind }: Trouble): boolean {
@@ -210,7 +210,10 @@ export function createBackends(deps: BackendsDeps): Backends {
     const event = deps.request(attempt.requestId)
     const backend = plan.backends[attempt.backend]
     const marker = `${backend?.name ?? '?'}#${++answers}`
-    const slow = active(attempt.backend, false).find(trouble => trouble.kind === 'slow')
+    const present = active(attempt.backend, false)
+    const slow = present.find(trouble => trouble.kind === 'slow')
+    const halting = present.find(trouble => trouble.kind === 'halting')
+    const drawnGapMs = answers % 6 === 5 ? LONG_GAP_MS : undefined
     const { timeoutMs, firstOutputTimeoutMs } = plan.settings
     const wishedMs = (backend?.serviceMs ?? 0) * (event?.effort ?? 1) + (slow?.kind === 'slow' ? slow.moreMs : 0)
     // Slow, but in time.
@@ -235,7 +238,9 @@ export function createBackends(deps: BackendsDeps): Backends {
       pieces: event?.pieces ?? 1,
       epochMs: engine.epochMs(),
       together: answers % 4 !== 0,
-      gapMs: attempt.kind === 'request' && answers % 6 === 5 ? LONG_GAP_MS : undefined,
+      gapMs: attempt.kind !== 'request' ? undefined : halting?.kind === 'halting' ? halting.gapMs : drawnGapMs,
+      bareEnd: present.some(({ kind }) => kind === 'bare_end'),
+      reused: attempt.reused,
       names: stored ?? /"previous_response_id":"(\w+)"/.exec(body)?.[1],
     }
   }

@@ -1,5 +1,6 @@
 // The end of a world, when nothing goes wrong any more. Requests come now and then until every backend must be back,
 // then whole rounds of the weights, then rest.
+import { LONGEST_WAIT_MS } from './answers.ts'
 import type { Checks } from './checks.ts'
 import type { Asking, Clients } from './clients.ts'
 import type { Engine } from './engine.ts'
@@ -72,8 +73,9 @@ function longestWaitMs({ events, backends }: WorldPlan): number {
   const waits = events.map(event => {
     if (event.kind !== 'trouble' || event.trouble.kind !== 'status') return 0
     const { wait, status } = event.trouble
-    if (wait === undefined || wait.form === 'none') return status === 429 ? UNNAMED_THROTTLE_MS : 0
-    return wait.ms + ROUNDING_MS
+    const isNamed = wait !== undefined && !/^(?:none|words|negative)$/.test(wait.form)
+    if (!isNamed) return status === 429 ? UNNAMED_THROTTLE_MS : 0
+    return Math.min(wait.ms, LONGEST_WAIT_MS) + ROUNDING_MS
   })
   return Math.max(0, ...waits, ...backends.map(({ bucket }) => (bucket === undefined ? 0 : BUCKET_WAIT_MS)))
 }

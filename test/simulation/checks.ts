@@ -73,6 +73,12 @@ const STUCK_MS = 35_000
 const LONGEST_RELAY_MS = 6_000
 /** So many requests in a row put even the last one out. */
 const SUSPECT_ROW = 5
+/** Answers that no sound backend gives, and that no client has caused here. */
+const NEVER_THE_CLIENTS: ReadonlySet<number> = new Set([401, 402, 403, 407, 408, 421])
+/** A stall shorter than this is no reason to give a client up, whatever else delays its bytes. */
+const SHORT_STALL_MS = 1_500
+/** A refusal names no longer wait. */
+const LONGEST_NAMED_MS = 60_000
 /** Reasons that no probe gives. */
 const SEEN_BY_REQUESTS =
   /^(server_error|stream_error|connection_lost|protocol_error|header_timeout|first_output_timeout)$/
@@ -122,7 +128,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   /** Resources that answered a request while their probes failed: these count again once one has passed. */
   const overruled = new Set<string>()
-  const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number }>()
+  const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number; readonly atMs: number }>()
   const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
   /** By backend: since when it does nothing while somebody waits who may use it. */
   const idleSinceMs = new Map<number, { readonly sinceMs: number; readonly pauses: boolean }>()
@@ -460,8 +466,10 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (mostInFlight(asking.process, i, asking.sentMs - LONGEST_RELAY_MS) >= max) continue
       const own = made.filter(({ backend }) => backend === i)
       if (own.some(({ refusedByBucket }) => refusedByBucket)) continue
-      if (own.some(attempt => !isStale(attempt))) return `${spec.name} was sound and was asked`
+      const answered = own.filter(attempt => !isStale(attempt))
+      if (answered.some(({ answer }) => answer?.status !== 421)) return `${spec.name} was sound and was asked`
       if (reached >= settings.maxAttempts) continue
+      if (answered.length > 0) return `${spec.name} was sound, and was not asked over a fresh connection`
       if (isAvailable(member.health, nowMs)) return `${spec.name} was sound, available, and never asked`
       const throttled = specs.some(({ name }) => {
         const other = memberOf(asking.process, name)
@@ -517,7 +525,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     })
     if (waits.length === 0) return
     // A wait that passed while others were asked is named as a moment.
-    const soonestMs = Math.min(...waits) || MOMENT_MS
+    const soonestMs = Math.min(Math.min(...waits) || MOMENT_MS, LONGEST_NAMED_MS)
     if (Math.abs(ms - soonestMs) > WAIT_GRAIN_MS) {
       violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonestMs}`)
     }
@@ -560,15 +568,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
-  /** Invariant 6: one suspect failure does not put the last backend out that is in. */
-  const checkLast = (process: Process, backend: string, reason: unknown): void => {
-    const wasIn = !ejectedLine.has(`${process.index} ${backend}`)
-    const index = specs.findIndex(({ name }) => name === backend)
-    if (plan.processes > 1 || !wasIn || typeof reason !== 'string' || !SEEN_BY_REQUESTS.test(reason)) return
-    const others = specs.flatMap(({ name }) => {
-      const member = name === backend ? undefined : memberOf(process, name)
-      return member === undefined ? [] : [member]
-    })
+  /** Requests in a row that a backend has answered with trouble, or not at all, with no success between. */
+  const rowOf = (index: number): number => {
     // In the order in which they were judged: a success by its first bytes and once more by its last, a failure by
     // its last.
     const judged = deps.backends().attempts.flatMap(attempt => {
@@ -585,8 +586,81 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (isSound) row.clear()
       else row.add(requestId)
     }
-    if (others.some(({ health }) => health.state.phase.kind === 'in') || row.size >= SUSPECT_ROW) return
+    return row.size
+  }
+
+  /** Invariant 6: one suspect failure does not put the last backend out that is in. */
+  const checkLast = (process: Process, backend: string, reason: unknown): void => {
+    const wasIn = !ejectedLine.has(`${process.index} ${backend}`)
+    const index = specs.findIndex(({ name }) => name === backend)
+    if (plan.processes > 1 || !wasIn || typeof reason !== 'string' || !SEEN_BY_REQUESTS.test(reason)) return
+    const others = specs.flatMap(({ name }) => {
+      const member = name === backend ? undefined : memberOf(process, name)
+      return member === undefined ? [] : [member]
+    })
+    if (others.some(({ health }) => health.state.phase.kind === 'in') || rowOf(index) >= SUSPECT_ROW) return
     violate(6, 'last', `${backend} is put out for one failure (${reason}), and nobody else is in`)
+  }
+
+  /** Attempts whose answer, or whose failure, may have just been judged: what a log line of now speaks of. */
+  const judgedNow = (process: Process, backend: number): readonly Attempt[] => {
+    const nowMs = engine.nowMs()
+    return deps.backends().attempts.filter(attempt => {
+      const isHere = attempt.backend === backend || (attempt.ambiguous && attempt.host === specs[backend]?.host)
+      if (!isHere || attempt.kind !== 'request' || attempt.madeBy !== process.host) return false
+      const { begunMs, answeredMs, droppedMs, failedMs, lostMs } = attempt
+      const isEnding = droppedMs === nowMs || failedMs === nowMs || lostMs === nowMs
+      const isGoingOn = (answeredMs ?? nowMs) >= nowMs && (droppedMs ?? failedMs ?? lostMs ?? nowMs) >= nowMs
+      return isEnding || (begunMs !== undefined && begunMs <= nowMs && isGoingOn)
+    })
+  }
+
+  /** Whether a backend has begun to serve a request of a process since a time, and served it whole before now. */
+  const hasServedSince = (process: Process, backend: number, fromMs: number): boolean =>
+    deps.backends().attempts.some(({ backend: at, kind, madeBy, answer, begunMs, answeredMs, ambiguous }) => {
+      const isHere = at === backend && kind === 'request' && madeBy === process.host && !ambiguous
+      if (!isHere || begunMs === undefined || begunMs < fromMs) return false
+      if (answeredMs === undefined || answeredMs >= engine.nowMs()) return false
+      return answer?.status === 200 && answer.whole && !/^(?:\{"error"|<)/.test(answer.payload)
+    })
+
+  /** Invariants 3 and 6: what puts a backend out is what the answer means, for as long as that says. */
+  const checkMeaning = (process: Process, { backend, reason, for_ms: forMs }: LogLine): void => {
+    const index = specs.findIndex(({ name }) => name === backend)
+    if (index === -1 || reason === 'by_hand' || reason === 'probe_failed' || reason === 'credential_unavailable') return
+    const judged = judgedNow(process, index)
+    if (judged.length === 0) return
+    const name = String(backend)
+    const all = (is: (attempt: Attempt) => boolean): boolean => judged.every(is)
+    if (all(({ answer }) => answer?.throttleMs !== undefined)) {
+      violate(6, 'throttled_out', `${name} is put out (${String(reason)}) by an answer that only asks to wait`)
+    }
+    if (all(({ answer }) => answer?.status === 408 || answer?.status === 421)) {
+      violate(6, 'stays', `${name} is put out (${String(reason)}) by a ${judged[0]?.answer?.status}`)
+    }
+    const isPage = ({ answer }: Attempt): boolean => answer?.status === 403 && answer.payload.startsWith('<')
+    if (all(isPage) && rowOf(index) < SUSPECT_ROW) {
+      violate(6, 'mark', `${name} is put out (${String(reason)}) by one page of a firewall`)
+    }
+    const named = judged.map(({ answer }) => ((answer?.status ?? 0) >= 500 ? answer?.namedMs : undefined))
+    const leastMs = Math.min(...named.map(ms => ms ?? 0))
+    if (typeof forMs === 'number' && forMs < leastMs - WAIT_GRAIN_MS) {
+      violate(3, 'hold', `${name} is put out for ${forMs} ms; it has named ${leastMs} ms`)
+    }
+    const isTimeout = /^(?:header|first_output)_timeout$/.test(String(reason))
+    if (isTimeout && all(({ sentMs }) => hasServedSince(process, index, sentMs))) {
+      violate(6, 'timeout', `${name} is put out (${String(reason)}), though it has answered others meanwhile`)
+    }
+  }
+
+  /** Invariant 2: an answer to what was sent before the trouble says nothing of the time after it. */
+  const checkReturn = (process: Process, { backend, by }: LogLine): void => {
+    const ejected = ejectedLine.get(`${process.index} ${String(backend)}`)
+    const index = specs.findIndex(({ name }) => name === backend)
+    if (plan.processes > 1 || by !== 'request' || ejected === undefined || index === -1) return
+    const judged = judgedNow(process, index)
+    if (judged.length === 0 || judged.some(({ sentMs }) => sentMs >= ejected.atMs)) return
+    violate(2, 'by_older', `${String(backend)} is back by an answer to what was sent before it went out`)
   }
 
   /** Invariant 6: nobody is put out without a reason of its own: our shortages and pauses, and others, are none. */
@@ -701,7 +775,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (attempt.kind === 'probe') {
         // On a kept connection that turned out dead the probe is made once more.
         if (answer.status === 0 && attempt.reused) return
-        const failed = answer.status >= 500 || answer.status === 401 || answer.status === 403 || answer.status === 0
+        const isRefusal = answer.status === 401 || (answer.status === 403 && answer.throttleMs === undefined)
+        const failed = answer.status >= 500 || isRefusal || answer.status === 0
         if (!failed) overruled.delete(attempt.host)
         if (!overruled.has(attempt.host)) lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
         return
@@ -726,7 +801,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       const ours = !/\r\nx-proxy-backend: /i.test(text)
       if (ours) checkWait(asking, status, text)
       if (asking.event.poison !== undefined || text.includes('The key ')) return
-      if (!ours && status < 429) return
+      if (!ours && status < 429 && !NEVER_THE_CLIENTS.has(status)) return
       if (ours && status < 400) return
       const why = soundAllAlong(asking)
       if (why !== undefined) violate(1, 'error', `${asking.id} gets ${status} though ${why}`)
@@ -753,11 +828,13 @@ export function createChecks(deps: ChecksDeps): Checks {
         if (line.by === 'probe' && typeof reason === 'string' && SEEN_BY_REQUESTS.test(reason)) {
           violate(2, 'by_probe', `a probe alone brought ${backend} back, which a request saw fail: ${reason}`)
         }
+        checkReturn(process, line)
         ejectedLine.delete(key)
       }
       if (!/^backend ejected(?! by hand)/.test(msg)) return
       checkLast(process, backend, reason)
       checkSound(process, backend, reason)
+      checkMeaning(process, line)
       const untilMs = typeof forMs === 'number' ? engine.nowMs() + forMs : Number.POSITIVE_INFINITY
       const before = ejectedLine.get(key)
       // A trial that fails begins a new hold, which is a change; a probe that goes on failing changes nothing.
@@ -766,7 +843,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (goesOn && before.reason === reason && plan.processes === 1) {
         violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
       }
-      ejectedLine.set(key, { reason, untilMs })
+      ejectedLine.set(key, { reason, untilMs, atMs: engine.nowMs() })
     },
     reloaded(without) {
       if (without === undefined) return
@@ -830,6 +907,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         if (isEjected(member.health, nowMs))
           violate(6, 'health', `/health of p${process.index} counts ${name} out, which is sound`)
       }
+    }
+    for (let slot = 0; slot < plan.processes; slot++) {
+      if (deps.processes().all[slot] === undefined) violate(9, 'workers', `nobody has taken the place of p${slot}`)
     }
     checkStuck()
     checkRounds()
@@ -940,6 +1020,10 @@ export function createChecks(deps: ChecksDeps): Checks {
         violate(10, 'attempts', `${asking.id} made ${attempts.length} attempts, its line says ${String(line.attempts)}`)
       }
       const { result } = asking
+      const { stallMs = 0 } = asking.event
+      if (line.error === 'client_stalled' && stallMs <= SHORT_STALL_MS) {
+        violate(5, 'stalled', `${asking.id} is given up as stalled; it read no byte for ${stallMs} ms`)
+      }
       if (result !== undefined && result.end === 'whole' && line.status !== result.status) {
         violate(10, 'status', `${asking.id} got ${result.status}, its line says ${String(line.status)}`)
       }

@@ -4,7 +4,7 @@
 //   SEED=42          this world alone, with its whole trace
 //   JOBS=2           processes
 //   MUTANTS=1        puts each fault of mutants.ts into the product, and demands that it is found
-//   MUTANT=weights   with it: only those with this in their name
+//   MUTANT=weights   with it: only those with this in their name; several: weights|tier
 //   BRIEF=1          ends at the first failing world, and says no more of it than its seed and its check
 import { fork } from 'node:child_process'
 import process from 'node:process'

@@ -346,7 +346,7 @@ function buildMutant(folder: string, { file, text, replacement }: Mutant): void 
 export interface MutantsOptions {
   /** Each must be found within so many worlds. */
   readonly seeds: number
-  /** Only mutants with this in their name. */
+  /** Only mutants with this in their name, or with one of these: `weights|first come`. */
   readonly only: string
   say(text: string): void
 }
@@ -376,7 +376,8 @@ function findMutant(mutant: Mutant, seeds: number): Finding | string {
 /** Runs the simulation over each mutant, and says in a table what found it. @returns whether all were found */
 export async function runMutants({ seeds, only, say }: MutantsOptions): Promise<boolean> {
   const stray = strayMutants()
-  const chosen = MUTANTS.filter(({ name }) => name.includes(only))
+  const parts = only.split('|')
+  const chosen = MUTANTS.filter(({ name }) => parts.some(part => name.includes(part)))
   let missed = 0
   say('   seed  found by                        mutant')
   for (const mutant of chosen) {

@@ -3,9 +3,10 @@
 import type { Random } from '../../lib/clock.ts'
 import type { Balance } from '../../lib/config/types.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
+import { withTheme } from './themes.ts'
 
-/** How a backend says how long to wait. */
-export type WaitForm = 'retry-after-ms' | 'retry-after' | 'date' | 'reset' | 'none'
+/** How a backend says how long to wait; `words` and `negative` say nothing that can be read. */
+export type WaitForm = 'retry-after-ms' | 'retry-after' | 'date' | 'reset' | 'none' | 'words' | 'negative'
 
 /** Where a stream breaks off, and how. */
 export type StreamBreak =
@@ -35,6 +36,12 @@ export type Trouble =
   | { readonly kind: 'stream'; readonly break: StreamBreak }
   /** Long answers, but in time. */
   | { readonly kind: 'slow'; readonly moreMs: number }
+  /** Answers come in pieces with pauses between; nothing is wrong with them. */
+  | { readonly kind: 'halting'; readonly gapMs: number }
+  /** The last event of a stream lacks the blank line at its end. */
+  | { readonly kind: 'bare_end' }
+  /** 421 on a connection that was used before, as where a certificate serves several hosts; fresh ones serve. */
+  | { readonly kind: 'misdirected' }
   /** A deploy: open connections end, new ones are refused meanwhile. */
   | { readonly kind: 'restart' }
   /** The name leads to another address from now on; the old one resets what still comes. Lasts for a moment only. */
@@ -125,7 +132,8 @@ export type PlanEvent =
   | { readonly kind: 'eject' | 'restore'; readonly atMs: number; readonly backend: number; readonly process: number }
   /** `without`: a backend that the new config does not have; undefined: all of them, one weight changed. */
   | { readonly kind: 'reload'; readonly atMs: number; readonly without: number | undefined }
-  | { readonly kind: 'kill'; readonly atMs: number; readonly process: number }
+  /** `isPortTaken`: the process that takes its place cannot listen at first. */
+  | { readonly kind: 'kill'; readonly atMs: number; readonly process: number; readonly isPortTaken?: boolean }
 
 export interface WorldPlan {
   readonly seed: number
@@ -140,7 +148,7 @@ export interface WorldPlan {
 }
 
 /** Draws from a seed. */
-interface Dice {
+export interface Dice {
   readonly random: Random
   chance(share: number): boolean
   between(min: number, max: number): number
@@ -171,6 +179,14 @@ const SERVER_ERRORS = [500, 500, 502, 503, 504, 520, 529] as const
 function drawWait({ chance, one, between }: Dice): Wait | undefined {
   if (!chance(0.5)) return undefined
   return { form: one(['retry-after-ms', 'retry-after', 'date']), ms: between(1, 6) * 1000 }
+}
+
+/** Credentials, account, network rules; and what a 403 can mean besides: a quota, a firewall's page. */
+export function drawRefusal({ one, between, chance }: Dice): Trouble {
+  const status = one([401, 402, 403, 403, 407])
+  if (status !== 403 || chance(0.4)) return { kind: 'status', status, form: one(['azure', 'apim']), wait: undefined }
+  if (chance(0.5)) return { kind: 'status', status, form: 'firewall', wait: undefined }
+  return { kind: 'status', status, form: 'azure', wait: { form: 'retry-after', ms: between(1, 8) * 1000 } }
 }
 
 /** A trouble of a backend, which any request meets there. */
@@ -205,7 +221,7 @@ function drawTrouble(dice: Dice): Trouble {
         wait: { form: one(['retry-after-ms', 'retry-after', 'date', 'reset', 'none']), ms: between(1, 8) * 500 },
       }
     case 9:
-      return { kind: 'status', status: one([401, 402, 403, 407]), form: one(['azure', 'apim']), wait: undefined }
+      return drawRefusal(dice)
     case 10:
       return chance(0.5)
         ? { kind: 'status', status: 404, form: 'deployment_missing', wait: undefined }
@@ -213,7 +229,9 @@ function drawTrouble(dice: Dice): Trouble {
     case 11:
       return chance(0.5) ? { kind: 'web_page', status: one([200, 302, 404]) } : { kind: 'error_object' }
     case 12:
-      return { kind: 'status', status: one([408, 421]), form: 'azure', wait: undefined }
+      return chance(0.3)
+        ? { kind: 'misdirected' }
+        : { kind: 'status', status: one([408, 421]), form: 'azure', wait: undefined }
     case 13:
       return {
         kind: 'stream',
@@ -421,7 +439,7 @@ export function drawPlan(seed: number): WorldPlan {
   }
   const narrow = chance(0.2)
   const lastMs = Math.max(spanMs, ...events.map(event => event.atMs + ('forMs' in event ? event.forMs : 0)))
-  return {
+  const plan: WorldPlan = {
     seed,
     processes,
     messageMs: between(1, 40),
@@ -430,4 +448,5 @@ export function drawPlan(seed: number): WorldPlan {
     events: events.sort((a, b) => a.atMs - b.atMs),
     calmMs: lastMs + 1,
   }
+  return withTheme(plan, dice)
 }

@@ -126,7 +126,8 @@ export interface Processes {
   /** Every process that ever served. */
   readonly ever: readonly Process[]
   reload(without: number | undefined): void
-  kill(slot: number): void
+  /** @param isPortTaken the next one that starts cannot listen at first */
+  kill(slot: number, isPortTaken: boolean): void
   /** All of them stand still, or one does. */
   freeze(slot: number, forMs: number): void
   shutdown(): Promise<void>
@@ -195,6 +196,8 @@ function createWorkers(deps: ProcessesDeps): Processes {
   const clock = engine.clockOf(primary)
   let without: number | undefined
   let started = 0
+  /** So many of those that start next find the port taken. */
+  let failing = 0
 
   const later = (run: () => void, host: Host): void => engine.at(engine.nowMs() + plan.messageMs, run, host)
   /** JSON, as between processes. */
@@ -225,6 +228,12 @@ function createWorkers(deps: ProcessesDeps): Processes {
     exits.set(host, () => exit(null, 'SIGKILL'))
 
     const start = (message: ToWorker & { readonly kind: 'start' }): void => {
+      if (failing > 0) {
+        failing--
+        say({ kind: 'cannot_listen', message: 'EADDRINUSE' })
+        engine.at(engine.nowMs(), () => exit(1, null), host)
+        return
+      }
       slot = Array.from({ length: plan.processes }, (_, i) => i).find(i => all[i] === undefined) ?? plan.processes
       const share = (items: readonly StateUpdate[]): void => say({ kind: 'share', items })
       const made = createProcess(deps, configFrom(message.texts), slot, number, host, { shareWith: share, peers })
@@ -296,9 +305,10 @@ function createWorkers(deps: ProcessesDeps): Processes {
       without = index
       supervisor.reload()
     },
-    kill(slot) {
+    kill(slot, isPortTaken) {
       const host = all[slot]?.host
       if (host === undefined) return
+      if (isPortTaken) failing++
       trace(() => `p${slot} is killed`)
       exits.get(host)?.()
     },

@@ -117,7 +117,7 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         return
       case 'kill':
         checks.killed(event.process)
-        processes.kill(event.process)
+        processes.kill(event.process, event.isPortTaken === true)
     }
   }
 
