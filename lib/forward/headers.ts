@@ -2,8 +2,7 @@
 // hot path.
 import type { HeaderValues } from '../azure/waits.ts'
 import type { BackendHeader, BackendType } from '../config/types.ts'
-import type { ResponseHead } from '../http1/send.ts'
-import { createNameMemory, type NameMemory } from '../http1/send.ts'
+import { NameMemory, type ResponseHead } from '../http1/send.ts'
 
 const names = (...list: string[]): ReadonlySet<string> => new Set(list)
 
@@ -140,7 +139,7 @@ function lookAt(name: string): RequestName {
 
 /** A memory of what is known of request header names. */
 export function createRequestNames(): NameMemory<RequestName> {
-  return createNameMemory(lookAt)
+  return new NameMemory(lookAt)
 }
 
 /** The key in such a header's value, without its scheme. */
@@ -178,7 +177,7 @@ export function upstreamHeaders(
   let sawContentType = false
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const raw = rawHeaders[i] ?? ''
-    const name = names(raw)
+    const name = names.of(raw)
     if (name === undefined) continue
     const value = rawHeaders[i + 1] ?? ''
     if (name.isCredential) credentials.push(credentialIn(value))
@@ -252,7 +251,16 @@ function noValues(): ResponseValues {
     'policy-id': undefined,
   }
 }
-const VALUED = names(...Object.keys(noValues()))
+
+/** What a response's header is here; one that is not among them passes, but for those of FRONT_PREFIX. */
+const IN_RESPONSES: ReadonlyMap<string, 'stays' | 'length' | 'value'> = new Map([
+  // The caller adds the proxy's own; an upstream proxy of the same make must not double them.
+  ...[...HOP_BY_HOP, ...NEVER_BACK, ...HOST_BOUND, 'x-proxy-backend', 'x-proxy-attempts'].map(
+    name => [name, 'stays'] as const,
+  ),
+  ...Object.keys(noValues()).map(name => [name, 'value'] as const),
+  ['content-length', 'length'] as const,
+])
 
 export interface ResponseHeaders {
   /** Flat list for writeHead, less hop-by-hop. */
@@ -274,13 +282,13 @@ export function responseHeaders({
   let contentLength: number | undefined
   for (let i = 0; i < lowerNames.length; i++) {
     const name = lowerNames[i] ?? ''
-    if (HOP_BY_HOP.has(name) || NEVER_BACK.has(name) || dropped?.has(name) === true) continue
-    if (HOST_BOUND.has(name) || name.startsWith(FRONT_PREFIX)) continue
-    // The caller adds the proxy's own; an upstream proxy of the same make must not double them.
-    if (name === 'x-proxy-backend' || name === 'x-proxy-attempts') continue
+    const is = IN_RESPONSES.get(name)
+    if (is === 'stays' || dropped?.has(name) === true) continue
     const value = rawHeaders[2 * i + 1] ?? ''
-    if (name === 'content-length') contentLength = Number(value)
-    else if (VALUED.has(name) && writable[name] === undefined) writable[name] = value
+    if (is === undefined) {
+      if (name.startsWith(FRONT_PREFIX)) continue
+    } else if (is === 'length') contentLength = Number(value)
+    else writable[name] ??= value
     headers.push(rawHeaders[2 * i] ?? '', value)
   }
   return { headers, values, contentLength }

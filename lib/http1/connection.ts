@@ -2,7 +2,7 @@
 // of HTTP only what response-parser.ts reads. Why it is not node:http's ClientRequest: README.md beside this file.
 import type { Socket } from 'node:net'
 import { NO_SLOT } from '../dense-set.ts'
-import type { LowerCaseName } from './header-names.ts'
+import type { LowerCaseNames } from './header-names.ts'
 import type { KeptConnection } from './keeper.ts'
 import { ResponseBody } from './response-body.ts'
 import type { ResponseFault, ResponseHead } from './response-head.ts'
@@ -109,11 +109,11 @@ export class Connection implements KeptConnection {
   private used = false
 
   /** @param socket connected, TLS included */
-  constructor(socket: Socket, owner: ConnectionOwner, lowerCase: LowerCaseName, turns: TurnReads | undefined) {
+  constructor(socket: Socket, owner: ConnectionOwner, names: LowerCaseNames, turns: TurnReads | undefined) {
     this.socket = socket
     this.owner = owner
     this.turns = turns
-    this.reader = new ResponseParser(this, lowerCase)
+    this.reader = new ResponseParser(this, names)
     // `on`, not `once`: a socket may fail again while it is torn down, and that must not be uncaught.
     socket.on('end', this.onEnd).on('error', this.onError).on('close', this.onClose)
   }

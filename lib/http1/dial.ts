@@ -7,7 +7,7 @@ import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { inTurn, tryInTurn } from './addresses.ts'
 import { ConnectError, codeOf, connectWords, isShortage, type ShownCertificate, tlsWords } from './connect-error.ts'
 import { type EgressWatch, openTunnel, silentProxy, unreachableProxy, unreachableSecureProxy } from './egress.ts'
-import type { LowerCaseName } from './header-names.ts'
+import type { LowerCaseNames } from './header-names.ts'
 import type { Resolver } from './resolver.ts'
 import { serverNameOf, type Trust, watchCertificate, withoutIdentity } from './trust.ts'
 
@@ -25,7 +25,7 @@ export interface DialDeps {
   readonly resolver: Resolver
   readonly trust: Trust
   readonly egress: EgressWatch
-  readonly lowerCase: LowerCaseName
+  readonly names: LowerCaseNames
   readonly makeSocket: SocketFactory
 }
 
@@ -246,7 +246,7 @@ export class Dial {
     this.limit = afterRunning(deps.clock, options.connectMs, () =>
       this.fail(silentProxy(proxy, `${endpoint.hostname}:${endpoint.port}`)),
     )
-    this.giveUpPhase = openTunnel(socket, proxy, endpoint, deps.lowerCase, error => {
+    this.giveUpPhase = openTunnel(socket, proxy, endpoint, deps.names, error => {
       this.giveUpPhase = ignore
       if (error !== undefined) {
         if (error.scope === 'host') deps.egress.answered(proxy)

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import type { Clock } from '../clock.ts'
 import type { EgressProxy, Endpoint } from '../config/types.ts'
 import { ConnectError, codeOf } from './connect-error.ts'
-import type { LowerCaseName } from './header-names.ts'
+import type { LowerCaseNames } from './header-names.ts'
 import { parseHead, type ResponseHead } from './response-head.ts'
 
 /** A proxy stops working, or works again: said once for all that lies behind it. */
@@ -175,7 +175,7 @@ export function openTunnel(
   socket: Socket,
   proxy: EgressProxy,
   endpoint: Endpoint,
-  lowerCase: LowerCaseName,
+  names: LowerCaseNames,
   done: (error: ConnectError | undefined) => void,
 ): () => void {
   const host = `${endpoint.hostname}:${endpoint.port}`
@@ -194,7 +194,7 @@ export function openTunnel(
     const end = read.indexOf('\r\n\r\n')
     if (end === -1 && read.length <= MAX_ANSWER_BYTES) return
     // No body is expected: a 2xx has none (RFC 9110 section 9.3.6), and of anything else the head says enough.
-    const head = end === -1 ? 'head_too_large' : parseHead(read.toString('latin1', 0, end), true, lowerCase)
+    const head = end === -1 ? 'head_too_large' : parseHead(read.toString('latin1', 0, end), true, names)
     if (typeof head === 'string') {
       finish(fault(proxy, 'EGRESS_NO_HTTP', `does not answer ${asked} in HTTP: is this the port of a proxy?`, 'proxy'))
     } else if (head.status < 200) {

@@ -1,7 +1,7 @@
 // The head of a response in HTTP/1.1: status line and headers. It decides where the body ends, and whether the
 // connection can be used again (RFC 9112). Pure; strict, since what two readers could understand differently is a
 // fault.
-import type { LowerCaseName } from './header-names.ts'
+import type { LowerCaseNames } from './header-names.ts'
 
 /** How the end of a body is found (RFC 9112 section 6.3). */
 export type Framing =
@@ -92,7 +92,7 @@ function lineEnd(text: string, at: number): number {
  * @param text all of it as latin1, without the empty line at its end
  * @param bodiless the request was a HEAD: the length says what a GET would bring
  */
-export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseName): ResponseHead | ResponseFault {
+export function parseHead(text: string, bodiless: boolean, names: LowerCaseNames): ResponseHead | ResponseFault {
   const [line, minor, code] = STATUS_LINE.exec(text) ?? []
   if (line === undefined) return 'bad_status_line'
   if (CONTROL.test(text)) return 'bad_header'
@@ -110,11 +110,12 @@ export function parseHead(text: string, bodiless: boolean, lowerCase: LowerCaseN
   while (at < text.length) {
     const end = lineEnd(text, at)
     if (end === -1) return 'bad_header'
-    const colon = text.indexOf(':', at)
+    const known = names.expected(text, at)
+    const colon = known === undefined ? text.indexOf(':', at) : at + known.name.length
     if (colon === -1 || colon >= end) return 'bad_header'
-    const name = text.slice(at, colon)
+    const name = known?.name ?? text.slice(at, colon)
     // Also refuses a folded line and blanks before the colon (RFC 9112 sections 5.1 and 5.2).
-    const lower = lowerCase(name)
+    const lower = known?.about ?? names.of(name)
     if (lower === undefined) return 'bad_header'
     let from = colon + 1
     let to = end

@@ -3,7 +3,7 @@
 // stream sends each event as a chunk of its own; two hundred of them one by one cost eight times as much. What it is
 // given may lie in memory that the next read writes over: it keeps and hands out copies.
 
-import type { LowerCaseName } from './header-names.ts'
+import type { LowerCaseNames } from './header-names.ts'
 import { faultOfPart, parseHead, type ResponseFault, type ResponseHead } from './response-head.ts'
 
 /** What a reader tells, in this order: head, any number of pieces, end. */
@@ -62,7 +62,7 @@ function digitOf(byte: number): number {
 /** A class: one for every connection, and its fields change with every byte that matters. */
 export class ResponseParser {
   private readonly events: ParserEvents
-  private readonly lowerCase: LowerCaseName
+  private readonly names: LowerCaseNames
   private state = IDLE
   private bodiless = false
   private maySwitch = false
@@ -76,9 +76,9 @@ export class ResponseParser {
   /** Bytes of the current response that have come, its head's included. */
   private seen = 0
 
-  constructor(events: ParserEvents, lowerCase: LowerCaseName) {
+  constructor(events: ParserEvents, names: LowerCaseNames) {
     this.events = events
-    this.lowerCase = lowerCase
+    this.names = names
   }
 
   /** The next bytes are the response to this request. */
@@ -134,7 +134,7 @@ export class ResponseParser {
         this.carry = bytes === given ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at)
         return undefined
       }
-      const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.lowerCase)
+      const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.names)
       if (typeof head === 'string') return head
       const headBytes = end - at
       at = end + HEAD_END.length

@@ -9,7 +9,7 @@ import { type AgentPair, type ConnectionAgent, createAgents } from './agents.ts'
 import { Connection, type ConnectionOwner, type RequestBytes, type ResponseHandler, type Sent } from './connection.ts'
 import type { SocketFactory } from './dial.ts'
 import { createEgressWatch, type EgressChange, type EgressWatch, refusalOf, refusesPlainly } from './egress.ts'
-import { createLowerCaseNames, type LowerCaseName } from './header-names.ts'
+import { createLowerCaseNames, type LowerCaseNames } from './header-names.ts'
 import type { Host } from './keeper.ts'
 import { type Look, look } from './look.ts'
 import { createResolver, type Lookup } from './resolver.ts'
@@ -20,7 +20,7 @@ export { ConnectError } from './connect-error.ts'
 export { ProtocolError, type ResponseHandler, type Sent } from './connection.ts'
 export type { SocketFactory } from './dial.ts'
 export type { EgressChange } from './egress.ts'
-export { createNameMemory, type NameMemory } from './header-names.ts'
+export { NameMemory } from './header-names.ts'
 export type { Look } from './look.ts'
 export { lookupPlaces } from './resolver.ts'
 export type { BodySink, ResponseBody } from './response-body.ts'
@@ -152,7 +152,7 @@ interface ConnectionDeps {
   readonly agents: AgentPair
   readonly ownerOf: (agent: ConnectionAgent, host: Host) => ConnectionOwner
   readonly onConnected: (endpoint: Endpoint, socket: Socket) => void
-  readonly lowerCase: LowerCaseName
+  readonly names: LowerCaseNames
   /** For the bytes of every socket: each callback reads them out before the next read. */
   readonly readBuffer: Buffer
   readonly turns: TurnReads
@@ -160,7 +160,7 @@ interface ConnectionDeps {
 
 /** Makes a connection and sends the request on it; until then the request waits here. */
 function sendFresh(
-  { agents, ownerOf, onConnected, lowerCase, readBuffer, turns }: ConnectionDeps,
+  { agents, ownerOf, onConnected, names, readBuffer, turns }: ConnectionDeps,
   endpoint: Endpoint,
   bytes: RequestBytes,
   connectMs: number,
@@ -183,7 +183,7 @@ function sendFresh(
     connected(socket, readsThere) {
       // Other sockets bring all of a read at once.
       const joins = socket instanceof TLSSocket ? turns : undefined
-      const connection = new Connection(socket, ownerOf(agent, host), lowerCase, joins)
+      const connection = new Connection(socket, ownerOf(agent, host), names, joins)
       reader.connection = connection
       keeper.add(connection)
       onConnected(endpoint, socket)
@@ -244,11 +244,11 @@ function throughProxy(
 
 export function createTransport(clock: Clock, options: TransportOptions = {}): Transport {
   const { maxAgeMs = () => Number.POSITIVE_INFINITY, makeSocket, onEgress = NOTHING, onConnected = NOTHING } = options
-  const lowerCase = createLowerCaseNames()
+  const names = createLowerCaseNames()
   const lookup = options.lookup ?? (makeSocket === undefined ? undefined : NO_LOOKUP)
   const egress = createEgressWatch(clock, onEgress)
   const agents: AgentPair = createAgents(
-    { clock, resolver: createResolver(clock, lookup, options.lookupPlaces), trust: createTrust(), egress, lowerCase },
+    { clock, resolver: createResolver(clock, lookup, options.lookupPlaces), trust: createTrust(), egress, names },
     maxAgeMs,
     makeSocket,
   )
@@ -258,7 +258,7 @@ export function createTransport(clock: Clock, options: TransportOptions = {}): T
     agents,
     ownerOf: createOwners(),
     onConnected,
-    lowerCase,
+    names,
     readBuffer,
     turns: new TurnReads(),
   }

@@ -1,6 +1,6 @@
 // Node's IncomingMessage, whose `headers` cost less: each name is looked up once, in a memory of names.
 import { type IncomingHttpHeaders, IncomingMessage } from 'node:http'
-import { createNameMemory, type NameMemory } from '../http1/send.ts'
+import { NameMemory } from '../http1/send.ts'
 
 /** Headers of which the first one counts, as node:http has it (IncomingMessage, `message.headers`). */
 const FIRST_COUNTS: ReadonlySet<string> = new Set([
@@ -41,7 +41,7 @@ const LISTED = 'set-cookie'
 function joinHeaders(rawHeaders: readonly string[], names: NameMemory<HeaderName>): IncomingHttpHeaders {
   const headers: Record<string, string | string[]> = {}
   for (let i = 0; i < rawHeaders.length; i += 2) {
-    const name = names(rawHeaders[i] ?? '')
+    const name = names.of(rawHeaders[i] ?? '')
     if (name === undefined) continue
     const { lowerCase, separator } = name
     const value = rawHeaders[i + 1] ?? ''
@@ -59,7 +59,7 @@ function joinHeaders(rawHeaders: readonly string[], names: NameMemory<HeaderName
  * it looks for `Expect` itself.
  */
 export function createRequestClass(): typeof IncomingMessage {
-  const names = createNameMemory(lookAt)
+  const names = new NameMemory(lookAt)
   class ClientRequest extends IncomingMessage {
     joined: IncomingHttpHeaders | undefined = undefined
   }

@@ -3,7 +3,7 @@
 import v8 from 'node:v8'
 import vm from 'node:vm'
 import t, { type Test } from 'tap'
-import { createLowerCaseNames, createNameMemory } from '../../lib/http1/header-names.ts'
+import { createLowerCaseNames, NameMemory } from '../../lib/http1/header-names.ts'
 import { parseHead, type ResponseHead } from '../../lib/http1/response-head.ts'
 import { ResponseParser } from '../../lib/http1/response-parser.ts'
 import { bytesOf, type Circumstances, type ReadAnswer, readAnswer } from '../fixtures/read-answer.ts'
@@ -467,22 +467,45 @@ t.test('a listener that has had enough in the middle hears no end', t => {
 
 t.test('a name is remembered in lower case, looked at once, and no name at all is not remembered', t => {
   const looked: string[] = []
-  const names = createNameMemory(lowerCase => {
+  const names = new NameMemory(lowerCase => {
     looked.push(lowerCase)
     return lowerCase.length
   })
-  for (const name of ['X-A', 'X-A', 'x-a', 'X-A']) t.equal(names(name), 3)
+  for (const name of ['X-A', 'X-A', 'x-a', 'X-A']) t.equal(names.of(name), 3)
   t.strictSame(looked, ['x-a', 'x-a'], 'once for each way of writing it')
-  for (const name of ['', ' ', 'x a', 'x:', 'x\n', 'x\0', '\xe9', 'x\r\ny']) t.equal(names(name), undefined)
+  for (const name of ['', ' ', 'x a', 'x:', 'x\n', 'x\0', '\xe9', 'x\r\ny']) t.equal(names.of(name), undefined)
   t.equal(looked.length, 2)
   const long = 'x'.repeat(65)
-  names(long)
-  names(long)
+  names.of(long)
+  names.of(long)
   t.equal(looked.length, 4, 'a long name is looked at each time')
-  for (let i = 0; i < 5_000; i++) names(`x-${i}`)
+  for (let i = 0; i < 5_000; i++) names.of(`x-${i}`)
   looked.length = 0
-  for (let i = 0; i < 5_000; i++) names(`x-${i}`)
+  for (let i = 0; i < 5_000; i++) names.of(`x-${i}`)
   t.ok(looked.length >= 4_000, 'at most a thousand are remembered')
+  t.end()
+})
+
+t.test('a name is found where it is expected, and nothing else is taken for it', t => {
+  const names = createLowerCaseNames()
+  t.equal(names.expected('A: 1', 0), undefined, 'nothing is expected yet')
+  for (const name of ['A', 'Bb', 'C']) names.of(name)
+  const head = 'A: 1\r\nBb: 2\r\nC: 3'
+  const heads = (text: string) => {
+    const found: (string | undefined)[] = []
+    for (let at = 0; at < text.length; at = text.indexOf('\n', at) === -1 ? text.length : text.indexOf('\n', at) + 1) {
+      const known = names.expected(text, at)
+      found.push(known === undefined ? undefined : `${known.name} ${known.about}`)
+      if (known === undefined) names.of(text.slice(at, text.indexOf(':', at)))
+    }
+    return found
+  }
+  t.strictSame(heads(head), [undefined, 'Bb bb', 'C c'], 'what comes first is known once it came behind the last one')
+  t.strictSame(heads(head), ['A a', 'Bb bb', 'C c'])
+  t.strictSame(heads('A: 1\r\nBbb: 2\r\nC: 3'), ['A a', undefined, undefined], 'a longer name is another one')
+  t.strictSame(heads('A: 1\r\nBB: 2\r\nC: 3'), ['A a', undefined, undefined], 'so is another way of writing it')
+  t.strictSame(heads('A: 1\r\nB: 2\r\nC: 3'), ['A a', undefined, undefined], 'and a shorter one')
+  t.equal(names.expected('A', 0), undefined, 'a name without a colon is none')
   t.end()
 })
 
@@ -494,13 +517,13 @@ t.test('a remembered name does not keep the head that it came in', t => {
     collect()
     return process.memoryUsage().heapUsed
   }
-  const lowerCase = createLowerCaseNames()
+  const names = createLowerCaseNames()
   const before = heapBytes()
   for (let i = 0; i < 500; i++) {
     const text = Buffer.from(`${OK}x-invented-name-${i}: ${'x'.repeat(15_000)}`).toString('latin1')
-    if (typeof parseHead(text, false, lowerCase) === 'string') t.fail('no head')
+    if (typeof parseHead(text, false, names) === 'string') t.fail('no head')
   }
   t.ok(heapBytes() - before < 2_000_000, '500 heads of 15 KB are gone')
-  t.equal(lowerCase('x-invented-name-0'), 'x-invented-name-0')
+  t.equal(names.of('x-invented-name-0'), 'x-invented-name-0')
   t.end()
 })
