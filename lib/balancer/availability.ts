@@ -24,9 +24,12 @@ export function throttledForMs({ state }: BackendHealth, nowMs: number): number 
   return Math.max(state.throttle.dueAtMs - nowMs, 0)
 }
 
-/** Whether a waiting request may be let through to it, as far as its throttles tell (ramp.ts). */
-export function takesWaiting({ ramp, inFlight }: BackendHealth, nowMs: number): boolean {
-  return ramp === undefined || ramp.allows(nowMs, inFlight)
+/**
+ * Whether a waiting request may be let through to it, as far as its throttles tell (ramp.ts).
+ * @param isLast the request waits no longer
+ */
+export function takesWaiting({ ramp, inFlight }: BackendHealth, nowMs: number, isLast = false): boolean {
+  return ramp === undefined || ramp.allows(nowMs, inFlight, isLast)
 }
 
 /** The soonest time at which it may become available, or take one more, by itself; Infinity: not before news of it. */

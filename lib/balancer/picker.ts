@@ -65,6 +65,8 @@ export interface Picker {
   throttled(member: Member): void
   /** Members that were tried and found throttled may be tried again as soon as they are available. */
   retryThrottled(): void
+  /** Its wait is over: what earlier throttles make likely holds it back no longer. */
+  stopWaiting(): void
   /** May be tried once more: nothing was sent to it. */
   retry(member: Member): void
   /** How soon a throttled or full member that the request may use can be asked; undefined where none is. */
@@ -150,6 +152,7 @@ export class RequestPicker implements Picker {
   /** Those of `tried` that answered 429. */
   private busy: Member[] | undefined
   private ended = false
+  private waitsNoLonger = false
   /** Its conversation's place, once it was chosen by it. */
   private place: Place | undefined
 
@@ -187,6 +190,10 @@ export class RequestPicker implements Picker {
     const ready = this.busy.filter(({ health }) => throttledForMs(health, nowMs()) === 0)
     this.busy = this.busy.filter(member => !ready.includes(member))
     for (const member of ready) this.retry(member)
+  }
+
+  stopWaiting(): void {
+    this.waitsNoLonger = true
   }
 
   retry(member: Member): void {
@@ -243,7 +250,7 @@ export class RequestPicker implements Picker {
     if (isFull(member)) return false
     const { waiting } = this.shared.options
     // True of every backend that was never throttled: nothing is counted for it.
-    return takesWaiting(member.health, nowMs) || waiting === undefined || waiting() === 0
+    return takesWaiting(member.health, nowMs, this.waitsNoLonger) || waiting === undefined || waiting() === 0
   }
 
   private allows(member: Member): boolean {

@@ -92,12 +92,17 @@ export class Ramp {
     this.pilotMs = Number.NEGATIVE_INFINITY
   }
 
-  /** Whether one more may be let through, once the throttle is over. @param inFlight requests at the deployment */
-  allows(nowMs: number, inFlight: number): boolean {
+  /**
+   * Whether one more may be let through, once the throttle is over.
+   * @param inFlight requests at the deployment
+   * @param isLast it waits no longer: a refusal is worse than what earlier windows make likely
+   */
+  allows(nowMs: number, inFlight: number, isLast = false): boolean {
     if (nowMs < this.untilMs) return false
     if (this.closed) return true
     // With nothing in flight no answer can come that brings a permit.
     if (this.permits < 1 && inFlight > 0) return false
+    if (isLast) return true
     if (nowMs < this.pilotMs) return false
     return !this.isSpent() || nowMs >= this.renewsMs || this.mayGrow(nowMs)
   }

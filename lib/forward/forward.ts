@@ -175,7 +175,7 @@ function whatIsLeft({ exchange, request, picker, history, fallback }: Way): TryR
     const message = 'The proxy is shutting down.'
     return { kind: 'refusal', refusal: { status: 503, code: 'draining', message, retryAfterMs: 1000 } }
   }
-  history.busy = picker.soonest()
+  history.busy = picker.soonest() ?? history.busy
   // While somebody sound is merely throttled or full, its time says more than another's failure.
   if (fallback !== undefined && history.busy === undefined) return { kind: 'fallback', ...fallback }
   const isPinned = request.pinnedResources !== undefined
@@ -205,6 +205,8 @@ async function walk(way: Way): Promise<TryResult> {
     if (pick.kind === 'exhausted' && (await waitForToken(way))) continue
     // A full queue is as good as none: the refusal says when the soonest is back.
     if (pick.kind !== 'queue_full') history.stopped = pick.kind
+    // With the last one that waited gone, nobody seems to be held back.
+    if (pick.kind === 'throttled') history.busy = pick
     break
   }
   return whatIsLeft(way)

@@ -138,6 +138,39 @@ t.test("after a peer's throttle one is let through, and two more for each succes
   t.equal(through().length, 7)
 })
 
+t.test('whose wait is over is let through to a backend that only its former throttles hold back', async t => {
+  const scene = createTestPool([''])
+  const ask = asking(scene, 3_000)
+  // Windows of half a second that admitted two requests each: no more is expected of the next ones.
+  for (let window = 0; window < 3; window++) {
+    const first = ask()
+    await settle()
+    first.lease?.release(HEALTHY)
+    throttle(scene, 'b1', 500)
+    const waits = ask()
+    scene.clock.advance(500)
+    await settle()
+    t.equal(waits.result, 'b1')
+    waits.lease?.release(HEALTHY)
+  }
+  throttle(scene, 'b1', 500)
+  const line = Array.from({ length: 20 }, () => ask())
+  const answered = new Set<Lease>()
+  for (let ms = 0; ms < 3_000; ms += 10) {
+    for (const { lease } of line) {
+      if (lease === undefined || answered.has(lease)) continue
+      answered.add(lease)
+      lease.release(HEALTHY)
+    }
+    scene.clock.advance(10)
+    await settle()
+  }
+  t.same(
+    line.map(({ result }) => result),
+    line.map(() => 'b1'),
+  )
+})
+
 t.test('with nothing in flight one is let through, whatever came of the one before', async t => {
   for (const end of ['success in time of a peer’s throttle', 'no answer', 'failure'] as const) {
     const scene = createTestPool(['', ''])
