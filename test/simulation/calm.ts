@@ -105,7 +105,8 @@ export function createCalm({ engine, plan, clients, checks }: CalmDeps): Calm {
     if (isAsked) clients.get(0, '/metrics', message => checks.metrics(message?.body, nothingIsLeft))
   }
   const end = (): void => {
-    restMs = engine.nowMs() + REST_MS
+    // What former throttles hold back may wait as long as a request may.
+    restMs = engine.nowMs() + REST_MS + (isAsked ? plan.settings.maxWaitMs : 0)
     for (let i = 0; isAsked && i < PLACES; i++) {
       clients.send(calmRequest(`place${i}`, engine.nowMs(), 0, 'limited', 6_000 + i))
     }
