@@ -10,7 +10,7 @@ import {
   takesWaiting,
   throttledForMs,
 } from './health.ts'
-import { type Candidate, leastBusy, type RoundRobin } from './policies.ts'
+import { type Candidate, firstTierWith, leastBusy, type RoundRobin, type Tiers } from './policies.ts'
 import type { PromptPlacement } from './prompt-placement.ts'
 import type { Place, WarmPlaces } from './warm-places.ts'
 
@@ -63,10 +63,11 @@ export interface Picker {
    * This member was tried and is throttled: it may be tried again once that is over and `retryThrottled` was called.
    */
   throttled(member: Member): void
-  /** Members that were tried and found throttled may be tried again as soon as they are available. */
-  retryThrottled(): void
-  /** Its wait is over: what earlier throttles make likely holds it back no longer. */
-  stopWaiting(): void
+  /**
+   * Members that were tried and found throttled may be tried again as soon as they are available.
+   * @param isLast its wait is over: what former throttles make likely holds it back no longer
+   */
+  retryThrottled(isLast: boolean): void
   /** May be tried once more: nothing was sent to it. */
   retry(member: Member): void
   /** How soon a throttled or full member that the request may use can be asked; undefined where none is. */
@@ -99,22 +100,8 @@ export interface PoolOptions {
   readonly warmPlaces: WarmPlaces
 }
 
-/** Members of equal priority, the first to be used first. */
-export type Tiers = readonly (readonly Member[])[]
-
-function firstTierWith(
-  tiers: Tiers,
-  usable: (member: Member) => boolean,
-): { readonly tier: number; readonly members: readonly Member[] } | undefined {
-  for (let tier = 0; tier < tiers.length; tier++) {
-    const members = tiers[tier]?.filter(usable) ?? []
-    if (members.length > 0) return { tier, members }
-  }
-  return undefined
-}
-
 /** The best guess among those that are out: the one that served last. Of equals the first in tier order. */
-function lastServed(tiers: Tiers, usable: (member: Member) => boolean): Member | undefined {
+function lastServed(tiers: Tiers<Member>, usable: (member: Member) => boolean): Member | undefined {
   let chosen: Member | undefined
   for (const tier of tiers) {
     for (const member of tier) {
@@ -133,7 +120,7 @@ export function isFull({ backend, health }: Member): boolean {
 /** What the pickers of one pool share. */
 export interface PickerShared {
   readonly options: PoolOptions
-  readonly tiers: Tiers
+  readonly tiers: Tiers<Member>
   readonly placement: PromptPlacement<Member>
   readonly turns: RoundRobin<Member>
   requestsInFlight: number
@@ -184,16 +171,13 @@ export class RequestPicker implements Picker {
     this.busy.push(member)
   }
 
-  retryThrottled(): void {
+  retryThrottled(isLast: boolean): void {
+    this.waitsNoLonger ||= isLast
     if (this.busy === undefined) return
     const { nowMs } = this.shared.options.clock
     const ready = this.busy.filter(({ health }) => throttledForMs(health, nowMs()) === 0)
     this.busy = this.busy.filter(member => !ready.includes(member))
     for (const member of ready) this.retry(member)
-  }
-
-  stopWaiting(): void {
-    this.waitsNoLonger = true
   }
 
   retry(member: Member): void {

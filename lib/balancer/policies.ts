@@ -15,6 +15,21 @@ const FULL_LOOK_MAX = 8
 /** How far over its fair share of the requests in flight a member may go for a warm cache. */
 export const LOAD_BOUND = 1.25
 
+/** Members of equal priority, the first to be used first. */
+export type Tiers<T> = readonly (readonly T[])[]
+
+/** The usable members of the first tier that has any, and which tier that is (0: the first). */
+export function firstTierWith<T>(
+  tiers: Tiers<T>,
+  usable: (member: T) => boolean,
+): { readonly tier: number; readonly members: readonly T[] } | undefined {
+  for (let tier = 0; tier < tiers.length; tier++) {
+    const members = tiers[tier]?.filter(usable) ?? []
+    if (members.length > 0) return { tier, members }
+  }
+  return undefined
+}
+
 function first<T>(members: readonly T[]): T {
   const member = members[0]
   if (member === undefined) throw new Error('a policy was asked to choose among no members')

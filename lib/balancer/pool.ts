@@ -10,9 +10,8 @@ import {
   type PickerShared,
   type PoolOptions,
   RequestPicker,
-  type Tiers,
 } from './picker.ts'
-import { RoundRobin } from './policies.ts'
+import { RoundRobin, type Tiers } from './policies.ts'
 import { PromptPlacement } from './prompt-placement.ts'
 
 export type { Leased, Member, Picker, PickerOptions, PickResult, PoolOptions } from './picker.ts'
@@ -46,7 +45,7 @@ export function hashText(text: string): number {
   return hash >>> 0
 }
 
-function tiersOf(members: readonly Member[]): Tiers {
+function tiersOf(members: readonly Member[]): Tiers<Member> {
   const byPriority = new Map<number, Member[]>()
   for (const member of members) {
     const tier = byPriority.get(member.backend.priority)

@@ -72,8 +72,7 @@ export function isWorthWaiting(pick: PickResult, leftMs: number): boolean {
 
 /** Asks for one waiter; what it gets, or that it had better not wait on, ends its wait. */
 function look({ given, leave }: Waiter, nowMs: number): void {
-  given.picker.retryThrottled()
-  if (given.untilMs <= nowMs) given.picker.stopWaiting()
+  given.picker.retryThrottled(given.untilMs <= nowMs)
   const pick = given.picker.pick()
   if (!isWorthWaiting(pick, given.untilMs - nowMs)) leave(pick)
 }
