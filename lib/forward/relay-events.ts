@@ -1,10 +1,10 @@
 // Passes an event stream on, event by event: watched for its protocol's end as it goes, under the time limits of
 // silence. Its head has gone out already. No `pipeline`: its streams, listeners and promises cost more than a stream's
 // events, and its end comes a turn behind the last of them.
-import type { ServerResponse } from 'node:http'
 import type { Deadline } from '../clock.ts'
 import type { BodySink, ResponseBody } from '../http1/send.ts'
 import { type Exchange, NO_USAGE, type Usage } from '../request-context.ts'
+import type { EventBody } from './client-framing.ts'
 import type { EventStreamWatcher } from './sse-watcher.ts'
 import { createEventSink, type EventSink } from './sse-writer.ts'
 import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody } from './upstream.ts'
@@ -40,7 +40,8 @@ class EventRelay implements BodySink {
   readonly #keepalive: Deadline
   #stopWatching: () => void = ignore
   #lastByteMs: number
-  #isFull = false
+  /** The client is behind with reading: this says once it has caught up. */
+  #full: ReturnType<EventBody['outlet']> | undefined
   #result: RelayResult | undefined
   #resolve: ((result: RelayResult) => void) | undefined
 
@@ -73,15 +74,16 @@ class EventRelay implements BodySink {
   }
 
   data(chunk: Buffer): void {
-    const { exchange, options, watcher, sink } = this.#passing
-    const outgoing = sink.take(chunk, watcher.push(chunk))
+    const { options, watcher, sink } = this.#passing
+    const wholeBytes = watcher.push(chunk)
+    if (watcher.ended()) sink.body.awaitEnd()
+    const hasRoom = sink.take(chunk, wholeBytes)
     this.#lastByteMs = this.#deps.clock.nowMs()
     this.#patience.dueMs = this.#patienceDueMs()
     if (options.keepaliveMs > 0) this.#keepalive.dueMs = this.#lastByteMs + options.keepaliveMs
-    if (outgoing === undefined || exchange.response.write(outgoing) || this.#isFull) return
-    this.#isFull = true
+    if (hasRoom || this.#full !== undefined) return
     this.#source.pause()
-    exchange.response.once('drain', this.#onDrain)
+    this.#full = sink.body.outlet().once('drain', this.#onDrain)
   }
 
   end(): void {
@@ -94,7 +96,7 @@ class EventRelay implements BodySink {
   }
 
   readonly #onDrain = (): void => {
-    this.#isFull = false
+    this.#full = undefined
     this.#source.resume()
   }
 
@@ -105,9 +107,9 @@ class EventRelay implements BodySink {
   }
 
   #onSilence(): void {
-    const { exchange, options } = this.#passing
+    const { exchange, options, sink } = this.#passing
     // Silence while the client doesn't read is the client's, not the backend's.
-    if (exchange.response.writableNeedDrain) exchange.cancellation.cancel('client_stalled')
+    if (sink.body.outlet().writableNeedDrain) exchange.cancellation.cancel('client_stalled')
     else {
       const isIdle = this.#deps.clock.nowMs() - this.#lastByteMs >= options.idleMs
       this.#giveUp(isIdle ? 'idle_timeout' : 'first_output_timeout')
@@ -131,7 +133,7 @@ class EventRelay implements BodySink {
     this.#stopWatching()
     deadlines.remove(this.#patience)
     deadlines.remove(this.#keepalive)
-    if (this.#isFull) this.#passing.exchange.response.off('drain', this.#onDrain)
+    this.#full?.off('drain', this.#onDrain)
     const result = endStream(this.#passing, how)
     this.#result = result
     this.#resolve?.(result)
@@ -169,15 +171,6 @@ function endStream({ exchange, options, watcher, tail, sink, begun, isRead }: Pa
   return { kind: 'cut', detail: whole ? 'no_protocol_end' : 'connection_lost' }
 }
 
-/** Up to this size the first events join the head in one string; above, copying costs more than a list of two. */
-const WITH_HEAD_MAX_BYTES = 16 * 1024
-
-/** Writes the first events. As a string they join the head; latin1 gives each byte back as it was. */
-function writeBehindHead(response: ServerResponse, bytes: Buffer): void {
-  if (bytes.length > WITH_HEAD_MAX_BYTES) response.write(bytes)
-  else response.write(bytes.toString('latin1'), 'latin1')
-}
-
 /**
  * Passes an event stream on to its end, and ends the client's as it must end. At once, where all of it has come
  * already.
@@ -196,10 +189,9 @@ export function relayEvents(
   // Claude tells the prompt's tokens with the first event, and only the output's with the last.
   const begun =
     options.dialect === 'claude' ? readFirstUsage(Buffer.concat(body.held.map(({ chunk }) => chunk))) : NO_USAGE
-  for (const { chunk, wholeBytes } of body.held) {
-    const outgoing = sink.take(chunk, wholeBytes)
-    if (outgoing !== undefined) writeBehindHead(exchange.response, outgoing)
-  }
+  for (const { chunk, wholeBytes } of body.held) sink.take(chunk, wholeBytes)
   const passing: Passing = { exchange, options, watcher, tail, sink, begun, firstOutputDueMs, isRead }
-  return body.complete || source.isWhole() ? endStream(passing, 'whole') : new EventRelay(passing, source, deps).run()
+  if (body.complete || source.isWhole()) return endStream(passing, 'whole')
+  sink.body.flush()
+  return new EventRelay(passing, source, deps).run()
 }

@@ -1,7 +1,7 @@
 // The client's side of an event stream: whole events out, comments in the silence, and the end that upstream's end asks
 // for.
 import type { Exchange } from '../request-context.ts'
-import { takeOverFraming } from './client-framing.ts'
+import { EventBody } from './client-framing.ts'
 import { type StreamTrouble, streamErrorEvent } from './sse-error.ts'
 import { createEventSplitter, readEvent } from './sse-reader.ts'
 import type { RelayOptions } from './upstream.ts'
@@ -55,11 +55,13 @@ function withoutUsageEvent(bytes: Buffer): Buffer {
 
 export interface EventSink {
   /**
-   * Takes a piece of upstream's stream.
+   * Takes a piece of upstream's stream, and writes what may go out of it now.
    * @param wholeBytes how many of its bytes belong to whole events
-   * @returns what is to be written of it now, as it goes over the wire; undefined where that is nothing
+   * @returns false: the next one should wait for the body's outlet to drain
    */
-  take(chunk: Buffer, wholeBytes: number): Buffer | undefined
+  take(chunk: Buffer, wholeBytes: number): boolean
+  /** What it writes. Nothing goes out before its first `flush`. */
+  readonly body: EventBody
   comment(): void
   /** Writes what is left and ends as upstream did. */
   end(): void
@@ -73,19 +75,19 @@ export interface EventSink {
  */
 export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOptions): EventSink {
   const { response, record } = exchange
-  const framing = takeOverFraming(response)
+  const body = new EventBody(response)
   let partial: Buffer[] = []
   let partialBytes = 0
   let insideEvent = false
 
-  const outgoing = (bytes: Buffer): Buffer | undefined => {
+  const write = (bytes: Buffer): boolean => {
     // What the client has not been sent is no part of what its stream's end goes on from.
     tail.push(bytes)
     options.onEvents?.(bytes)
     const shown = options.dropUsageEvent ? withoutUsageEvent(bytes) : bytes
-    if (shown.length === 0) return undefined
+    if (shown.length === 0) return true
     record.bytesOut += shown.length
-    return framing.framed(shown)
+    return body.write(shown)
   }
   /** What was kept back and this, in one piece: writing each by itself costs eight times as much. */
   const joined = (bytes: Buffer | undefined): Buffer => {
@@ -101,26 +103,26 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
   }
 
   return {
+    body,
     take(chunk, wholeBytes) {
       if (wholeBytes > 0) {
         const whole = wholeBytes === chunk.length ? chunk : chunk.subarray(0, wholeBytes)
         const bytes = partialBytes > 0 ? joined(whole) : whole
         if (wholeBytes < chunk.length) keepBack(chunk.subarray(wholeBytes))
         insideEvent = false
-        return outgoing(bytes)
+        return write(bytes)
       }
       keepBack(chunk)
-      if (partialBytes <= PARTIAL_EVENT_MAX_BYTES) return undefined
+      if (partialBytes <= PARTIAL_EVENT_MAX_BYTES) return true
       insideEvent = true
-      return outgoing(joined(undefined))
+      return write(joined(undefined))
     },
     comment() {
-      if (!insideEvent && !response.writableNeedDrain) response.write(framing.framed(KEEPALIVE))
+      if (!insideEvent && !body.outlet().writableNeedDrain) body.write(KEEPALIVE)
     },
     end() {
-      const left = partialBytes > 0 ? outgoing(joined(undefined)) : undefined
-      if (left !== undefined) response.write(left)
-      response.end(framing.end)
+      if (partialBytes > 0) write(joined(undefined))
+      body.end()
     },
     fail(trouble) {
       const event = streamErrorEvent(options.dialect, trouble, tail.bytes())
@@ -129,9 +131,8 @@ export function createEventSink(exchange: Exchange, tail: Tail, options: RelayOp
         return
       }
       record.bytesOut += event.length
-      const bytes = insideEvent ? Buffer.concat([EVENT_END, event]) : event
-      response.write(framing.framed(bytes))
-      response.end(framing.end)
+      body.write(insideEvent ? Buffer.concat([EVENT_END, event]) : event)
+      body.end()
     },
   }
 }
