@@ -803,6 +803,9 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (asking.event.poison !== undefined || text.includes('The key ')) return
       if (!ours && status < 429 && !NEVER_THE_CLIENTS.has(status)) return
       if (ours && status < 400) return
+      // Whether a key has reached its limits only the primary knows.
+      const unknown = asking.event.key === 'limited' && text.includes('"overloaded"')
+      if (unknown && deps.processes().primaryPausedMs(asking.sentMs, engine.nowMs()) > 0) return
       const why = soundAllAlong(asking)
       if (why !== undefined) violate(1, 'error', `${asking.id} gets ${status} though ${why}`)
     },

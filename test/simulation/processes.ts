@@ -13,7 +13,7 @@ import { createSupervisor, type WorkerProcess } from '../../lib/workers/supervis
 import { readConfig } from '../fixtures/run-proxy.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 import type { Backends } from './backends.ts'
-import { createHost, type Engine, type Host } from './engine.ts'
+import { createHost, type Engine, type Host, pausedMs } from './engine.ts'
 import type { BackendPlan, WorldPlan } from './plan.ts'
 
 export const MODEL = 'm'
@@ -130,6 +130,8 @@ export interface Processes {
   kill(slot: number, isPortTaken: boolean): void
   /** All of them stand still, or one does. */
   freeze(slot: number, forMs: number): void
+  /** How long the primary stood still in a span, in milliseconds; 0 where there is none. */
+  primaryPausedMs(fromMs: number, toMs: number): number
   shutdown(): Promise<void>
 }
 
@@ -315,6 +317,7 @@ function createWorkers(deps: ProcessesDeps): Processes {
     freeze(slot, forMs) {
       freeze(all[slot]?.host ?? primary, engine.nowMs(), forMs)
     },
+    primaryPausedMs: (fromMs, toMs) => pausedMs(primary, fromMs, toMs),
     shutdown: () => supervisor.shutdown(GRACE_MS),
   }
 }
@@ -330,6 +333,7 @@ function createSingle(deps: ProcessesDeps): Processes {
     reload: without => process.proxy.reload(configOf(plan, without), undefined),
     kill: () => undefined,
     freeze: (_, forMs) => freeze(process.host, engine.nowMs(), forMs),
+    primaryPausedMs: () => 0,
     shutdown: () => process.proxy.shutdown(GRACE_MS),
   }
 }
