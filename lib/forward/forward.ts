@@ -203,6 +203,8 @@ async function walk(way: Way): Promise<TryResult> {
     }
     if (pick.kind === 'left') break
     if (pick.kind === 'exhausted' && (await waitForToken(way))) continue
+    // What it has waited for in vain: once it has left the queue the same backend may look free.
+    if (pick.kind === 'throttled') history.busy = pick
     // A full queue is as good as none: the refusal says when the soonest is back.
     if (pick.kind !== 'queue_full') history.stopped = pick.kind
     // With the last one that waited gone, nobody seems to be held back.

@@ -116,7 +116,7 @@ export function createChecks(deps: ChecksDeps): Checks {
   /** When an operator took a backend out. */
   const handEjectedMs = new Map<number, number>()
   /** By process and backend: what a 429 that it has read said. */
-  const announced = new Map<string, { fromMs: number; untilMs: number }>()
+  const announced = new Map<string, { readonly sentMs: number; readonly untilMs: number }>()
   /** Backends that said that they do not offer what was asked: passed over for a while. */
   const avoided = new Set<number>()
   /**
@@ -164,6 +164,16 @@ export function createChecks(deps: ChecksDeps): Checks {
     const wasAway = plan.events.some(event => event.kind === 'reload' && event.without === backend)
     return !wasAway || runtime === process.proxy.runtime()
   }
+
+  /** With a backend that leaves the config goes what was known of it: what comes back under its name is another. */
+  const wasRemovedSince = (backend: number, sinceMs: number): boolean =>
+    plan.events.some(
+      event =>
+        event.kind === 'reload' &&
+        event.without === backend &&
+        event.atMs <= engine.nowMs() &&
+        event.atMs + 2 * plan.messageMs + SPREAD_MS >= sinceMs,
+    )
 
   const availability = (process: Process): readonly boolean[] => {
     const nowMs = engine.nowMs()
@@ -234,7 +244,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     for (const other of earlier) {
       const again = isStale(other) || other.answer?.status === 421
       const afterWait = settings.maxWaitMs > 0 && other.answer?.throttleMs !== undefined
-      if (other.backend === attempt.backend && !attempt.ambiguous && !again && !afterWait) {
+      const isOther = wasRemovedSince(attempt.backend, other.sentMs)
+      if (other.backend === attempt.backend && !attempt.ambiguous && !again && !afterWait && !isOther) {
         violate(4, 'twice', `${asking.id} asks ${specs[attempt.backend]?.name} twice`)
       }
     }
@@ -296,7 +307,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     const again = (last?.reused === true && last.begunMs === undefined) || last?.answer?.status === 421
     if (again && last?.backend === backend) return
     const throttle = announced.get(`${attempt.process} ${backend}`)
-    if (throttle !== undefined && throttle.untilMs > nowMs + 1 && !attempt.ambiguous) {
+    const isKnown = throttle !== undefined && !wasRemovedSince(backend, throttle.sentMs)
+    if (isKnown && throttle.untilMs > nowMs + 1 && !attempt.ambiguous) {
       violate(3, 'throttled', `${asking.id} goes to ${spec?.name}, throttled for ${throttle.untilMs - nowMs} ms more`)
     }
     const known = available.get(asking.process)
@@ -470,6 +482,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (answered.some(({ answer }) => answer?.status !== 421)) return `${spec.name} was sound and was asked`
       if (reached >= settings.maxAttempts) continue
       if (answered.length > 0) return `${spec.name} was sound, and was not asked over a fresh connection`
+      // After a throttle it is asked no faster than it has shown to admit.
+      if (!takesWaiting(member.health, nowMs)) continue
       if (isAvailable(member.health, nowMs)) return `${spec.name} was sound, available, and never asked`
       const throttled = specs.some(({ name }) => {
         const other = memberOf(asking.process, name)
@@ -494,6 +508,13 @@ export function createChecks(deps: ChecksDeps): Checks {
       return
     }
     const nowMs = engine.nowMs()
+    const own = membersOf(asking.process).filter((_, i) => has(asking, i) && isHosting(asking, i))
+    if (
+      text.includes('"no_backend"') &&
+      own.length > 0 &&
+      own.every(member => member?.health.state.phase.kind === 'in')
+    )
+      violate(10, 'no_backend', `${asking.id} is told that all backends are out, and none is`)
     if (status !== 429 || text.includes('The key ') || plan.processes > 1) return
     if (specs.some(({ maxInFlight }) => maxInFlight !== undefined) || asking.process.host.pauses.length > 0) return
     // Of a read, the deployment is not to be told where a resource has two.
@@ -794,7 +815,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       const known = announced.get(key)
       const longestMs = longestWaitMs.get(attempt.backend) ?? 0
       longestWaitMs.set(attempt.backend, Math.max(longestMs, answer.throttleMs))
-      announced.set(key, { fromMs: nowMs, untilMs: Math.max(known?.untilMs ?? 0, nowMs + answer.throttleMs) })
+      const untilMs = nowMs + answer.throttleMs
+      announced.set(key, known !== undefined && known.untilMs >= untilMs ? known : { sentMs: attempt.sentMs, untilMs })
     },
     head(asking, text) {
       const status = Number(text.slice(9, 12))

@@ -116,6 +116,31 @@ t.test('a hold that ends while requests wait for a throttle of another backend',
   t.same([...got.values()], [200, 200, 200, 200])
 })
 
+t.test('a wait that ends while a backend is only held back says when to come again: it is not out', async t => {
+  const admits = { perSecond: 1, burst: 1, form: 'retry-after' } as const
+  const pool = [backend(0, { serviceMs: 272, bucket: admits })]
+  const events: readonly PlanEvent[] = [
+    // Its answer has not begun when the wait ends.
+    {
+      kind: 'trouble',
+      atMs: 6_000,
+      forMs: 2_000,
+      backend: 0,
+      scope: 'requests',
+      trouble: { kind: 'slow', moreMs: 600 },
+    },
+    chat(0, 349, { form: 'stream', pieces: 3 }),
+    chat(1, 836, { form: 'stream' }),
+    chat(2, 1_479),
+    chat(3, 3_169, { form: 'create' }),
+    chat(4, 3_591),
+    chat(5, 4_523, { form: 'stream', pieces: 5 }),
+    chat(6, 4_525, { form: 'stream', pieces: 3 }),
+  ]
+  const got = await statuses(t, world(pool, events, { maxWaitMs: 2_000, maxAttempts: 2 }))
+  t.same([...got.values()].sort(), [200, 200, 200, 200, 200, 200, 429])
+})
+
 t.test('attempts used up on two backends while a third was never asked: the last answer, not a 429', async t => {
   const poison = { kind: 'status', status: 503, form: 'azure', wait: undefined } as const
   const events = [chat(0, 1_000, { key: 'hostile', poison })]
