@@ -77,6 +77,8 @@ const SUSPECT_ROW = 5
 const NEVER_THE_CLIENTS: ReadonlySet<number> = new Set([401, 402, 403, 407, 408, 421])
 /** A stall shorter than this is no reason to give a client up, whatever else delays its bytes. */
 const SHORT_STALL_MS = 1_500
+/** No server is believed for longer. */
+const LONGEST_HOLD_MS = 86_400_000
 /** A refusal names no longer wait. */
 const LONGEST_NAMED_MS = 60_000
 /** Reasons that no probe gives. */
@@ -297,6 +299,10 @@ export function createChecks(deps: ChecksDeps): Checks {
     violate(3, 'full', `${asking.id} is request ${others.length + 1} at ${spec.name}, which takes ${spec.maxInFlight}`)
   }
 
+  /** The last probe of a resource that is over. */
+  const lastProbeOf = (host: string): Attempt | undefined =>
+    deps.backends().attempts.findLast(attempt => attempt.kind === 'probe' && attempt.host === host && isOver(attempt))
+
   /** Invariant 3, for one attempt. */
   const checkChoice = (attempt: Attempt, asking: Asking): void => {
     const nowMs = engine.nowMs()
@@ -351,7 +357,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       )
     }
     const sound = others.find(({ host }) => lastProbe.get(host) !== 'failed')
-    if (plan.processes === 1 && settings.probes && lastProbe.get(spec.host) === 'failed' && sound !== undefined) {
+    const isFailing = plan.processes === 1 && settings.probes && lastProbe.get(spec.host) === 'failed'
+    if (isFailing && sound !== undefined && lastProbeOf(spec.host)?.answeredMs !== undefined) {
       violate(3, 'probe', `${asking.id} goes to ${spec.name}, whose probe fails, though ${sound.name} is available`)
     }
     if (rounds !== undefined && asking.id.startsWith('round')) countTurn(rounds, attempt, asking, was)
@@ -665,6 +672,9 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
     const named = judged.map(({ answer }) => ((answer?.status ?? 0) >= 500 ? answer?.namedMs : undefined))
     const leastMs = Math.min(...named.map(ms => ms ?? 0))
+    if (typeof forMs === 'number' && forMs > LONGEST_HOLD_MS + WAIT_GRAIN_MS) {
+      violate(3, 'hold', `${name} is put out for ${forMs} ms: nobody is believed for longer than a day`)
+    }
     if (typeof forMs === 'number' && forMs < leastMs - WAIT_GRAIN_MS) {
       violate(3, 'hold', `${name} is put out for ${forMs} ms; it has named ${leastMs} ms`)
     }
@@ -746,11 +756,8 @@ export function createChecks(deps: ChecksDeps): Checks {
     }
   }
 
-  const hasFailedProbe = (host: string): boolean => {
-    if (lastProbe.get(host) === 'failed') return true
-    const last = deps.backends().attempts.findLast(attempt => attempt.kind === 'probe' && attempt.host === host)
-    return last?.failedMs !== undefined
-  }
+  const hasFailedProbe = (host: string): boolean =>
+    lastProbe.get(host) === 'failed' || lastProbeOf(host)?.failedMs !== undefined
 
   /** An operator's word counts from the moment at which a process has taken it: one that stood still takes it late. */
   const steered = (word: 'ejected' | 'restored', backend: number): void => {
@@ -796,7 +803,10 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (attempt.kind === 'probe') {
         // On a kept connection that turned out dead the probe is made once more.
         if (answer.status === 0 && attempt.reused) return
-        const isRefusal = answer.status === 401 || (answer.status === 403 && answer.throttleMs === undefined)
+        // A page of a box says nothing of the backend behind it, nor does a wait.
+        const isPage = answer.payload.startsWith('<')
+        const isForbidden = answer.status === 403 && answer.throttleMs === undefined && !isPage
+        const isRefusal = answer.status === 401 || isForbidden
         const failed = answer.status >= 500 || isRefusal || answer.status === 0
         if (!failed) overruled.delete(attempt.host)
         if (!overruled.has(attempt.host)) lastProbe.set(attempt.host, failed ? 'failed' : 'passed')
@@ -823,6 +833,10 @@ export function createChecks(deps: ChecksDeps): Checks {
       const ours = !/\r\nx-proxy-backend: /i.test(text)
       if (ours) checkWait(asking, status, text)
       if (asking.event.poison !== undefined || text.includes('The key ')) return
+      // The limits of keys are counted where somebody stood still.
+      const { primary } = deps.processes()
+      const isLate = primary !== undefined && pausedMs(primary, asking.sentMs, engine.nowMs()) > 0
+      if (isLate && text.includes('"overloaded"')) return
       if (!ours && status < 429 && !NEVER_THE_CLIENTS.has(status)) return
       if (ours && status < 400) return
       // Whether a key has reached its limits only the primary knows.

@@ -123,6 +123,8 @@ export interface ProcessesDeps {
 export interface Processes {
   /** Those that serve, by the slot in which clients know them; a place is empty between a death and the next start. */
   readonly all: readonly (Process | undefined)[]
+  /** The process that runs the others, where there are several. */
+  readonly primary: Host | undefined
   /** Every process that ever served. */
   readonly ever: readonly Process[]
   reload(without: number | undefined): void
@@ -302,6 +304,7 @@ function createWorkers(deps: ProcessesDeps): Processes {
   supervisor.start()
   return {
     all,
+    primary,
     ever,
     reload(index) {
       without = index
@@ -329,6 +332,7 @@ function createSingle(deps: ProcessesDeps): Processes {
   process.proxy.startProbes()
   return {
     all: [process],
+    primary: undefined,
     ever: [process],
     reload: without => process.proxy.reload(configOf(plan, without), undefined),
     kill: () => undefined,

@@ -327,9 +327,10 @@ const deathOfAll: Theme = ({ dice, startMs, backends, requests }) => {
   }
 }
 
-/** One backend refuses for a reason of its own. */
-const refusal: Theme = ({ dice, startMs, backends, requests, trouble }) => {
-  const pool = backends(2)
+/** Backends refuse, each for a reason of its own; one does not. */
+const refusal: Theme = ({ dice, plan, startMs, backends, requests, trouble }) => {
+  const pool = backends(4)
+  const all = pool.map((_, i) => i)
   const kinds: readonly [Trouble, ...Trouble[]] = [
     failing(401),
     failing(402),
@@ -341,12 +342,36 @@ const refusal: Theme = ({ dice, startMs, backends, requests, trouble }) => {
     failing(421),
     { kind: 'misdirected' },
   ]
+  const turn = Math.floor(plan.seed / (EVERY * THEMES.length))
+  const drawn = all.slice(1).map(i => kinds[(3 * turn + i) % kinds.length] ?? kinds[0])
+  const isMisdirected = drawn.some(({ kind }) => kind === 'misdirected')
   return {
     backends: pool,
     events: [
       ...requests(2 * pool.length, startMs - 500),
-      trouble(0, startMs, 3_000, dice.one(kinds)),
+      ...(isMisdirected
+        ? all.map(i => trouble(i, startMs, 3_000, { kind: 'misdirected' }))
+        : drawn.map((kind, i) => trouble(i, startMs, 3_000, kind))),
       ...requests(3 * pool.length, startMs + 5, { connection: 0 }, 400),
+    ],
+  }
+}
+
+/** A wait ends while its backend is neither throttled nor full: it is asked no faster than it has shown to admit. */
+const heldBack: Theme = ({ dice, requests, trouble, backends }) => {
+  const bucket = { perSecond: 1, burst: 1, form: 'retry-after' } as const
+  const pool = backends(1, { serviceMs: dice.between(250, 290), bucket }).slice(0, 1)
+  return {
+    settings: { maxWaitMs: 2_000, maxAttempts: 2, probes: false },
+    backends: pool,
+    events: [
+      trouble(0, 6_000, 2_000, { kind: 'slow', moreMs: 600 }),
+      ...requests(1, 349, { form: 'stream', pieces: 3 }),
+      ...requests(1, 836, { form: 'stream' }),
+      ...requests(1, 1_479),
+      ...requests(1, 3_169, { form: 'create' }),
+      ...requests(1, 3_591),
+      ...requests(2, 4_523, { form: 'stream', pieces: 5 }, 2),
     ],
   }
 }
@@ -368,6 +393,7 @@ const THEMES: readonly Theme[] = [
   deathUnderLoad,
   deathOfAll,
   refusal,
+  heldBack,
 ]
 
 /** Every fourth world has a theme: 1, 5, 9 … */
