@@ -43,13 +43,17 @@ function temporaryRefusal(model: string, { outcomes, stopped }: History, pinned:
     const message = `No token for the backends of model "${model}" could be had at the moment. Try again after the time given.`
     return { status: 503, code: 'no_backend', message, retryAfterMs: Math.max(Math.min(...waits), 1) }
   }
-  if (stopped !== 'over_budget' && outcomes.length > 0) return undefined
+  const overBudget = stopped === 'over_budget'
+  // A throttled one that went out since, or was taken out by hand, is neither a failure nor a time to name.
+  if (!overBudget && outcomes.some(({ kind }) => kind !== 'throttled')) return undefined
+  const who = pinned ? 'The resource that holds what this request refers to is' : `All backends of model "${model}" are`
+  const tried = pinned ? 'it' : 'them'
   return {
     status: 503,
     code: 'no_backend',
-    message: pinned
-      ? 'The resource that holds what this request refers to is out, and enough requests are trying it already.'
-      : `All backends of model "${model}" are out, and enough requests are trying them already.`,
+    message: overBudget
+      ? `${who} out, and enough requests are trying ${tried} already.`
+      : `${who} out at the moment. Try again after the time given.`,
     retryAfterMs: pinned ? MOMENT_MS : OUTAGE_WAIT_MS,
   }
 }

@@ -407,6 +407,8 @@ t.test('502 upstream_error when no backend could be reached, or the config is wr
 
 t.test('503 with a wait for what passes by itself: nobody asked, no token at the moment, a shortage of our own', t => {
   told(t, history([]), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  told(t, history([throttled]), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
+  told(t, history([throttled, lost]), { status: 502 })
   told(t, history([lost], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 5_000 })
   told(t, history([], { stopped: 'over_budget' }), { status: 503, code: 'no_backend', retryAfterMs: 1_000 }, true)
   told(t, history([noToken]), { status: 503, code: 'no_backend', retryAfterMs: 900, pointless: undefined })
