@@ -24,6 +24,8 @@ export type WrongPart = 'version' | 'path'
 /** A change for people. `forMs` 0: it was answered after all. */
 export interface LackChange extends Lack {
   readonly forMs: number
+  /** Times in a row that it was refused before. */
+  readonly times: number
   readonly wrong: WrongPart
 }
 
@@ -40,6 +42,8 @@ export interface UnsupportedOperations {
   has(lack: Lack): boolean
   /** The deployment has answered: it offers this. */
   answered(lack: Lack): void
+  /** Another process has found it out: it has said so itself. @param untilMs past: offered after all */
+  adopt(lack: Lack, known: { readonly wrong: WrongPart; readonly times: number; readonly untilMs: number }): void
   /** What a deployment is avoided for now, for the status page. */
   of(deployment: string): readonly KnownLack[]
   onChange(listener: (change: LackChange) => void): void
@@ -59,8 +63,8 @@ function keyOf({ deployment, what, apiVersion }: Lack): string {
 export function createUnsupportedOperations(clock: Clock): UnsupportedOperations {
   const remembered = new Map<string, Remembered>()
   const listeners: ((change: LackChange) => void)[] = []
-  const emit = (lack: Lack, forMs: number, wrong: WrongPart): void => {
-    for (const listener of listeners) listener({ ...lack, forMs, wrong })
+  const emit = (lack: Lack, forMs: number, wrong: WrongPart, times = 0): void => {
+    for (const listener of listeners) listener({ ...lack, forMs, wrong, times })
   }
 
   return {
@@ -74,7 +78,7 @@ export function createUnsupportedOperations(clock: Clock): UnsupportedOperations
       const times = known !== undefined && nowMs - known.untilMs < FORGOTTEN_MS ? known.times + 1 : 0
       const avoidedMs = forMs ?? AVOIDED_MS[Math.min(times, AVOIDED_MS.length - 1)] ?? OPTION_REFUSED_MS
       remembered.set(key, { lack, wrong, times, untilMs: nowMs + avoidedMs })
-      emit(lack, avoidedMs, wrong)
+      emit(lack, avoidedMs, wrong, times)
     },
     has(lack) {
       if (remembered.size === 0) return false
@@ -83,6 +87,14 @@ export function createUnsupportedOperations(clock: Clock): UnsupportedOperations
     answered(lack) {
       const wrong = remembered.size > 0 ? remembered.get(keyOf(lack))?.wrong : undefined
       if (wrong !== undefined && remembered.delete(keyOf(lack))) emit(lack, 0, wrong)
+    },
+    adopt(lack, { wrong, times, untilMs }) {
+      const key = keyOf(lack)
+      if (untilMs <= clock.nowMs()) remembered.delete(key)
+      else if (untilMs > (remembered.get(key)?.untilMs ?? 0)) {
+        if (remembered.size >= MAX_REMEMBERED) remembered.clear()
+        remembered.set(key, { lack, wrong, times, untilMs })
+      }
     },
     of(deployment) {
       const nowMs = clock.nowMs()

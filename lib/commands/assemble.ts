@@ -9,7 +9,7 @@ import { hasQuota } from '../balancer/key-limits.ts'
 import { createUsageLedger, type UsageLedger } from '../balancer/usage-ledger.ts'
 import { type Clock, systemClock } from '../clock.ts'
 import type { Config } from '../config/types.ts'
-import { lookupPlaces } from '../http1/send.ts'
+import { type EgressChange, lookupPlaces } from '../http1/send.ts'
 import { createLog, type Log } from '../log.ts'
 import { ATOMIC_WRITE_BYTES, createLogOutput, type LogOutput } from '../log-output.ts'
 import { createNetwork } from '../server/network.ts'
@@ -103,7 +103,11 @@ export interface ServingProcess {
 export function assemble(
   { config, texts }: { readonly config: Config; readonly texts: FileTexts },
   version: string,
-  among?: { readonly shareWith: (items: readonly StateUpdate[]) => void; readonly peers: Peers },
+  among?: {
+    readonly shareWith: (items: readonly StateUpdate[]) => void
+    readonly peers: Peers
+    readonly onEgress: (change: EgressChange) => void
+  },
 ): ServingProcess | string {
   let current = (): Config => config
   const opened = logFor(() => current(), among !== undefined)
@@ -117,6 +121,7 @@ export function assemble(
     clock,
     log: opened.log,
     config: () => current(),
+    onEgress: among?.onEgress,
     lookupPlaces: lookupPlaces(process.env.UV_THREADPOOL_SIZE),
   })
   const entra = createEntra(
@@ -133,7 +138,7 @@ export function assemble(
     tokenAuthorizer: entra,
     network,
     ...(tls === undefined ? {} : { tls }),
-    ...(among ?? {}),
+    ...(among === undefined ? {} : { shareWith: among.shareWith, peers: among.peers }),
     ...(ledger === undefined ? {} : { ledger }),
     processFigures: processFigures(opened.output),
     host: hostname(),

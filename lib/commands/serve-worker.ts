@@ -39,6 +39,7 @@ function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind
   const peers = createPeers(clock, say)
   const assembled = assemble({ config, texts }, options.version, {
     shareWith: items => say({ kind: 'share', items }),
+    onEgress: change => say({ kind: 'egress', change }),
     peers,
   })
   if (typeof assembled === 'string') return assembled

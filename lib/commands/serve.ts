@@ -3,6 +3,7 @@
 import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
+import { logEgressChange } from '../server/network.ts'
 import { createSupervisor } from '../workers/supervisor.ts'
 import {
   assemble,
@@ -169,7 +170,15 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
   const ledger = openLedger(config, log)
   if (typeof ledger === 'string') return failStart(ledger)
   const stopped = stopSignal()
-  const supervisor = createSupervisor({ workers, args: options, texts: () => texts, clock: systemClock(), log, ledger })
+  const supervisor = createSupervisor({
+    workers,
+    args: options,
+    texts: () => texts,
+    clock: systemClock(),
+    log,
+    ledger,
+    onEgress: change => logEgressChange(log, change),
+  })
   followConfig(options, loaded, opened, {
     onNewConfig(fresh) {
       config = fresh.config

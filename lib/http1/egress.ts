@@ -21,7 +21,10 @@ export interface EgressWatch {
   answered(proxy: EgressProxy): void
   /** What failed on the way through a proxy since `beganMs`, with its scope settled. */
   failed(proxy: EgressProxy, error: ConnectError, beganMs: number): ConnectError
-  /** Whether it failed for all, and has not worked since. */
+  /**
+   * Whether it failed for all, has not worked since, and is avoided: for so long after each failure. Then a request
+   * tries it again, or nobody would find out that it works, where another way serves meanwhile.
+   */
   isFailing(proxy: EgressProxy): boolean
   /** The error of a silent proxy that is left alone at the moment. */
   resting(proxy: EgressProxy): ConnectError | undefined
@@ -37,18 +40,29 @@ const MAX_PROXIES = 100
 
 interface ProxyState {
   answeredMs: number
+  failedMs: number
   failing: ConnectError | undefined
   restsUntilMs: number
 }
 
-export function createEgressWatch(clock: Clock, onChange: (change: EgressChange) => void): EgressWatch {
+/** @param avoidMs how long a failing proxy is avoided after a failure; asked each time */
+export function createEgressWatch(
+  clock: Clock,
+  onChange: (change: EgressChange) => void,
+  avoidMs: () => number,
+): EgressWatch {
   const states = new Map<string, ProxyState>()
   const stateOf = ({ url }: EgressProxy): ProxyState => {
     const found = states.get(url)
     if (found !== undefined) return found
     const oldest = states.keys().next()
     if (states.size >= MAX_PROXIES && oldest.done !== true) states.delete(oldest.value)
-    const made: ProxyState = { answeredMs: Number.NEGATIVE_INFINITY, failing: undefined, restsUntilMs: 0 }
+    const made: ProxyState = {
+      answeredMs: Number.NEGATIVE_INFINITY,
+      failedMs: Number.NEGATIVE_INFINITY,
+      failing: undefined,
+      restsUntilMs: 0,
+    }
     states.set(url, made)
     return made
   }
@@ -71,10 +85,14 @@ export function createEgressWatch(clock: Clock, onChange: (change: EgressChange)
       }
       const isNew = state.failing === undefined
       state.failing = error
+      state.failedMs = clock.nowMs()
       if (isNew) onChange({ kind: 'failing', proxy: proxy.url, words: error.message })
       return error
     },
-    isFailing: proxy => states.get(proxy.url)?.failing !== undefined,
+    isFailing(proxy) {
+      const state = states.get(proxy.url)
+      return state?.failing !== undefined && clock.nowMs() - state.failedMs < avoidMs()
+    },
     resting(proxy) {
       const state = states.get(proxy.url)
       if (state?.failing === undefined || state.restsUntilMs <= clock.nowMs()) return undefined

@@ -59,7 +59,7 @@ export interface Transport {
    * now.
    */
   retire(endpoint: Endpoint): void
-  /** Whether the proxy on the way to an endpoint has failed for all that lies behind it, and has not worked since. */
+  /** Whether the proxy on the way to an endpoint has failed a moment ago for all that lies behind it. */
   isCutOff(endpoint: Endpoint): boolean
   /** Makes a connection to an endpoint as a request would, and closes it. */
   look(endpoint: Endpoint, connectMs: number): Promise<Look>
@@ -77,6 +77,8 @@ export interface TransportOptions {
   readonly lookupPlaces?: number | undefined
   /** Said once when a proxy fails for all that lies behind it, and once when it works again. */
   readonly onEgress?: ((change: EgressChange) => void) | undefined
+  /** How long what lies behind a failing proxy is avoided after each failure; left out: until the proxy works. */
+  readonly avoidMs?: (() => number) | undefined
   /** Sees every new connection to an endpoint, TLS included: for what its certificate says. */
   readonly onConnected?: ((endpoint: Endpoint, socket: Socket) => void) | undefined
 }
@@ -242,11 +244,13 @@ function throughProxy(
   }
 }
 
+const FOR_EVER = (): number => Number.POSITIVE_INFINITY
+
 export function createTransport(clock: Clock, options: TransportOptions = {}): Transport {
-  const { maxAgeMs = () => Number.POSITIVE_INFINITY, makeSocket, onEgress = NOTHING, onConnected = NOTHING } = options
+  const { maxAgeMs = FOR_EVER, avoidMs = FOR_EVER, makeSocket, onEgress = NOTHING, onConnected = NOTHING } = options
   const names = createLowerCaseNames()
   const lookup = options.lookup ?? (makeSocket === undefined ? undefined : NO_LOOKUP)
-  const egress = createEgressWatch(clock, onEgress)
+  const egress = createEgressWatch(clock, onEgress, avoidMs)
   const agents: AgentPair = createAgents(
     { clock, resolver: createResolver(clock, lookup, options.lookupPlaces), trust: createTrust(), egress, names },
     maxAgeMs,

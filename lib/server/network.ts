@@ -15,8 +15,10 @@ import type { Runtime } from '../runtime.ts'
 export interface NetworkOptions {
   readonly clock: Clock
   readonly log: Log
+  /** Hears of outbound proxies in place of the log: one of several processes, whose primary says it for all. */
+  readonly onEgress?: ((change: EgressChange) => void) | undefined
   /** Asked each time: a reload may change it. */
-  readonly config: () => Pick<Config, 'egress' | 'retry'>
+  readonly config: () => Pick<Config, 'egress' | 'retry' | 'healthCheck'>
   /** Makes the sockets; left out: Node's agents. */
   readonly makeSocket?: SocketFactory | undefined
   /** Lookups that the system admits at once. */
@@ -39,25 +41,29 @@ export interface Network {
   attempted(report: AttemptReport, runtime: Runtime): void
 }
 
+/** The line about an outbound proxy that fails or works again. */
+export function logEgressChange(log: Log, { kind, proxy, words }: EgressChange): void {
+  if (kind === 'working') return log.info('egress proxy works again', { proxy })
+  const todo = adviceFor('egress_refused', words)
+  log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words, todo })
+}
+
 /** The way from here to the backends. @param given a transport to use in place of a new one */
 export function createNetwork(options: NetworkOptions, given?: Transport): Network {
   const { clock, log, config, makeSocket, lookupPlaces } = options
+  const report = options.onEgress ?? (change => logEgressChange(log, change))
   let working: (proxyUrl: string) => void = () => undefined
   let connected: (endpoint: Endpoint, socket: Socket) => void = () => undefined
-  const onEgress = ({ kind, proxy, words }: EgressChange): void => {
-    if (kind === 'failing') {
-      const todo = adviceFor('egress_refused', words)
-      log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words, todo })
-    } else {
-      log.info('egress proxy works again', { proxy })
-      working(proxy)
-    }
+  const onEgress = (change: EgressChange): void => {
+    report(change)
+    if (change.kind === 'working') working(change.proxy)
   }
   const maxAgeMs = (): number => config().retry.connectionMaxAgeMs
   const transport =
     given ??
     createTransport(clock, {
       maxAgeMs,
+      avoidMs: () => config().healthCheck.recoveryMs,
       makeSocket,
       lookupPlaces,
       onEgress,

@@ -241,8 +241,12 @@ export function createProxy(options: ProxyOptions): ProxyServer {
   const keyExpiry = createKeyExpiryWatch(clock, log, () => current().config.auth.keys)
   const sharing = shareWith === undefined ? undefined : replicateState(shared, shareWith)
   /** Of several processes one alone: it speaks for all. */
+  let speaks = sharing === undefined
   const watchers = [probes, keyExpiry, certificates, healthLog]
-  const startWatching = (): void => watchers.forEach(watcher => void watcher.start())
+  const startWatching = (): void => {
+    speaks = true
+    for (const watcher of watchers) watcher.start()
+  }
 
   return {
     runtime: current,
@@ -267,7 +271,7 @@ export function createProxy(options: ProxyOptions): ProxyServer {
       self.reloaded(renewed)
       measure.reloaded()
       keyExpiry.check()
-      logReload(log, before, next)
+      if (speaks) logReload(log, before, next)
     },
     async listen() {
       const { server } = current().config

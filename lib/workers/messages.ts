@@ -3,7 +3,9 @@
 
 import type { HealthSnapshot } from '../balancer/health.ts'
 import type { Admission, KeyUsed } from '../balancer/key-limits.ts'
+import type { WrongPart } from '../balancer/unsupported.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
+import type { EgressChange } from '../http1/send.ts'
 import type { MetricsState } from '../metrics.ts'
 
 /** The texts of the files a config was made of, by path: each worker serves what the primary has found sound. */
@@ -19,6 +21,17 @@ export type StateUpdate =
       readonly id: string
       readonly resourceId: string | null
       readonly maker: string | null
+    }
+  /** A deployment was found not to offer something, or offers it after all: then the time has passed. */
+  | {
+      readonly kind: 'lack'
+      readonly deployment: string
+      readonly what: string
+      readonly apiVersion: string
+      readonly wrong: WrongPart
+      /** Times in a row that it was refused before. */
+      readonly times: number
+      readonly untilEpochMs: number
     }
   /** A conversation's requests go to the backend of this seed (balancer/warm-places.ts). */
   | { readonly kind: 'place'; readonly key: number; readonly seed: number }
@@ -62,6 +75,8 @@ export type FromWorker =
   /** The last: it ends by itself. */
   | { readonly kind: 'cannot_listen'; readonly message: string }
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  /** An outbound proxy, which others may have seen fail too: the primary says it once. */
+  | { readonly kind: 'egress'; readonly change: EgressChange }
   /** `round`: the one asked for; null: unasked, so that little is lost with the worker. */
   | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
   | PrimaryCall

@@ -3,6 +3,8 @@
 import { createKeyUsage } from '../balancer/key-limits.ts'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
+import type { EgressChange } from '../http1/send.ts'
+import { createEgressNews } from './egress-news.ts'
 import { createGathering } from './gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from './messages.ts'
 import { PATIENCE_MS } from './peers.ts'
@@ -12,6 +14,7 @@ import { createSharedMemory } from './shared-memory.ts'
 export type ServiceCall =
   | PrimaryCall
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
+  | { readonly kind: 'egress'; readonly change: EgressChange }
   | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
 
 export interface PrimaryServices {
@@ -26,17 +29,20 @@ export interface PrimaryServices {
 /**
  * @param sendTo sends to one worker
  * @param ledger the sums of the days and months of keys
+ * @param onEgress gets each change of an outbound proxy once
  */
 export function createPrimaryServices(
   clock: Clock,
   sendTo: (worker: number, message: ToWorker) => void,
   ledger: UsageLedger,
+  onEgress: (change: EgressChange) => void = () => undefined,
 ): PrimaryServices {
   const listening = new Set<number>()
   const keyUsage = createKeyUsage(clock, ledger)
   /** Admissions that each worker has not settled. */
   const tickets = new Map<number, Set<number>>()
   const memory = createSharedMemory()
+  const egress = createEgressNews(onEgress)
   const gathering = createGathering({
     clock,
     workers: () => listening,
@@ -53,6 +59,8 @@ export function createPrimaryServices(
         case 'share':
           memory.take(call.items)
           return broadcast({ kind: 'share', items: call.items }, worker)
+        case 'egress':
+          return egress.take(worker, call.change)
         case 'gather':
           return gathering.gather(states => sendTo(worker, { kind: 'gathered', question: call.question, states }))
         case 'counted':
@@ -85,6 +93,7 @@ export function createPrimaryServices(
       for (const ticket of tickets.get(worker) ?? []) keyUsage.settle(ticket, undefined)
       tickets.delete(worker)
       gathering.ended(worker)
+      egress.forget(worker)
     },
   }
 }

@@ -6,10 +6,13 @@ import type { StateUpdate } from './messages.ts'
 const MAX_BACKENDS = 10_000
 /** Owners remembered, as many as each worker does (balancer/owners.ts). */
 const MAX_OWNERS = 50_000
+/** Lacks remembered, as many as each worker does (balancer/unsupported.ts). */
+const MAX_LACKS = 10_000
 /** Places remembered, as many as each worker does (balancer/warm-places.ts). */
 const MAX_PLACES = 50_000
 
 type OwnerUpdate = StateUpdate & { readonly kind: 'owner' }
+type LackUpdate = StateUpdate & { readonly kind: 'lack' }
 type PlaceUpdate = StateUpdate & { readonly kind: 'place' }
 
 export interface SharedMemory {
@@ -31,6 +34,7 @@ function put<K, V>(map: Map<K, V>, id: K, value: V, max: number): void {
 export function createSharedMemory(): SharedMemory {
   const health = new Map<string, HealthSnapshot>()
   const owners = new Map<string, OwnerUpdate>()
+  const lacks = new Map<string, LackUpdate>()
   const places = new Map<number, PlaceUpdate>()
   return {
     take(items) {
@@ -39,6 +43,9 @@ export function createSharedMemory(): SharedMemory {
           const { state } = update
           const known = health.get(state.id)
           put(health, state.id, known === undefined ? state : joinSnapshots(known, state), MAX_BACKENDS)
+        } else if (update.kind === 'lack') {
+          const { deployment, what, apiVersion } = update
+          put(lacks, `${deployment}\n${what}\n${apiVersion}`, update, MAX_LACKS)
         } else if (update.kind === 'place') put(places, update.key, update, MAX_PLACES)
         else if (update.resourceId === null) owners.delete(update.id)
         else {
@@ -51,6 +58,7 @@ export function createSharedMemory(): SharedMemory {
     snapshot: () => [
       ...[...health.values()].map(state => ({ kind: 'health', state }) as const),
       ...owners.values(),
+      ...lacks.values(),
       ...places.values(),
     ],
   }

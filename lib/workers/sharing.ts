@@ -1,6 +1,6 @@
-// One worker's news to the others and theirs to it: health of deployments, owner and maker of stored responses,
-// backends at which conversations are warm. Health travels as whole states with a version: a message lost, late or
-// doubled changes nothing in the end.
+// One worker's news to the others and theirs to it: health of deployments and operations that they do not offer, owner
+// and maker of stored responses, backends at which conversations are warm. Health travels as whole states with a
+// version: a message lost, late or doubled changes nothing in the end.
 import type { BackendHealth } from '../balancer/health.ts'
 import type { SharedState } from '../runtime.ts'
 import type { StateUpdate } from './messages.ts'
@@ -15,18 +15,29 @@ export interface Sharing {
   applyUpdates(items: readonly StateUpdate[]): void
 }
 
+type Parts = Pick<SharedState, 'clock' | 'health' | 'owners' | 'warmPlaces' | 'unsupported'>
+
+/** Applies one piece of another process's news. */
+function createTaker({ clock, health, owners, warmPlaces, unsupported }: Parts): (item: StateUpdate) => void {
+  const takeLack = ({ wrong, times, untilEpochMs, ...lack }: StateUpdate & { readonly kind: 'lack' }): void => {
+    const { deployment, what, apiVersion } = lack
+    const untilMs = clock.nowMs() + untilEpochMs - clock.epochMs()
+    unsupported.adopt({ deployment, what, apiVersion }, { wrong, times, untilMs })
+  }
+  return item => {
+    if (item.kind === 'health') health.adopt([item.state])
+    else if (item.kind === 'lack') takeLack(item)
+    else if (item.kind === 'place') warmPlaces.adopt(item.key, item.seed)
+    else if (item.resourceId === null) owners.forget(item.id)
+    else owners.learn(item.id, item.resourceId, item.maker ?? undefined)
+  }
+}
+
 /**
  * @param send gives a batch to the other processes
  */
-export function replicateState(
-  {
-    clock,
-    health: healthRegistry,
-    owners,
-    warmPlaces,
-  }: Pick<SharedState, 'clock' | 'health' | 'owners' | 'warmPlaces'>,
-  send: (items: readonly StateUpdate[]) => void,
-): Sharing {
+export function replicateState(parts: Parts, send: (items: readonly StateUpdate[]) => void): Sharing {
+  const { clock, health: healthRegistry, owners, warmPlaces, unsupported } = parts
   let waiting: StateUpdate[] = []
   let changed = new Set<BackendHealth>()
   /** An operator's last word on a deployment that was sent. */
@@ -74,12 +85,13 @@ export function replicateState(
     schedule()
   })
 
-  const takeOne = (item: StateUpdate): void => {
-    if (item.kind === 'health') healthRegistry.adopt([item.state])
-    else if (item.kind === 'place') warmPlaces.adopt(item.key, item.seed)
-    else if (item.resourceId === null) owners.forget(item.id)
-    else owners.learn(item.id, item.resourceId, item.maker ?? undefined)
-  }
+  unsupported.onChange(({ forMs, ...lack }) => {
+    if (waiting.length >= MAX_WAITING) return
+    waiting.push({ kind: 'lack', ...lack, untilEpochMs: clock.epochMs() + forMs })
+    schedule()
+  })
+
+  const takeOne = createTaker(parts)
 
   return {
     applyUpdates(items) {

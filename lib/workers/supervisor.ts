@@ -4,6 +4,7 @@
 import cluster, { type Worker } from 'node:cluster'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
+import type { EgressChange } from '../http1/send.ts'
 import type { Log } from '../log.ts'
 import { type FileTexts, type FromWorker, isMessage, type ToWorker } from './messages.ts'
 import { createPrimaryServices, type PrimaryServices } from './primary-services.ts'
@@ -28,6 +29,8 @@ export interface SupervisorOptions {
   readonly log: Log
   /** Sums of the days and months of keys. */
   readonly ledger: UsageLedger
+  /** Gets each change of an outbound proxy once, whichever workers see it. */
+  readonly onEgress?: (change: EgressChange) => void
   /** Starts a worker process; left out: a fork of this program. */
   readonly spawn?: (args: unknown) => WorkerProcess
 }
@@ -141,7 +144,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let onAllGone: () => void = () => undefined
 
   const sendTo = (id: number, message: ToWorker): void => running.get(id)?.send(message)
-  const services = createPrimaryServices(clock, sendTo, options.ledger)
+  const services = createPrimaryServices(clock, sendTo, options.ledger, options.onEgress)
 
   const startOne = (): void => {
     const worker = spawn(args)

@@ -7,6 +7,7 @@ import { createExchange } from '../../lib/azure/entra-http.ts'
 import { systemClock } from '../../lib/clock.ts'
 import { createTransport } from '../../lib/http1/send.ts'
 import { makeCertificate } from '../fixtures/certificate.ts'
+import { createFakeClock } from '../fixtures/fake-clock.ts'
 import { type ForwardProxy, startForwardProxy } from '../fixtures/forward-proxy.ts'
 import { createSimulatedIdentity } from '../fixtures/identity.ts'
 import { jsonAnswer, type RawBackend, startRawBackend } from '../fixtures/raw-backend.ts'
@@ -247,6 +248,35 @@ t.test('while the proxy is dead, a backend with another way serves', async t => 
   const answered = await running.chat()
   t.equal(answered.status, 200)
   t.equal(answered.headers.get('x-proxy-backend'), 'b3')
+})
+
+t.test('a proxy that works again is found out while another way serves, probes or not', async t => {
+  const { url, port } = await startResource(t)
+  const out = await startForwardProxy(t, { names: { 'one.test:80': port, 'two.test:80': port } })
+  const clock = createFakeClock()
+  const text = configFor(
+    [{ url: 'http://one.test' }, { url: 'http://two.test' }, { url, more: 'priority: 2, proxy: none' }],
+    { rest: `health_check: {enabled: false, recovery: 30s}\negress: {proxy: "${out.url}"}` },
+  )
+  const running = await runProxy(t, text, { clock })
+  const served = async (): Promise<string | null> => {
+    const response = await running.chat()
+    await response.arrayBuffer()
+    return response.headers.get('x-proxy-backend')
+  }
+  out.be({ kind: 'refuse', status: 407 })
+  for (let i = 0; i < 3; i++) t.equal(await served(), 'b3')
+  out.be({ kind: 'serve' })
+  clock.advance(29_000)
+  t.equal(await served(), 'b3')
+  t.equal(out.asked.length, 1, 'it is left alone as long as a backend would be')
+  clock.advance(2_000)
+  t.not(await served(), 'b3')
+  t.not(await served(), 'b3')
+  t.same(
+    running.lines.map(({ msg }) => msg).filter(msg => /^egress/.test(String(msg))),
+    ['egress proxy fails', 'egress proxy works again'],
+  )
 })
 
 t.test('a proxy that works again is one line, and its backends get their trial at once', async t => {

@@ -4,9 +4,11 @@ import t from 'tap'
 import { type BackendHealth, createHealthRegistry } from '../../lib/balancer/health.ts'
 import { troubleOf } from '../../lib/balancer/health-state.ts'
 import { createOwners } from '../../lib/balancer/owners.ts'
+import { createUnsupportedOperations } from '../../lib/balancer/unsupported.ts'
 import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { createWarmPlaces } from '../../lib/balancer/warm-places.ts'
 import { type MetricsState, mergeMetrics } from '../../lib/metrics.ts'
+import { createEgressNews } from '../../lib/workers/egress-news.ts'
 import { COUNT_MS, createGathering, ROUND_MS } from '../../lib/workers/gathering.ts'
 import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from '../../lib/workers/messages.ts'
 import { createPeers, PATIENCE_MS } from '../../lib/workers/peers.ts'
@@ -295,9 +297,11 @@ function workers(count: number) {
     const changes: string[] = []
     const backend = health.of('b')
     const warmPlaces = createWarmPlaces(clock)
-    const sharing = replicateState({ clock, health, owners, warmPlaces }, items => sent.push(...items))
+    const unsupported = createUnsupportedOperations(clock)
+    const sharing = replicateState({ clock, health, owners, warmPlaces, unsupported }, items => sent.push(...items))
     health.onChange(({ kind }) => changes.push(kind))
-    return { health, owners, warmPlaces, backend, sharing, sent, changes }
+    unsupported.onChange(({ forMs }) => changes.push(`avoided for ${forMs}`))
+    return { health, owners, warmPlaces, unsupported, backend, sharing, sent, changes }
   }
   const start = () => {
     const worker = startOne(made.length + 1)
@@ -397,6 +401,50 @@ t.test('a new worker begins with all that is known, as old as it is by then', as
   one.health.restore(one.backend)
   deliver()
   t.equal(troubleOf(late.backend.state), undefined, 'and follows from there')
+})
+
+t.test('what a deployment does not offer all workers know, and say once', async t => {
+  const { all, deliver, clock, start } = workers(2)
+  const [one, two] = all
+  if (one === undefined || two === undefined) throw new Error('two workers')
+  const lack = { deployment: 'b', what: 'responses', apiVersion: 'v1' }
+  one.unsupported.note(lack, { wrong: 'path' })
+  deliver()
+  t.equal(two.unsupported.has(lack), true)
+  t.equal(start().unsupported.has(lack), true, 'one that starts later too')
+  clock.advance(10_000)
+  t.equal(two.unsupported.has(lack), false)
+  two.unsupported.note(lack, { wrong: 'path' })
+  deliver()
+  clock.advance(30_000)
+  t.equal(one.unsupported.has(lack), true)
+  one.unsupported.answered(lack)
+  deliver()
+  for (const worker of all) t.equal(worker.unsupported.has(lack), false, 'one response ends it for all')
+  t.same(
+    all.map(({ changes }) => changes),
+    [['avoided for 10000', 'avoided for 0'], ['avoided for 60000'], []],
+    'the second time is longer, whoever saw the first',
+  )
+})
+
+t.test('a proxy that several workers see fail and work again is one line each time', async t => {
+  const lines: string[] = []
+  const news = createEgressNews(({ kind, proxy }) => lines.push(`${proxy} ${kind}`))
+  const failing = (proxy: string) => ({ kind: 'failing', proxy, words: 'refuses' }) as const
+  const working = (proxy: string) => ({ kind: 'working', proxy, words: '' }) as const
+  for (const worker of [1, 2, 3]) news.take(worker, failing('a'))
+  news.take(2, failing('b'))
+  for (const worker of [3, 1]) news.take(worker, working('a'))
+  news.take(3, failing('a'))
+  news.take(2, working('a'))
+  t.same(lines, ['a failing', 'b failing', 'a working', 'a failing', 'a working'])
+  lines.length = 0
+  news.forget(2)
+  news.take(1, working('b'))
+  t.same(lines, [], 'what a dead worker alone knew is forgotten')
+  news.take(1, failing('b'))
+  t.same(lines, ['b failing'])
 })
 
 t.test('a conversation is warm at the same backend for all workers, and for one that starts later', async t => {
