@@ -43,7 +43,10 @@ export interface Network {
 
 /** The line about an outbound proxy that fails or works again. */
 export function logEgressChange(log: Log, { kind, proxy, words }: EgressChange): void {
-  if (kind === 'working') return log.info('egress proxy works again', { proxy })
+  if (kind === 'working') {
+    log.info('egress proxy works again', { proxy })
+    return
+  }
   const todo = adviceFor('egress_refused', words)
   log.error('egress proxy fails', { proxy, reason: 'egress_refused', detail: words, todo })
 }
