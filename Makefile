@@ -54,8 +54,8 @@ bench: build ## CPU, latency and memory beside direct, nginx, HAProxy, Envoy, Ca
 bench-compare: build ## two runs side by side, and what became of the goals (OLD=FILE NEW=FILE)
 	@node dist/test/bench/compare.js "$(OLD)" "$(NEW)"
 
-fault-matrix: build ## every fault of a backend, alone and in pairs, beside poison requests: no client may notice (REQUESTS, FAULTS, PAIRS)
-	@node dist/test/bench/fault-matrix.js
+fault-matrix: build ## every fault of a backend, alone and in pairs, beside poison requests: no client may notice (REQUESTS, PAIR_REQUESTS, FAULTS, COURSES)
+	@node --enable-source-maps dist/test/matrix/main.js
 
 soak: build ## mixed load and faults for some MINUTES: does everything it took come back?
 	@MINUTES=$(or $(MINUTES),5) node --expose-gc dist/test/bench/soak.js
