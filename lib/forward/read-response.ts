@@ -16,7 +16,8 @@ import { readStreamStart } from './stream-start.ts'
 import type { AttemptPlan, UpstreamBody } from './upstream.ts'
 
 /**
- * A short response of known length is read whole and passed on in one write (and can still fail over while it is read).
+ * A short response is read whole and passed on in one write, and can still fail over while it is read: if its length is
+ * known, or if it is JSON, of which no client can use a part.
  */
 const JOIN_MAX_BYTES = 64 * 1024
 /**
@@ -166,6 +167,27 @@ function errorInside(
 }
 
 const OPEN_BRACE = 0x7b
+const CLOSE_BRACE = 0x7d
+/** The last of JSON's blanks (RFC 8259 section 2): tab, LF, CR and space. */
+const SPACE = 0x20
+
+/** Whether it is JSON that opens with an object: blanks before it keep a connection alive, and are passed on. */
+function opensObject([first]: readonly Buffer[], values: ResponseValues): boolean {
+  return first?.[0] === OPEN_BRACE && /\bjson\b/i.test(values['content-type'] ?? '')
+}
+
+/** Whether an object has not come to its end, though its framing says so. */
+function isCutObject(chunks: readonly Buffer[], values: ResponseValues): boolean {
+  if (!opensObject(chunks, values)) return false
+  for (let i = chunks.length - 1; i >= 0; i--) {
+    const chunk = chunks[i] ?? Buffer.alloc(0)
+    for (let at = chunk.length - 1; at >= 0; at--) {
+      const byte = chunk[at] ?? SPACE
+      if (byte > SPACE) return byte !== CLOSE_BRACE
+    }
+  }
+  return true
+}
 
 /** What the first bytes of a good response say, where more than its content type is to be looked at. */
 function lookAt(
@@ -188,6 +210,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
   let bytes = 0
   let over = false
   let beginning: Beginning = 'unknown'
+  let held = false
   let passing = false
   const passOn = (body: UpstreamBody): void => {
     over = true
@@ -220,6 +243,11 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
           if (chunks.length === 1) reader.limit(deps.clock.nowMs() + ERROR_BODY_MS, passOnAsItComes)
           return
         }
+        if (bytes <= JOIN_MAX_BYTES && opensObject(chunks, values)) {
+          if (!held) reader.limit(deps.clock.nowMs() + plan.timeouts.streamHoldMs, passOnAsItComes)
+          held = true
+          return
+        }
         passing = true
         // A response of unknown length that came in one piece has ended by then, and is passed on as a whole.
         queueMicrotask(passOnAsItComes)
@@ -227,7 +255,7 @@ function readPlain(plan: AttemptPlan, deps: ReadDeps, begun: Begun, done: Done):
       onEnd() {
         over = true
         for (const chunk of chunks) jsonEnd?.push(chunk)
-        if (jsonEnd?.isWhole() === false) {
+        if (jsonEnd?.isWhole() === false || isCutObject(chunks, values)) {
           done({ kind: 'no_response', outcome: transportFailure('connection_lost', 'JSON cut off'), values })
           return
         }

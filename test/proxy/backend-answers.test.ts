@@ -167,6 +167,68 @@ t.test('an answer in chunks that came in one piece has a length for the client; 
   t.equal(await bodyOf(response), '{"a":1}')
 })
 
+const JSON_HEAD = 'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n'
+const CHUNKED_HEAD = `${JSON_HEAD}Transfer-Encoding: chunked\r\n\r\n`
+
+for (const [what, bytes, end] of [
+  ['in chunks, its connection closed', `${CHUNKED_HEAD}${chunk('{"id":"a","choices":[')}`, 'closed'],
+  ['in chunks, its connection reset', `${CHUNKED_HEAD}${chunk('{"id":"a","choices":[')}`, 'reset'],
+  ['in a chunk', `${CHUNKED_HEAD}40\r\n{"id":`, 'closed'],
+  ['in chunks that end as if they were whole', `${CHUNKED_HEAD}${chunk('{"id":"a"')}0\r\n\r\n`, 'open'],
+  ['that ends with its connection', `${JSON_HEAD}\r\n{"id":"a","choices":[`, 'closed'],
+  ['that ends with its connection, in a text', `${JSON_HEAD}\r\n{"id":"a`, 'closed'],
+  ['under a length that is too short', `${JSON_HEAD}Content-Length: 9\r\n\r\n{"id":"a","choices":[]}`, 'open'],
+] as const) {
+  t.test(`JSON cut off ${what}: the client has seen none of it, and the next backend is asked`, async t => {
+    const all = await scene(t)
+    const { first, second, running } = all
+    const asked = post(running)
+    const request = await first.next()
+    request.send(bytes)
+    // Apart, so that the beginning has been read before the end comes.
+    await until(() => request.socket.writableLength === 0)
+    for (let turn = 0; turn < 20; turn++) await nextTurn()
+    if (end === 'closed') request.socket.end()
+    if (end === 'reset') request.socket.resetAndDestroy()
+    const saved = await second.next()
+    saved.send(jsonAnswer('{"sound":true}'))
+    const response = await asked
+    t.equal(response.statusCode, 200)
+    t.equal(response.headers['x-proxy-attempts'], '2')
+    t.equal(await bodyOf(response), '{"sound":true}')
+    t.same(ejected(all), ['connection_lost'])
+  })
+}
+
+t.test('JSON that comes slowly is passed on as it comes after stream_hold, and so is what is no object', async t => {
+  const clock = createFakeClock()
+  const { first, running } = await scene(t, { clock, rest: `${NO_PROBES}\nretry: {stream_hold: 1s}` })
+  const asked = post(running)
+  const request = await first.next()
+  request.send(`${CHUNKED_HEAD}${chunk('{"id":')}`)
+  const { deadlines } = running.proxy.shared
+  await until(() => request.socket.writableLength === 0 && deadlines.size() > 0)
+  for (let turn = 0; turn < 20; turn++) await nextTurn()
+  clock.advance(1_100)
+  const response = await asked
+  t.equal(response.headers['x-proxy-attempts'], '1')
+  const [begun] = await once(response, 'data')
+  t.equal(String(begun), '{"id":')
+  request.send(`${chunk('1}')}0\r\n\r\n`)
+  t.equal(await bodyOf(response), '1}')
+
+  for (const piece of ['  ', 'data', '\n']) {
+    const next = post(running)
+    const blank = await first.next()
+    blank.send(`${CHUNKED_HEAD}${chunk(piece)}`)
+    const flowing = await next
+    const [bytes] = await once(flowing, 'data')
+    t.equal(String(bytes), piece, 'no time has passed')
+    blank.send(`${chunk('{}')}0\r\n\r\n`)
+    t.equal(await bodyOf(flowing), '{}')
+  }
+})
+
 t.test('header values beyond ASCII pass unchanged in both directions', async t => {
   const { first, running } = await scene(t)
   const odd = '\x80caf\xe9 \xff'
