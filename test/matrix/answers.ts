@@ -150,7 +150,7 @@ export const OPERATIONS: readonly Operation[] = [
   ),
 ]
 
-/** A turn whose reasoning another resource may have encrypted: each time another item, so that nobody knows its maker. */
+/** A turn with reasoning that another resource may have encrypted: a new item each time, whose maker nobody knows. */
 export const REASONING: Operation = {
   ...whole('reasoning', 'responses', RESPONSES, {}, response('completed', [SAID])),
   request: turn => ({
