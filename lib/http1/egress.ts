@@ -212,7 +212,7 @@ export function openTunnel(
     const end = read.indexOf('\r\n\r\n')
     if (end === -1 && read.length <= MAX_ANSWER_BYTES) return
     // No body is expected: a 2xx has none (RFC 9110 section 9.3.6), and of anything else the head says enough.
-    const head = end === -1 ? 'head_too_large' : parseHead(read.toString('latin1', 0, end), true, names)
+    const head = end === -1 ? 'head_too_large' : parseHead(read, { start: 0, stop: end }, true, names)
     if (typeof head === 'string') {
       finish(fault(proxy, 'EGRESS_NO_HTTP', `does not answer ${asked} in HTTP: is this the port of a proxy?`, 'proxy'))
     } else if (head.status < 200) {

@@ -1,14 +1,10 @@
 // Facts of a header's name, remembered. The same few dozen names come with every message, and mostly in the same order.
-// To find one again costs less than lower case and a look into several lists; to find it where it is expected, less
-// than to cut it out and hash it.
+// To find one again costs less than lower case and a look into several lists; to compare it with the one expected, less
+// than its hash.
 
-/** A name as it is written, with what is known of it. */
-export interface KnownName<T> {
+interface Remembered<T> {
   readonly name: string
   readonly about: T
-}
-
-interface Remembered<T> extends KnownName<T> {
   /** The name that came behind it the last time. */
   next: Remembered<T> | undefined
 }
@@ -19,7 +15,6 @@ const MAX_NAMES = 1_000
 const MAX_NAME_CHARS = 64
 
 const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/
-const COLON = 0x3a
 
 /** A memory of names and what is known of them. */
 export class NameMemory<T> {
@@ -36,21 +31,14 @@ export class NameMemory<T> {
   /** What is known of a name; undefined for what is no name at all (RFC 9110 section 5.6.2, token). */
   of(name: string): T | undefined {
     const guess = this.last?.next
-    if (guess !== undefined && guess.name === name) return this.follow(guess).about
+    if (guess !== undefined && guess.name === name) {
+      this.last = guess
+      return guess.about
+    }
     const found = this.known.get(name)
     if (found !== undefined) return this.follow(found).about
     if (!TOKEN.test(name)) return undefined
     return name.length > MAX_NAME_CHARS ? this.look(name.toLowerCase()) : this.follow(this.learn(name)).about
-  }
-
-  /**
-   * The name that stands at `at` of a head, up to a colon, if it is the one that came behind the last one before.
-   * Undefined: it is another, for `of` to find.
-   */
-  expected(head: string, at: number): KnownName<T> | undefined {
-    const guess = this.last?.next
-    if (guess === undefined || !head.startsWith(guess.name, at)) return undefined
-    return head.charCodeAt(at + guess.name.length) === COLON ? this.follow(guess) : undefined
   }
 
   private follow(name: Remembered<T>): Remembered<T> {

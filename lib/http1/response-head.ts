@@ -37,11 +37,14 @@ export type ResponseFault =
   | 'unasked_upgrade'
 
 /** Some servers leave the blank away where they give no reason. */
-const STATUS_LINE = /^HTTP\/1\.([01]) ([1-9]\d\d)(?:[ \r]|$)/
+const STATUS_LINE = /^HTTP\/1\.[01] [1-9]\d\d(?:[ \r]|$)/
+const MINOR_AT = 'HTTP/1.'.length
+const STATUS_AT = 'HTTP/1.1 '.length
 /** As many bytes as tell whether a status line is one; what has not come yet is taken from here. */
 const ANY_STATUS_LINE = 'HTTP/1.1 200 '
-/** Control characters have no place in a head. A lone CR or LF, which could split it for another reader: `lineEnd`. */
-const CONTROL = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/
+const TAB = 0x09
+const LF = 0x0a
+const CR = 0x0d
 /** Beyond 2^53 a length is no number any more; no response has a petabyte. */
 const LENGTH = /^\d{1,15}$/
 
@@ -79,24 +82,34 @@ export function faultOfPart(begun: string): ResponseFault | undefined {
   return lineFeed !== -1 && begun[lineFeed - 1] !== '\r' ? 'bad_header' : undefined
 }
 
-/** Where the line that begins at `at` ends, or the text does; -1: a CR or an LF of it stands alone. */
-function lineEnd(text: string, at: number): number {
-  const cr = text.indexOf('\r', at)
-  const lf = text.indexOf('\n', at)
-  if (cr === -1 && lf === -1) return text.length
-  return lf === cr + 1 && cr !== -1 ? cr : -1
+/**
+ * Where the line that begins at `at` ends, or the head does; -1: a control character of it has no place in a head, or a
+ * CR or an LF stands alone, which could split it for another reader.
+ */
+function lineEnd(bytes: Buffer, at: number, stop: number): number {
+  for (let i = at; i < stop; i++) {
+    const byte = bytes[i] ?? 0
+    if (byte >= 0x20 && byte !== 0x7f) continue
+    if (byte === CR) return i + 1 < stop && bytes[i + 1] === LF ? i : -1
+    if (byte !== TAB) return -1
+  }
+  return stop
 }
 
 /**
- * Reads a head.
- * @param text all of it as latin1, without the empty line at its end
+ * Reads the head that stands between `start` and `stop`, without the empty line at its end.
  * @param bodiless the request was a HEAD: the length says what a GET would bring
  */
-export function parseHead(text: string, bodiless: boolean, names: LowerCaseNames): ResponseHead | ResponseFault {
-  const [line, minor, code] = STATUS_LINE.exec(text) ?? []
-  if (line === undefined) return 'bad_status_line'
-  if (CONTROL.test(text)) return 'bad_header'
-  const status = Number(code)
+export function parseHead(
+  bytes: Buffer,
+  { start, stop }: { readonly start: number; readonly stop: number },
+  bodiless: boolean,
+  names: LowerCaseNames,
+): ResponseHead | ResponseFault {
+  const text = bytes.toString('latin1', start, stop)
+  if (!STATUS_LINE.test(text)) return 'bad_status_line'
+  const isOld = text[MINOR_AT] === '0'
+  const status = Number(text.slice(STATUS_AT, STATUS_AT + 3))
   const rawHeaders: string[] = []
   const lowerNames: string[] = []
   let length: string | undefined
@@ -104,18 +117,18 @@ export function parseHead(text: string, bodiless: boolean, names: LowerCaseNames
   let connection: string | undefined
   let keepAlive: string | undefined
 
-  const firstEnd = lineEnd(text, 0)
+  const firstEnd = lineEnd(bytes, start, stop)
   if (firstEnd === -1) return 'bad_header'
-  let at = firstEnd + 2
+  let at = firstEnd + 2 - start
   while (at < text.length) {
-    const end = lineEnd(text, at)
-    if (end === -1) return 'bad_header'
-    const known = names.expected(text, at)
-    const colon = known === undefined ? text.indexOf(':', at) : at + known.name.length
+    const lineStop = lineEnd(bytes, start + at, stop)
+    if (lineStop === -1) return 'bad_header'
+    const end = lineStop - start
+    const colon = text.indexOf(':', at)
     if (colon === -1 || colon >= end) return 'bad_header'
-    const name = known?.name ?? text.slice(at, colon)
+    const name = text.slice(at, colon)
     // Also refuses a folded line and blanks before the colon (RFC 9112 sections 5.1 and 5.2).
-    const lower = known?.about ?? names.of(name)
+    const lower = names.of(name)
     if (lower === undefined) return 'bad_header'
     let from = colon + 1
     let to = end
@@ -159,6 +172,6 @@ export function parseHead(text: string, bodiless: boolean, names: LowerCaseNames
   const closes =
     framing.kind === 'until_close' ||
     lists(connection, 'close') ||
-    (minor === '0' && (coding !== undefined || !lists(connection, 'keep-alive')))
+    (isOld && (coding !== undefined || !lists(connection, 'keep-alive')))
   return { kind: 'head', status, rawHeaders, names: lowerNames, framing, keptForMs: closes ? 0 : keptForMs(keepAlive) }
 }

@@ -134,7 +134,7 @@ export class ResponseParser {
         this.carry = bytes === given ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at)
         return undefined
       }
-      const head = parseHead(bytes.toString('latin1', at, end), this.bodiless, this.names)
+      const head = parseHead(bytes, { start: at, stop: end }, this.bodiless, this.names)
       if (typeof head === 'string') return head
       const headBytes = end - at
       at = end + HEAD_END.length
