@@ -106,6 +106,9 @@ function fileName(name: string, { workers, backendCa, clientTls }: Omit<GatewayO
   return `${name}-${workers}${backendCa === undefined ? '' : '-to-tls'}${from}`
 }
 
+/** As the container and the services start it. */
+const YOUNG_HEAP = '--max-semi-space-size=8'
+
 /** Starts this proxy. @param program what node runs */
 async function startProxy(
   name: 'proxy' | 'twin',
@@ -119,7 +122,7 @@ async function startProxy(
   const beganMs = performance.now()
   // Its log goes to /dev/null: written, but no disk is measured.
   const ca = options.backendCa === undefined ? [] : ['env', `NODE_EXTRA_CA_CERTS=${options.backendCa}`]
-  const child = start(pin, [...ca, process.execPath, program, '--config', file], 'ignore')
+  const child = start(pin, [...ca, process.execPath, YOUNG_HEAP, program, '--config', file], 'ignore')
   return started(name, port, child, beganMs, options.clientTls !== undefined)
 }
 

@@ -31,7 +31,7 @@ t.test('the check of the container files notices', async t => {
     ['Dockerfile', 'USER 1000:1000', 'USER root', 'USER root'],
     [
       'Dockerfile',
-      'ENTRYPOINT ["node", "--enable-source-maps", "--max-semi-space-size=8", "bin/proxy.js"]',
+      'ENTRYPOINT ["node", "--max-semi-space-size=8", "bin/proxy.js"]',
       'ENTRYPOINT node bin/proxy.js',
       'ENTRYPOINT must be',
     ],
