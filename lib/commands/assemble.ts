@@ -15,7 +15,7 @@ import { ATOMIC_WRITE_BYTES, createLogOutput, type LogOutput } from '../log-outp
 import { createNetwork } from '../server/network.ts'
 import { createProxy, type ProxyServer } from '../server/proxy.ts'
 import type { ProcessFigures } from '../server/request-metrics.ts'
-import type { FileTexts, StateUpdate } from '../workers/messages.ts'
+import type { FileTexts, StateLine, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
 import type { ExitCode } from './exit-code.ts'
 import { maxConnectionsFor, openFileLimit } from './file-limit.ts'
@@ -107,6 +107,7 @@ export function assemble(
     readonly shareWith: (items: readonly StateUpdate[]) => void
     readonly peers: Peers
     readonly onEgress: (change: EgressChange) => void
+    readonly sayState: (line: StateLine) => void
   },
 ): ServingProcess | string {
   let current = (): Config => config
@@ -138,7 +139,7 @@ export function assemble(
     tokenAuthorizer: entra,
     network,
     ...(tls === undefined ? {} : { tls }),
-    ...(among === undefined ? {} : { shareWith: among.shareWith, peers: among.peers }),
+    ...(among === undefined ? {} : { shareWith: among.shareWith, peers: among.peers, sayState: among.sayState }),
     ...(ledger === undefined ? {} : { ledger }),
     processFigures: processFigures(opened.output),
     host: hostname(),

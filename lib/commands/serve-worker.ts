@@ -40,6 +40,7 @@ function startServing(options: ServeOptions, { texts, items }: ToWorker & { kind
   const assembled = assemble({ config, texts }, options.version, {
     shareWith: items => say({ kind: 'share', items }),
     onEgress: change => say({ kind: 'egress', change }),
+    sayState: line => say({ kind: 'line', line }),
     peers,
   })
   if (typeof assembled === 'string') return assembled

@@ -4,6 +4,7 @@ import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
 import { systemClock } from '../clock.ts'
 import { logEgressChange } from '../server/network.ts'
+import { createStateLines } from '../workers/state-lines.ts'
 import { createSupervisor } from '../workers/supervisor.ts'
 import {
   assemble,
@@ -170,6 +171,7 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
   const ledger = openLedger(config, log)
   if (typeof ledger === 'string') return failStart(ledger)
   const stopped = stopSignal()
+  const lines = createStateLines(systemClock(), log)
   const supervisor = createSupervisor({
     workers,
     args: options,
@@ -177,12 +179,13 @@ async function serveWithWorkers(given: ServeOptions, loaded: ReloadResult, worke
     clock: systemClock(),
     log,
     ledger,
-    onEgress: change => logEgressChange(log, change),
+    told: { onEgress: change => logEgressChange(log, change), onLine: lines.take },
   })
   followConfig(options, loaded, opened, {
     onNewConfig(fresh) {
       config = fresh.config
       texts = fresh.texts
+      lines.reset()
       supervisor.reload()
       return true
     },

@@ -7,6 +7,7 @@ import type { LackChange } from '../balancer/unsupported.ts'
 import type { Clock, Timer } from '../clock.ts'
 import type { Log } from '../log.ts'
 import type { Runtime } from '../runtime.ts'
+import type { StateLine } from '../workers/messages.ts'
 
 /** A backend that stays out is spoken of again after this: once a shift reads it, without filling the log. */
 export const REMIND_MS = 3_600_000
@@ -73,31 +74,78 @@ export interface HealthLog {
   stop(): void
 }
 
-/** The lines of an ejection: at `error` where only an operator can mend it. */
-function logEjection(log: Log, { reason, detail, untilMs, failedMs }: Trouble, places: readonly Place[]): void {
+/** Says a line about a state: to the log, or to the process that logs for several. */
+export type SayState = (line: StateLine) => void
+
+const topicOf = ({ model, backend }: Place): string => `backend ${model}/${backend}`
+
+/** The line of an ejection: at `error` where only an operator can mend it. */
+function ejectionLine({ reason, detail, untilMs, failedMs }: Trouble, place: Place): StateLine {
   const fields = { reason, detail, for_ms: recoversInMs(untilMs, failedMs), todo: adviceFor(reason, detail) }
   const what = CONFIG_FAULTS.has(reason)
     ? 'backend ejected: check its credentials and deployment in the config'
     : 'backend ejected'
   const level = OPERATORS_OWN.has(reason) ? 'error' : 'warn'
-  for (const place of places) log[level](what, { ...place, ...fields })
+  return { level, msg: what, fields: { ...place, ...fields }, topic: topicOf(place), state: `out ${reason}` }
+}
+
+type BackendChange = Extract<HealthChange, { readonly health: unknown }>
+
+function backendLine(change: BackendChange, place: Place): StateLine {
+  const topic = topicOf(place)
+  switch (change.kind) {
+    case 'ejected':
+      return ejectionLine(change.trouble, place)
+    case 'restored':
+      return { level: 'info', msg: 'backend restored', fields: { ...place, by: change.by }, topic, state: 'in' }
+    case 'throttled': {
+      const { waitMs } = change
+      const fields = { ...place, for_ms: Math.round(waitMs), todo: ADVICE.throttled }
+      const of = { topic: `throttle of ${topic}`, state: 'throttled', forMs: waitMs }
+      return { level: 'warn', msg: 'backend throttled', fields, ...of }
+    }
+  }
+}
+
+/** A backend that goes or comes with its outbound proxy, whose line says it already. */
+function quietLine({ kind }: BackendChange, place: Place): StateLine {
+  const fields = { ...place, reason: 'egress_refused' }
+  return { level: 'debug', msg: `backend ${kind}`, fields, topic: topicOf(place), state: `${kind} with its way` }
+}
+
+/** The lines of a change: one for each place of the backend. */
+function linesOf(change: HealthChange, isPartOfMore: boolean, runtime: Runtime): readonly StateLine[] {
+  if (change.kind === 'model_down' || change.kind === 'model_up') {
+    const { model } = change
+    const topic = `model ${model}`
+    if (change.kind === 'model_up') {
+      const msg = 'model back: a backend serves it again'
+      return [{ level: 'info', msg, fields: { model }, topic, state: 'up' }]
+    }
+    const members = runtime.pools.find(pool => pool.model.name === model)?.members ?? []
+    const todo = "Its requests fail: look at the backends' reasons, or run --probe."
+    const fields = { model, reasons: reasonsOf(members), todo }
+    return [{ level: 'error', msg: 'model down: every backend is out', fields, topic, state: 'down' }]
+  }
+  const lineOf = isPartOfMore ? quietLine : backendLine
+  return placesOf(change.health.id, runtime).map(place => lineOf(change, place))
 }
 
 export function createHealthLog({
   clock,
   log,
+  say,
   runtime,
 }: {
   readonly clock: Clock
+  /** For what one process alone says. */
   readonly log: Log
+  readonly say: SayState
   runtime(): Runtime
 }): HealthLog {
   /** When a deployment was spoken of last, by its id. */
   const saidMs = new Map<string, number>()
   let timer: Timer | undefined
-
-  const poolOf = (model: string): readonly Member[] =>
-    runtime().pools.find(pool => pool.model.name === model)?.members ?? []
 
   const remind = (): void => {
     const nowMs = clock.nowMs()
@@ -125,33 +173,7 @@ export function createHealthLog({
 
   return {
     changed(change, isPartOfMore = false) {
-      if (change.kind === 'model_down') {
-        const { model } = change
-        const todo = "Its requests fail: look at the backends' reasons, or run --probe."
-        log.error('model down: every backend is out', { model, reasons: reasonsOf(poolOf(model)), todo })
-        return
-      }
-      if (change.kind === 'model_up') {
-        log.info('model back: a backend serves it again', { model: change.model })
-        return
-      }
-      const places = placesOf(change.health.id, runtime())
-      if (isPartOfMore) {
-        for (const place of places) log.debug(`backend ${change.kind}`, { ...place, reason: 'egress_refused' })
-        return
-      }
-      switch (change.kind) {
-        case 'ejected':
-          logEjection(log, change.trouble, places)
-          return
-        case 'restored':
-          for (const place of places) log.info('backend restored', { ...place, by: change.by })
-          return
-        case 'throttled':
-          for (const place of places) {
-            log.warn('backend throttled', { ...place, for_ms: Math.round(change.waitMs), todo: ADVICE.throttled })
-          }
-      }
+      for (const line of linesOf(change, isPartOfMore, runtime())) say(line)
     },
     start() {
       timer ??= clock.every(LOOK_MS, remind)
@@ -165,16 +187,20 @@ export function createHealthLog({
 
 /** Logged once a change: a deployment is avoided for an operation that it refused, or offers it again. */
 export function logLackChange(
-  log: Log,
+  say: SayState,
   { deployment, what, apiVersion, forMs, wrong }: LackChange,
   runtime: Runtime,
 ): void {
   const fields = { operation: what, api_version: apiVersion }
   for (const place of placesOf(deployment, runtime)) {
-    if (forMs === 0) log.info('operation offered again', { ...place, ...fields })
-    else {
+    const topic = `${what} at ${apiVersion} of ${topicOf(place)}`
+    if (forMs === 0) {
+      const given = { ...place, ...fields }
+      say({ level: 'info', msg: 'operation offered again', fields: given, topic, state: 'offered' })
+    } else {
       const advice = { reason: `wrong_${wrong}`, for_ms: forMs, todo: lackAdvice(wrong) }
-      log.warn('operation avoided: the backend does not offer it', { ...place, ...fields, ...advice })
+      const msg = 'operation avoided: the backend does not offer it'
+      say({ level: 'warn', msg, fields: { ...place, ...fields, ...advice }, topic, state: 'avoided', forMs })
     }
   }
 }

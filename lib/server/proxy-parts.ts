@@ -20,7 +20,7 @@ import { createCancellation } from '../request-context.ts'
 import type { Runtime, SharedState } from '../runtime.ts'
 import { createKeyFetcher } from '../tokens/fetch-keys.ts'
 import { createIssuerKeyCache, type KeyFetcher } from '../tokens/issuer-keys.ts'
-import type { StateUpdate } from '../workers/messages.ts'
+import type { StateLine, StateUpdate } from '../workers/messages.ts'
 import type { Peers } from '../workers/peers.ts'
 import type { TlsFiles } from './listener.ts'
 import type { Network } from './network.ts'
@@ -39,6 +39,8 @@ export interface ProxyOptions {
   readonly tls?: TlsFiles
   /** One of several processes: what it learns is sent, and it probes only on the primary's order. */
   readonly shareWith?: (items: readonly StateUpdate[]) => void
+  /** One of several processes: says lines about states that all of them see; left out: the log. */
+  readonly sayState?: (line: StateLine) => void
   /** One of several processes: asks the others. */
   readonly peers?: Pick<Peers, 'askAll' | 'keyLimiter'>
   readonly processFigures?: () => ProcessFigures

@@ -8,7 +8,7 @@ import type { Log } from '../log.ts'
 import { mergeMetrics, renderMetrics } from '../metrics.ts'
 import { createRuntime, type Runtime, type SharedState } from '../runtime.ts'
 import { createTracer } from '../tracing/tracer.ts'
-import type { ProcessState, StateUpdate } from '../workers/messages.ts'
+import type { ProcessState, StateLine, StateUpdate } from '../workers/messages.ts'
 import { replicateState } from '../workers/sharing.ts'
 import { createAccessLog } from './access-log.ts'
 import { type App, createApp } from './app.ts'
@@ -200,14 +200,15 @@ function wire(options: ProxyOptions, hold: { runtime: Runtime | undefined }) {
   })
   network.onConnected(certificates.met)
   const front = wireFront(options, { current, network, health, shared, self, certificates })
-  const healthLog = createHealthLog({ clock, log, runtime: current })
+  const say = options.sayState ?? (({ level, msg, fields }: StateLine) => log[level](msg, fields))
+  const healthLog = createHealthLog({ clock, log, say, runtime: current })
   health.onChange((change: HealthChange) => {
     healthLog.changed(change, network.follow(change, current()))
     front.dashboard.changed(change)
   })
   network.onWorking(proxyUrl => mendBehind(proxyUrl, current()))
   options.tokenAuthorizer.onWorking?.(id => mendIdentity(id, current()))
-  shared.unsupported.onChange(change => logLackChange(log, change, current()))
+  shared.unsupported.onChange(change => logLackChange(say, change, current()))
   const probes = makeProbes(shared, current, self, shortages)
   return { current, network, shared, self, certificates, healthLog, probes, ...front }
 }

@@ -6,6 +6,7 @@ import type { Admission, KeyUsed } from '../balancer/key-limits.ts'
 import type { WrongPart } from '../balancer/unsupported.ts'
 import type { ClientKeyLimits } from '../config/types.ts'
 import type { EgressChange } from '../http1/send.ts'
+import type { LogFields, LogLevel } from '../log.ts'
 import type { MetricsState } from '../metrics.ts'
 
 /** The texts of the files a config was made of, by path: each worker serves what the primary has found sound. */
@@ -43,6 +44,18 @@ export interface ProcessState {
   readonly status: unknown
 }
 
+/** A line of the log about a state that all processes know; several of them may see it change at once. */
+export interface StateLine {
+  readonly level: LogLevel
+  readonly msg: string
+  readonly fields: LogFields
+  /** The thing whose state it is. */
+  readonly topic: string
+  readonly state: string
+  /** How long it stays so by itself; left out: until another line. */
+  readonly forMs?: number
+}
+
 /** A worker asks its primary. */
 export type PrimaryCall =
   /** All processes' figures. */
@@ -77,6 +90,8 @@ export type FromWorker =
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
   /** An outbound proxy, which others may have seen fail too: the primary says it once. */
   | { readonly kind: 'egress'; readonly change: EgressChange }
+  /** The primary logs it, unless another worker has said the same. */
+  | { readonly kind: 'line'; readonly line: StateLine }
   /** `round`: the one asked for; null: unasked, so that little is lost with the worker. */
   | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
   | PrimaryCall

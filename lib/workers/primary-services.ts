@@ -6,7 +6,7 @@ import type { Clock } from '../clock.ts'
 import type { EgressChange } from '../http1/send.ts'
 import { createEgressNews } from './egress-news.ts'
 import { createGathering } from './gathering.ts'
-import type { PrimaryCall, ProcessState, StateUpdate, ToWorker } from './messages.ts'
+import type { PrimaryCall, ProcessState, StateLine, StateUpdate, ToWorker } from './messages.ts'
 import { PATIENCE_MS } from './peers.ts'
 import { createSharedMemory } from './shared-memory.ts'
 
@@ -15,7 +15,15 @@ export type ServiceCall =
   | PrimaryCall
   | { readonly kind: 'share'; readonly items: readonly StateUpdate[] }
   | { readonly kind: 'egress'; readonly change: EgressChange }
+  | { readonly kind: 'line'; readonly line: StateLine }
   | { readonly kind: 'counted'; readonly round: number | null; readonly state: ProcessState }
+
+/** What the primary makes of its workers' words about the state of things. */
+export interface Told {
+  /** Gets each change of an outbound proxy once, whichever workers see it. */
+  readonly onEgress?: (change: EgressChange) => void
+  readonly onLine?: (line: StateLine) => void
+}
 
 export interface PrimaryServices {
   answer(worker: number, call: ServiceCall): void
@@ -29,20 +37,20 @@ export interface PrimaryServices {
 /**
  * @param sendTo sends to one worker
  * @param ledger the sums of the days and months of keys
- * @param onEgress gets each change of an outbound proxy once
+ * @param told hears of changes that the log has to say: each of an outbound proxy once, and lines about other states
  */
 export function createPrimaryServices(
   clock: Clock,
   sendTo: (worker: number, message: ToWorker) => void,
   ledger: UsageLedger,
-  onEgress: (change: EgressChange) => void = () => undefined,
+  told: Told = {},
 ): PrimaryServices {
   const listening = new Set<number>()
   const keyUsage = createKeyUsage(clock, ledger)
   /** Admissions that each worker has not settled. */
   const tickets = new Map<number, Set<number>>()
   const memory = createSharedMemory()
-  const egress = createEgressNews(onEgress)
+  const egress = createEgressNews(change => told.onEgress?.(change))
   const gathering = createGathering({
     clock,
     workers: () => listening,
@@ -61,6 +69,8 @@ export function createPrimaryServices(
           return broadcast({ kind: 'share', items: call.items }, worker)
         case 'egress':
           return egress.take(worker, call.change)
+        case 'line':
+          return told.onLine?.(call.line)
         case 'gather':
           return gathering.gather(states => sendTo(worker, { kind: 'gathered', question: call.question, states }))
         case 'counted':

@@ -4,10 +4,9 @@
 import cluster, { type Worker } from 'node:cluster'
 import type { UsageLedger } from '../balancer/usage-ledger.ts'
 import type { Clock } from '../clock.ts'
-import type { EgressChange } from '../http1/send.ts'
 import type { Log } from '../log.ts'
 import { type FileTexts, type FromWorker, isMessage, type ToWorker } from './messages.ts'
-import { createPrimaryServices, type PrimaryServices } from './primary-services.ts'
+import { createPrimaryServices, type PrimaryServices, type Told } from './primary-services.ts'
 import { decide, type Effect, INITIAL, type SupervisionEvent } from './supervision.ts'
 
 /**
@@ -29,8 +28,7 @@ export interface SupervisorOptions {
   readonly log: Log
   /** Sums of the days and months of keys. */
   readonly ledger: UsageLedger
-  /** Gets each change of an outbound proxy once, whichever workers see it. */
-  readonly onEgress?: (change: EgressChange) => void
+  readonly told?: Told
   /** Starts a worker process; left out: a fork of this program. */
   readonly spawn?: (args: unknown) => WorkerProcess
 }
@@ -144,7 +142,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   let onAllGone: () => void = () => undefined
 
   const sendTo = (id: number, message: ToWorker): void => running.get(id)?.send(message)
-  const services = createPrimaryServices(clock, sendTo, options.ledger, options.onEgress)
+  const services = createPrimaryServices(clock, sendTo, options.ledger, options.told)
 
   const startOne = (): void => {
     const worker = spawn(args)

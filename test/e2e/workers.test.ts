@@ -4,7 +4,7 @@ import type http from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { fail } from '../../lib/simulator/faults.ts'
+import { fail, throttle } from '../../lib/simulator/faults.ts'
 import { createHandClock } from '../fixtures/hand-clock.ts'
 import { type BackendText, configFor } from '../fixtures/run-proxy.ts'
 import {
@@ -106,6 +106,30 @@ t.test('an ejected backend is asked once: what one worker learns, the other one 
   }
   t.equal(asks(), 1)
   t.equal(log('backend ejected').length, 1, 'and it is said once')
+})
+
+t.test('what both workers meet in the same moment is one line of the log', { skip }, async t => {
+  const throttled = await startResource(t)
+  throttled.resource.always(throttle(60))
+  const backends = [
+    { url: throttled.url, name: 'throttled' },
+    // Nobody listens there.
+    { url: 'http://127.0.0.1:9', name: 'dead' },
+  ]
+  const rest = 'health_check: {enabled: false, recovery: 1h}'
+  for (const [given, said] of [
+    [backends, ['backend throttled', 'backend ejected']],
+    [backends.slice(1), ['backend ejected', 'model down: every backend is out']],
+  ] as const) {
+    const { port, connections, log } = await startWorkers(t, given, { rest })
+    const before = throttled.resource.requests.length
+    await Promise.all(connections.map(agent => ask(port, { body: CHAT, agent })))
+    // A worker's words come in order: those of the last request are there behind its line.
+    await until(() => said.every(msg => log(msg).length > 0) && log('request').length === 2)
+    await ask(port, { path: '/metrics' })
+    for (const msg of said) t.equal(log(msg).length, 1, msg)
+    if (given.length > 1) t.equal(throttled.resource.requests.length - before, 2, 'both were told to wait')
+  }
 })
 
 t.test("a key's requests_per_minute holds exactly, whichever worker answers", { skip }, async t => {

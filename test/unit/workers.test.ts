@@ -7,6 +7,7 @@ import { createOwners } from '../../lib/balancer/owners.ts'
 import { createUnsupportedOperations } from '../../lib/balancer/unsupported.ts'
 import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { createWarmPlaces } from '../../lib/balancer/warm-places.ts'
+import { createLog } from '../../lib/log.ts'
 import { type MetricsState, mergeMetrics } from '../../lib/metrics.ts'
 import { createEgressNews } from '../../lib/workers/egress-news.ts'
 import { COUNT_MS, createGathering, ROUND_MS } from '../../lib/workers/gathering.ts'
@@ -15,6 +16,7 @@ import { createPeers, PATIENCE_MS } from '../../lib/workers/peers.ts'
 import { createPrimaryServices } from '../../lib/workers/primary-services.ts'
 import { createSharedMemory } from '../../lib/workers/shared-memory.ts'
 import { replicateState } from '../../lib/workers/sharing.ts'
+import { createStateLines } from '../../lib/workers/state-lines.ts'
 import {
   decide,
   type Effect,
@@ -445,6 +447,33 @@ t.test('a proxy that several workers see fail and work again is one line each ti
   t.same(lines, [], 'what a dead worker alone knew is forgotten')
   news.take(1, failing('b'))
   t.same(lines, ['b failing'])
+})
+
+t.test('a change that several workers see in the same moment is one line', async t => {
+  const clock = createFakeClock()
+  const said: string[] = []
+  const log = createLog({
+    clock,
+    level: () => 'info',
+    format: () => 'json',
+    write: line => said.push(JSON.parse(line).msg),
+  })
+  const { take, reset } = createStateLines(clock, log)
+  const line = (msg: string, topic: string, state: string, forMs?: number): void =>
+    take({ level: 'info', msg, fields: {}, topic, state, ...(forMs === undefined ? {} : { forMs }) })
+  for (const _worker of [1, 2]) line('a out', 'a', 'out server_error')
+  for (const _worker of [1, 2]) line('b out', 'b', 'out server_error')
+  line('a out by its key', 'a', 'out credentials_refused')
+  for (const _worker of [1, 2]) line('a in', 'a', 'in')
+  line('a out', 'a', 'out server_error')
+  t.same(said.splice(0), ['a out', 'b out', 'a out by its key', 'a in', 'a out'])
+  for (const _worker of [1, 2]) line('a throttled', 'throttle of a', 'throttled', 10_000)
+  clock.advance(10_000)
+  line('a throttled', 'throttle of a', 'throttled', 10_000)
+  t.same(said.splice(0), ['a throttled', 'a throttled'], 'a throttle that is over may come again')
+  reset()
+  line('a out', 'a', 'out server_error')
+  t.same(said, ['a out'], 'behind a reload a name may be another thing')
 })
 
 t.test('a conversation is warm at the same backend for all workers, and for one that starts later', async t => {
