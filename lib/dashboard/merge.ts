@@ -76,6 +76,28 @@ function newestFirst<T extends Sequenced & { readonly time_ms: number }>(
     .slice(0, max)
 }
 
+/** News takes some hundredths of a second: meanwhile another process may see the same change. */
+const ECHO_MS = 1_000
+
+type Change = StatusSnapshot['changes'][number]
+
+/** Without changes that another process has seen a moment before. @param changes the newest first */
+function withoutEchoes(changes: readonly Change[]): readonly Change[] {
+  const last = new Map<string, Change>()
+  const isEcho = (change: Change): boolean => {
+    const place = JSON.stringify([change.model, change.backend])
+    const before = last.get(place)
+    const isSame = before?.kind === change.kind && before.reason === change.reason
+    if (isSame && before.source !== change.source && change.time_ms - before.time_ms <= ECHO_MS) return true
+    last.set(place, change)
+    return false
+  }
+  return changes
+    .toReversed()
+    .filter(change => !isEcho(change))
+    .reverse()
+}
+
 interface Merging {
   state: BackendState
   inFlight: number
@@ -133,9 +155,11 @@ export function mergeSnapshots(snapshots: readonly [StatusSnapshot, ...StatusSna
     proxy: mergeProxies(snapshots.map(({ proxy }) => proxy)),
     keys: first.keys,
     finished: Object.assign({}, ...snapshots.map(({ finished }) => finished)),
-    changes: newestFirst(
-      snapshots.map(({ changes }) => changes),
-      MAX_CHANGES,
-    ),
+    changes: withoutEchoes(
+      newestFirst(
+        snapshots.map(({ changes }) => changes),
+        MAX_CHANGES * snapshots.length,
+      ),
+    ).slice(0, MAX_CHANGES),
   }
 }

@@ -316,6 +316,30 @@ t.test('several processes', t => {
     t.end()
   })
 
+  t.test('a change that several see in the same moment is one', t => {
+    const change = { model: 'm', backend: 'b', detail: null, until_ms: null, by: null } as const
+    const out = { ...change, kind: 'ejected', reason: 'server_error' } as const
+    const back = { ...change, kind: 'restored', reason: null } as const
+    const snapshots = ['one', 'two', 'three'].map((source, i) => {
+      const { status } = made(createFakeClock(0), [BACKEND_STATE], source)
+      status.stateChanged({ ...out, time_ms: 100 + i })
+      status.stateChanged({ ...back, time_ms: 200 + i })
+      if (source === 'two') status.stateChanged({ ...out, time_ms: 5_000 })
+      return status.snapshot()
+    })
+    const [first, ...rest] = snapshots
+    if (first === undefined) throw new Error('unreachable')
+    t.same(
+      mergeSnapshots([first, ...rest]).changes.map(({ kind, time_ms }) => [kind, time_ms]),
+      [
+        ['ejected', 5_000],
+        ['restored', 200],
+        ['ejected', 100],
+      ],
+    )
+    t.end()
+  })
+
   t.test('no more than the limits come out', t => {
     const clock = createFakeClock(0)
     const snapshots = ['a', 'b', 'c'].map(source => {
