@@ -1,6 +1,6 @@
 // One write for all that comes up in one turn of the event loop, in whatever it came: TLS records, chunks, frames.
-// covers: lib/http1/turn-reads.ts, lib/forward/relay-events.ts, lib/forward/tunnel.ts
-import type { Socket } from 'node:net'
+// covers: lib/http1/turn-reads.ts, lib/forward/relay-events.ts, lib/forward/client-framing.ts, lib/forward/tunnel.ts
+import net, { type Socket } from 'node:net'
 import tls from 'node:tls'
 import t, { type Test } from 'tap'
 import { BEARER, CHAT, NO_PROBES } from '../fixtures/backends-and-proxy.ts'
@@ -114,6 +114,37 @@ for (const [name, certificate] of [
   })
 }
 
+for (const [name, clients] of [
+  ['plain HTTP', undefined],
+  ['TLS', CERTIFICATE],
+] as const) {
+  t.test(
+    `to a client over ${name} a long event leaves in one write, and so does a first one with the head`,
+    async t => {
+      const it = await scene(t, undefined, clients)
+      const at = { port: it.running.port, host: '127.0.0.1' }
+      const socket = clients === undefined ? net.connect(at) : tls.connect({ ...at, rejectUnauthorized: false })
+      let got = ''
+      socket.on('data', chunk => {
+        got += chunk.toString('latin1')
+      })
+      askStream({ send: (lines, body = '') => void socket.write(`${lines.join('\r\n')}\r\n\r\n${body}`) })
+      const request = await it.backend.next()
+      const [first, second] = ['a', 'b'].map(letter => chatEvent(letter.repeat(40_000)))
+      request.send(HEAD + chunked(first ?? ''))
+      await until(() => got.includes(first ?? 'none'))
+      t.equal(it.writes().filter(written => written !== '').length, 1)
+      request.send(chunked(second ?? ''))
+      await until(() => got.includes(second ?? 'none'))
+      t.equal(it.writes().filter(written => written !== '').length, 2)
+      request.send(chunked(DONE) + LAST_CHUNK)
+      await until(() => got.endsWith(LAST_CHUNK))
+      t.equal(unchunked(got), `${first}${second}${DONE}`, 'in order, every byte')
+      socket.destroy()
+    },
+  )
+}
+
 t.test('records before a broken connection reach the client, and the error event behind them', async t => {
   const it = await scene(t, CERTIFICATE)
   const client = connect(it.running)
@@ -138,7 +169,7 @@ t.test('a client that does not read holds the backend up, whose records then arr
   await client.until('word 0')
   client.socket.pause()
   const long = chatEvent('x'.repeat(100_000))
-  const events = 200
+  const events = 120
   if (request.socket instanceof tls.TLSSocket) request.socket.setMaxSendFragment(16 * 1024)
   for (let i = 0; i < events; i++) request.send(chunked(long))
   await until(() => it.clientSocket()?.writableNeedDrain === true)
@@ -148,7 +179,7 @@ t.test('a client that does not read holds the backend up, whose records then arr
     await new Promise(resolve => setImmediate(resolve))
   }
   t.ok(most < 512 * 1024, `${most} bytes wait in the proxy`)
-  t.ok(request.socket.writableLength > 4_000_000, 'the rest waits at the backend')
+  t.ok(request.socket.writableLength > 1_000_000, 'the rest waits at the backend')
   client.socket.resume()
   request.send(chunked(DONE) + LAST_CHUNK)
   t.equal(
