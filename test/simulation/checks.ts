@@ -368,10 +368,11 @@ export function createChecks(deps: ChecksDeps): Checks {
   const countTurn = (
     to: { readonly counts: number[]; areWhole: boolean },
     { backend }: Attempt,
-    { process }: Asking,
+    { id, process }: Asking,
     was: readonly boolean[],
   ): void => {
     to.counts[backend] = (to.counts[backend] ?? 0) + 1
+    if (deps.backends().of(id).length > 1) to.areWhole = false
     specs.forEach(({ priority }, i) => {
       const others = (membersOf(process)[i]?.health.inFlight ?? 0) - (i === backend ? 1 : 0)
       if (priority === 1 && (was[i] !== true || others > 0)) to.areWhole = false
@@ -541,21 +542,27 @@ export function createChecks(deps: ChecksDeps): Checks {
       const arriving = inFlight(asking.process, i, nowMs).flatMap(({ dueMs, answer }) =>
         dueMs <= nowMs && answer?.throttleMs !== undefined ? [dueMs + answer.throttleMs] : [],
       )
-      const untilMs = Math.max(announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0, ...arriving)
+      const knownMs = announced.get(`${asking.process.index} ${i}`)?.untilMs ?? 0
       if (member === undefined || !asking.backends.has(name) || !isHosting(asking, i)) return []
       if (isEjectedOrOnTrial(member.health, nowMs)) return []
       const last = deps
         .backends()
         .of(asking.id)
         .findLast(({ backend }) => backend === i)
-      if (last === undefined) return untilMs <= nowMs ? [] : [untilMs - nowMs]
-      return last.answer?.throttleMs === undefined ? [] : [Math.max(untilMs - nowMs, 0)]
+      if (last !== undefined && last.answer?.throttleMs === undefined) return []
+      const wait = { beforeMs: knownMs - nowMs, afterMs: Math.max(knownMs, ...arriving) - nowMs }
+      if (last !== undefined) return [wait]
+      return wait.afterMs <= 0 ? [] : [wait]
     })
     if (waits.length === 0) return
     // A wait that passed while others were asked is named as a moment.
-    const soonestMs = Math.min(Math.min(...waits) || MOMENT_MS, LONGEST_NAMED_MS)
-    if (Math.abs(ms - soonestMs) > WAIT_GRAIN_MS) {
-      violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonestMs}`)
+    const named = (ms: number): number => Math.min(ms > 0 ? ms : MOMENT_MS, LONGEST_NAMED_MS)
+    const soonest = [
+      named(Math.min(...waits.map(({ beforeMs }) => beforeMs))),
+      named(Math.min(...waits.map(({ afterMs }) => afterMs))),
+    ]
+    if (soonest.every(soonestMs => Math.abs(ms - soonestMs) > WAIT_GRAIN_MS)) {
+      violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonest.join(' or ')}`)
     }
   }
 
