@@ -71,6 +71,8 @@ export interface BackendsDeps {
   onSent(attempt: Attempt): void
   /** All of an answer, or what there is of it, has reached the proxy. */
   onAnswered(attempt: Attempt): void
+  /** Whether a token is worth anything. */
+  isValidToken(authorization: string | undefined): boolean
   /** Who holds a stored response. */
   readonly stored: Map<string, string>
   trace(text: () => string): void
@@ -91,6 +93,8 @@ interface Connection {
 }
 
 const PROBE_SERVICE_MS = 5
+/** After a failure the issuer is left alone for so long at first; each further one doubles it. */
+const ISSUER_BACK_OFF_MS = 3_000
 /** Longer than what may go on for a client that has left. */
 const LONG_GAP_MS = 250
 
@@ -248,6 +252,10 @@ export function createBackends(deps: BackendsDeps): Backends {
   const decide = (attempt: Attempt, message: ReadMessage): Answer => {
     const { names, ...asked } = askedOf(attempt, message)
     const isProbe = attempt.kind === 'probe'
+    const takesTokens = plan.backends[attempt.backend]?.takesTokens === true
+    if (takesTokens && !deps.isValidToken(message.headers.get('authorization'))) {
+      return errorAnswer({ ...asked, serviceMs: 2 }, 401, 'azure', undefined)
+    }
     const concerned = isProbe ? indicesOf(attempt.host) : [attempt.backend]
     const poison = deps.request(attempt.requestId)?.poison
     const present = concerned.flatMap(index => active(index, isProbe))
@@ -352,6 +360,19 @@ export function createBackends(deps: BackendsDeps): Backends {
     return { kind: 'accepted', events: accept(connection) }
   }
 
+  /** Whether tokens are in a backend's way: revoked and not yet known as such, or not to be had. */
+  const meetsTokens = (backend: number, fromMs: number, toMs: number): boolean => {
+    if (plan.backends[backend]?.takesTokens !== true) return false
+    return plan.events.some(event => {
+      if (event.atMs > toMs) return false
+      if (event.kind === 'issuer_fails') return event.atMs + 2 * event.forMs + ISSUER_BACK_OFF_MS >= fromMs
+      if (event.kind !== 'revoke') return false
+      const isServed = ({ backend: at, sentMs, answeredMs, answer }: Attempt): boolean =>
+        at === backend && sentMs > event.atMs && answer?.status === 200 && (answeredMs ?? toMs) <= fromMs
+      return !attempts.some(isServed)
+    })
+  }
+
   /** Troubles that end at the very moment of a request are in its way too. */
   const meets = (
     backend: number,
@@ -361,6 +382,7 @@ export function createBackends(deps: BackendsDeps): Backends {
     isNone: (trouble: Trouble) => boolean = isHarmless,
   ): boolean => {
     const host = plan.backends[backend]?.host
+    if (meetsTokens(backend, fromMs, toMs)) return true
     return troubles.some(event => {
       const { trouble } = event
       if (isNone(trouble) || !overlaps(event, fromMs, toMs)) return false

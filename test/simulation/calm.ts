@@ -14,6 +14,8 @@ const UNNAMED_THROTTLE_MS = 10_000
 const BUCKET_WAIT_MS = 2_000
 /** A wait in whole seconds, or as a date, is longer than what was drawn. */
 const ROUNDING_MS = 1_000
+/** Between two tries at the issuer, and two replacements of a refused token, there may be so much in these worlds. */
+const TOKEN_MS = 20_000
 /** Longest answer of a sound backend, and what lies between two requests of a round at most. */
 const ROUND_MS = 1_000
 /** Between an answer and the next request of a round; every bucket fills by one in a second. */
@@ -83,7 +85,9 @@ function longestWaitMs({ events, backends }: WorldPlan): number {
 /** How long a sound backend may take to be asked again, whatever happened before. */
 function returnMs(plan: WorldPlan): number {
   const { recoveryMs, intervalMs, probeTimeoutMs, timeoutMs, idleTimeoutMs } = plan.settings
-  return recoveryMs + intervalMs * 1.1 + probeTimeoutMs + timeoutMs + idleTimeoutMs + longestWaitMs(plan)
+  const usualMs = recoveryMs + intervalMs * 1.1 + probeTimeoutMs + timeoutMs + idleTimeoutMs + longestWaitMs(plan)
+  const isAboutTokens = plan.events.some(({ kind }) => kind === 'issuer_fails' || kind === 'revoke')
+  return isAboutTokens ? usualMs + TOKEN_MS : usualMs
 }
 
 /** Puts the end of a world into its engine. */

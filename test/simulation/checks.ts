@@ -114,6 +114,7 @@ function sumOf(figures: ReadonlyMap<string, number>, prefix: string): number {
 export function createChecks(deps: ChecksDeps): Checks {
   const { engine, plan, latencyMs } = deps
   const { backends: specs, settings } = plan
+  const hasIssuerTrouble = plan.events.some(({ kind }) => kind === 'issuer_fails')
   const handEjected = new Set<number>()
   /** When an operator took a backend out. */
   const handEjectedMs = new Map<number, number>()
@@ -322,6 +323,9 @@ export function createChecks(deps: ChecksDeps): Checks {
     available.set(asking.process, { first: known?.first ?? is, last: is })
     const was = known?.first
     if (was === undefined || spec === undefined || attempt.ambiguous) return
+    if (rounds !== undefined && asking.id.startsWith('round')) countTurn(rounds, attempt, asking, was)
+    // Between the choice and this it may have waited for a token.
+    if (spec.takesTokens === true) return
     // A reload has taken it away meanwhile: the request goes on with the config it began with.
     if (asking.runtime !== asking.process.proxy.runtime()) return
     const tried = triedBy(attempt)
@@ -361,7 +365,6 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (isFailing && sound !== undefined && lastProbeOf(spec.host)?.answeredMs !== undefined) {
       violate(3, 'probe', `${asking.id} goes to ${spec.name}, whose probe fails, though ${sound.name} is available`)
     }
-    if (rounds !== undefined && asking.id.startsWith('round')) countTurn(rounds, attempt, asking, was)
   }
 
   /** A turn of the last rounds; they are whole as long as every backend of the first tier could have had each turn. */
@@ -564,6 +567,13 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (soonest.every(soonestMs => Math.abs(ms - soonestMs) > WAIT_GRAIN_MS)) {
       violate(10, 'wait', `${asking.id} is to wait ${ms} ms; the soonest is back in ${soonest.join(' or ')}`)
     }
+  }
+
+  /** Invariant 10: a token that cannot be had at the moment is no mistake in the config. */
+  const checkToken = (asking: Asking): void => {
+    const isForTokens = specs.every(({ takesTokens }) => takesTokens === true)
+    if (!isForTokens || !hasIssuerTrouble || deps.backends().of(asking.id).length > 0) return
+    violate(10, 'token', `${asking.id} gets a 502 though it only lacks a token for the moment`)
   }
 
   const checkBody = (asking: Asking): void => {
@@ -839,6 +849,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       const status = Number(text.slice(9, 12))
       const ours = !/\r\nx-proxy-backend: /i.test(text)
       if (ours) checkWait(asking, status, text)
+      if (ours && status === 502) checkToken(asking)
       if (asking.event.poison !== undefined || text.includes('The key ')) return
       // The limits of keys are counted where somebody stood still.
       const { primary } = deps.processes()
@@ -954,6 +965,11 @@ export function createChecks(deps: ChecksDeps): Checks {
           violate(6, 'health', `/health of p${process.index} counts ${name} out, which is sound`)
       }
     }
+    for (const [i, { name }] of specs.entries()) {
+      const last = deps.backends().attempts.findLast(({ backend, kind }) => backend === i && kind === 'request')
+      if (last?.answer?.status !== 401 || !plan.events.some(({ kind }) => kind === 'revoke')) continue
+      violate(2, 'token', `${name} is still asked with a token that it has refused long ago`)
+    }
     for (let slot = 0; slot < plan.processes; slot++) {
       if (deps.processes().all[slot] === undefined) violate(9, 'workers', `nobody has taken the place of p${slot}`)
     }
@@ -1062,7 +1078,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         .filter(attempt => !isStale(attempt))
       // The grain with which a process notes its pauses decides what it may send again.
       const unsure = attempts.length < deps.backends().of(asking.id).length && asking.process.host.pauses.length > 0
-      if (line.attempts !== attempts.length && asking.leftMs === undefined && !unsure) {
+      // A try for which there was no token has sent nothing.
+      const isCountable = asking.leftMs === undefined && !unsure && !hasIssuerTrouble
+      if (line.attempts !== attempts.length && isCountable) {
         violate(10, 'attempts', `${asking.id} made ${attempts.length} attempts, its line says ${String(line.attempts)}`)
       }
       const { result } = asking

@@ -439,6 +439,18 @@ export const MUTANTS: readonly Mutant[] = [
     replacement: '  const dueAtMs = untilMs',
   },
   {
+    name: 'a 401 on a token does not make the next request fetch another one',
+    file: 'lib/forward/send.ts',
+    text: 'if (isUnauthorized(result)) authorizer.refused?.(authorization)',
+    replacement: '',
+  },
+  {
+    name: 'a token that cannot be had is a mistake in the config',
+    file: 'lib/azure/entra-requests.ts',
+    text: '...(isAboutConfig(response.status) ? { permanent: true } : {}),',
+    replacement: 'permanent: true,',
+  },
+  {
     name: 'max_in_flight does not count',
     file: 'lib/balancer/picker.ts',
     text: 'return backend.maxInFlight !== undefined && health.inFlight >= backend.maxInFlight',

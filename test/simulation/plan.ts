@@ -71,6 +71,8 @@ export interface BackendPlan {
   readonly maxInFlight: number | undefined
   /** Admits so many requests a second, with this burst; refuses the others with a 429. */
   readonly bucket: { readonly perSecond: number; readonly burst: number; readonly form: WaitForm } | undefined
+  /** It takes tokens of an issuer in place of a key. */
+  readonly takesTokens?: boolean
 }
 
 export interface Settings {
@@ -128,6 +130,10 @@ export interface TroubleEvent {
 export type PlanEvent =
   | RequestEvent
   | TroubleEvent
+  /** The issuer of tokens answers with errors that pass. */
+  | { readonly kind: 'issuer_fails'; readonly atMs: number; readonly forMs: number }
+  /** All tokens that were given out until now are refused from now on. */
+  | { readonly kind: 'revoke'; readonly atMs: number }
   | { readonly kind: 'freeze'; readonly atMs: number; readonly forMs: number; readonly process: number }
   | { readonly kind: 'eject' | 'restore'; readonly atMs: number; readonly backend: number; readonly process: number }
   /** `without`: a backend that the new config does not have; undefined: all of them, one weight changed. */

@@ -1,5 +1,5 @@
 // The proxy's processes of a world: the real thing, with this world's clock, chance, connections and messages.
-import type { TokenAuthorizerFactory } from '../../lib/azure/credentials.ts'
+import { createTokenAuthorizers } from '../../lib/azure/entra.ts'
 import type { Member } from '../../lib/balancer/pool.ts'
 import { createUsageLedger } from '../../lib/balancer/usage-ledger.ts'
 import { parseEndpoint } from '../../lib/config/endpoint.ts'
@@ -14,6 +14,7 @@ import { readConfig } from '../fixtures/run-proxy.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 import type { Backends } from './backends.ts'
 import { createHost, type Engine, type Host, pausedMs } from './engine.ts'
+import type { Issuer } from './issuer.ts'
 import type { BackendPlan, WorldPlan } from './plan.ts'
 
 export const MODEL = 'm'
@@ -32,6 +33,7 @@ models:
   ${MODEL}:
     backends:
       - {name: b0, endpoint: "http://r0.test", api_key: azure-key}
+      - {name: b1, endpoint: "https://r1.test", entra: {tenant_id: tenant, client_id: app, client_secret: entra-secret}}
 server: {shutdown_grace: 1s}
 logging: {level: info}
 `
@@ -48,8 +50,8 @@ export type ConfigMaker = (plan: WorldPlan, without: number | undefined) => Conf
 export function createConfigMaker(): ConfigMaker {
   const base = readConfig(BASE_TEXT)
   const [model] = base.models
-  const [first] = model?.backends ?? []
-  if (model === undefined || first === undefined) throw new Error('the base config has no backend')
+  const [first, second] = model?.backends ?? []
+  if (model === undefined || first === undefined || second === undefined) throw new Error('the base config lacks one')
   const endpoints = new Map<string, Endpoint>()
   const endpoint = (host: string): Endpoint => {
     const made = endpoints.get(host) ?? endpointOf(host)
@@ -65,6 +67,7 @@ export function createConfigMaker(): ConfigMaker {
     weight: plan.weight,
     priority: plan.priority,
     maxInFlight: plan.maxInFlight,
+    credential: plan.takesTokens === true ? second.credential : first.credential,
   })
   return ({ settings, backends }, without) => ({
     ...base,
@@ -105,17 +108,16 @@ export interface Process {
   readonly host: Host
   readonly proxy: ProxyServer
   readonly lines: LogLine[]
+  /** Gives up what its tokens still wait for. */
+  close(): void
 }
-
-const NO_TOKENS: TokenAuthorizerFactory = () => ({
-  authorize: () => ({ kind: 'unavailable', reason: 'no tokens in this world', waitMs: 60_000, permanent: true }),
-})
 
 export interface ProcessesDeps {
   readonly engine: Engine
   readonly plan: WorldPlan
   readonly configOf: ConfigMaker
   readonly backends: () => Backends
+  readonly issuer: Issuer
   onLine(process: Process, line: LogLine): void
   trace(text: () => string): void
 }
@@ -144,7 +146,7 @@ const GRACE_MS = 5_000
 
 /** One process of a world that serves; `among` is what it has as one of several. */
 function createProcess(
-  { engine, plan, backends, onLine, trace }: ProcessesDeps,
+  { engine, plan, backends, issuer, onLine, trace }: ProcessesDeps,
   config: Config,
   slot: number,
   number: number,
@@ -170,17 +172,25 @@ function createProcess(
       return backends().connect(host, target, 'onread' in options ? { onread: options.onread } : {})
     },
   })
+  const tokens = createTokenAuthorizers({
+    clock,
+    random: seededRandom(plan.seed * 37 + number),
+    env: {},
+    readFile: () => Promise.reject(new Error('no files in this world')),
+    onProblem: () => undefined,
+    exchange: issuer.exchangeOf(host),
+  })
   const proxy = createProxy({
     config,
     version: 'simulated',
     clock,
     random: seededRandom(plan.seed * 31 + number),
     log,
-    tokenAuthorizer: NO_TOKENS,
+    tokenAuthorizer: tokens,
     transport: backends().watch(slot, host, transport),
     ...among,
   })
-  const process: Process = { index: slot, host, proxy, lines }
+  const process: Process = { index: slot, host, proxy, lines, close: tokens.close }
   return process
 }
 
@@ -263,6 +273,7 @@ function createWorkers(deps: ProcessesDeps): Processes {
       else if (message.kind === 'reload') proxy.reload(configFrom(message.texts), undefined)
       else if (message.kind === 'shutdown') {
         proxy.shutdown(GRACE_MS).then(() => {
+          process?.close()
           say({ kind: 'counted', round: null, state: proxy.state() })
           exit(0, null)
         })
@@ -338,7 +349,7 @@ function createSingle(deps: ProcessesDeps): Processes {
     kill: () => undefined,
     freeze: (_, forMs) => freeze(process.host, engine.nowMs(), forMs),
     primaryPausedMs: () => 0,
-    shutdown: () => process.proxy.shutdown(GRACE_MS),
+    shutdown: () => process.proxy.shutdown(GRACE_MS).then(process.close),
   }
 }
 

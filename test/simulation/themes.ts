@@ -330,7 +330,6 @@ const deathOfAll: Theme = ({ dice, startMs, backends, requests }) => {
 /** Backends refuse, each for a reason of its own; one does not. */
 const refusal: Theme = ({ dice, plan, startMs, backends, requests, trouble }) => {
   const pool = backends(4)
-  const all = pool.map((_, i) => i)
   const kinds: readonly [Trouble, ...Trouble[]] = [
     failing(401),
     failing(402),
@@ -343,15 +342,16 @@ const refusal: Theme = ({ dice, plan, startMs, backends, requests, trouble }) =>
     { kind: 'misdirected' },
   ]
   const turn = Math.floor(plan.seed / (EVERY * THEMES.length))
-  const drawn = all.slice(1).map(i => kinds[(3 * turn + i) % kinds.length] ?? kinds[0])
-  const isMisdirected = drawn.some(({ kind }) => kind === 'misdirected')
+  const drawn = [0, 1, 2].map(i => kinds[(3 * turn + i) % kinds.length] ?? kinds[0])
+  const last = pool.length - 1
   return {
     backends: pool,
     events: [
       ...requests(2 * pool.length, startMs - 500),
-      ...(isMisdirected
-        ? all.map(i => trouble(i, startMs, 3_000, { kind: 'misdirected' }))
-        : drawn.map((kind, i) => trouble(i, startMs, 3_000, kind))),
+      ...drawn.map((kind, i) => trouble(i, startMs, 3_000, kind)),
+      ...(drawn.some(({ kind }) => kind === 'misdirected')
+        ? [trouble(last, startMs, 3_000, { kind: 'misdirected' })]
+        : []),
       ...requests(3 * pool.length, startMs + 5, { connection: 0 }, 400),
     ],
   }
@@ -376,6 +376,30 @@ const heldBack: Theme = ({ dice, requests, trouble, backends }) => {
   }
 }
 
+/** Tokens are revoked: each process has to fetch another one. */
+const revokedTokens: Theme = ({ dice, startMs, backends, requests }) => {
+  const pool = backends(1, { takesTokens: true })
+  return {
+    processes: dice.one([1, 1, 2]),
+    backends: pool,
+    events: [
+      ...requests(3, startMs - 900, {}, 200),
+      { kind: 'revoke', atMs: startMs },
+      ...requests(8, startMs + 300, {}, 700),
+    ],
+  }
+}
+
+/** No token can be had at first. */
+const issuerThatFails: Theme = ({ dice, backends, requests }) => ({
+  backends: backends(1, { takesTokens: true }),
+  events: [
+    { kind: 'issuer_fails', atMs: 0, forMs: dice.between(1_000, 4_000) },
+    ...requests(4, 400, {}, 250),
+    ...requests(4, 3_000, {}, 900),
+  ],
+})
+
 const THEMES: readonly Theme[] = [
   twoThrottles,
   trialThatDies,
@@ -394,6 +418,8 @@ const THEMES: readonly Theme[] = [
   deathOfAll,
   refusal,
   heldBack,
+  revokedTokens,
+  issuerThatFails,
 ]
 
 /** Every fourth world has a theme: 1, 5, 9 … */

@@ -7,6 +7,7 @@ import { createCalm } from './calm.ts'
 import { createChecks, type Violation } from './checks.ts'
 import { createClients } from './clients.ts'
 import { createEngine } from './engine.ts'
+import { createIssuer } from './issuer.ts'
 import type { PlanEvent, WorldPlan } from './plan.ts'
 import { type ConfigMaker, createProcesses, MODEL } from './processes.ts'
 
@@ -51,9 +52,11 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
     processes: () => processes,
     report,
   })
+  const issuer = createIssuer(engine, plan)
   const backends = createBackends({
     engine,
     plan,
+    isValidToken: issuer.isValid,
     latencyMs: LATENCY_MS,
     stored,
     request: id => clients.all.get(id)?.event,
@@ -67,7 +70,15 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
     },
     trace,
   })
-  const processes = createProcesses({ engine, plan, configOf, backends: () => backends, onLine: checks.line, trace })
+  const processes = createProcesses({
+    engine,
+    plan,
+    configOf,
+    backends: () => backends,
+    issuer,
+    onLine: checks.line,
+    trace,
+  })
   const clients = createClients({
     engine,
     plan,
@@ -102,6 +113,9 @@ export async function runWorld(plan: WorldPlan, { configOf, traced }: WorldOptio
         return
       case 'freeze':
         processes.freeze(event.process, event.forMs)
+        return
+      case 'issuer_fails':
+      case 'revoke':
         return
       case 'eject':
       case 'restore':
