@@ -81,6 +81,8 @@ const SHORT_STALL_MS = 1_500
 const LONGEST_HOLD_MS = 86_400_000
 /** A refusal names no longer wait. */
 const LONGEST_NAMED_MS = 60_000
+/** Reasons that no answer gives, but the way there, or silence. */
+const BY_CONNECTION = /^(?:connect_|connection_lost|protocol_error|header_timeout|first_output_|idle_|egress_)/
 /** Reasons that no probe gives. */
 const SEEN_BY_REQUESTS =
   /^(server_error|stream_error|connection_lost|protocol_error|header_timeout|first_output_timeout)$/
@@ -677,14 +679,15 @@ export function createChecks(deps: ChecksDeps): Checks {
     if (judged.length === 0) return
     const name = String(backend)
     const all = (is: (attempt: Attempt) => boolean): boolean => judged.every(is)
-    if (all(({ answer }) => answer?.throttleMs !== undefined)) {
+    const isByAnswer = !BY_CONNECTION.test(String(reason))
+    if (isByAnswer && all(({ answer }) => answer?.throttleMs !== undefined)) {
       violate(6, 'throttled_out', `${name} is put out (${String(reason)}) by an answer that only asks to wait`)
     }
-    if (all(({ answer }) => answer?.status === 408 || answer?.status === 421)) {
+    if (isByAnswer && all(({ answer }) => answer?.status === 408 || answer?.status === 421)) {
       violate(6, 'stays', `${name} is put out (${String(reason)}) by a ${judged[0]?.answer?.status}`)
     }
     const isPage = ({ answer }: Attempt): boolean => answer?.status === 403 && answer.payload.startsWith('<')
-    if (all(isPage) && rowOf(index) < SUSPECT_ROW) {
+    if (isByAnswer && all(isPage) && rowOf(index) < SUSPECT_ROW) {
       violate(6, 'mark', `${name} is put out (${String(reason)}) by one page of a firewall`)
     }
     const named = judged.map(({ answer }) => ((answer?.status ?? 0) >= 500 ? answer?.namedMs : undefined))
