@@ -1,10 +1,10 @@
 // `make fault-matrix`: real requests over two backends on real sockets. One of them meets each fault that a client must
 // not notice, alone and two at a time, in turns now and then, always and never. Then again with poison requests in
 // between, which must not move /health.
-//   REQUESTS=10000        of each course; beside poison a tenth of them
-//   PAIR_REQUESTS=10000   of each pair; 0: no pairs
-//   FAULTS=refused,reset  only these, and all their pairs
-//   COURSES=first         only at the first backend; left out: anywhere too, and beside poison
+//   REQUESTS=10000          of each course; beside poison a tenth of them
+//   PAIR_REQUESTS=10000     of each pair; 0: no pairs
+//   FAULTS='refused;reset'  only these, and all their pairs
+//   COURSES=first           only at the first backend; `pairs`: only these; left out: anywhere too, and beside poison
 import { type Course, type CourseResult, matrixClock, runCourse } from './course.ts'
 import { type MatrixFault, matrixFaults } from './faults.ts'
 
@@ -63,14 +63,14 @@ function pairsOf(faults: readonly MatrixFault[], requests: number): readonly Cou
 async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const requests = Number(env.REQUESTS ?? 10_000)
   const ofPairs = Number(env.PAIR_REQUESTS ?? requests)
-  const wanted = env.FAULTS?.split(',')
+  const wanted = env.FAULTS?.split(';')
   const faults = matrixFaults(matrixClock.epochMs).filter(({ name }) => wanted?.includes(name) ?? true)
   const paired = wanted === undefined ? faults.filter(({ inPairs }) => inPairs) : faults
-  const courses = [
-    { faults: [], where: 'first' as const, requests, poison: true },
+  const alone: readonly Course[] = [
+    { faults: [], where: 'first', requests, poison: true },
     ...faults.flatMap(fault => coursesOf(fault, requests, env.COURSES === 'first')),
-    ...pairsOf(paired, ofPairs),
   ]
+  const courses = [...(env.COURSES === 'pairs' ? [] : alone), ...pairsOf(paired, ofPairs)]
   const rows: Row[] = []
   for (const course of courses) {
     const result = await runCourse(course)
@@ -85,7 +85,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const sum = (of: (result: CourseResult) => number): number => rows.reduce((all, { result }) => all + of(result), 0)
   const failed = rows.filter(({ wrong }) => wrong !== undefined).length
   process.stdout.write(
-    `${faults.length} faults alone, ${pairsOf(paired, ofPairs).length} pairs of ${paired.length} kinds: ${rows.length} courses, ` +
+    `${env.COURSES === 'pairs' ? 0 : faults.length} faults alone, ${pairsOf(paired, ofPairs).length} pairs of ${paired.length} kinds: ${rows.length} courses, ` +
       `${sum(({ requests }) => requests)} requests, ${sum(({ struck }) => struck)} struck, ` +
       `${sum(({ errors }) => errors)} client errors, /health away ${sum(({ healthAway }) => healthAway)} times; ${failed} courses wrong\n`,
   )
