@@ -28,6 +28,8 @@ const CLIENTS = 16
 const PHASE_REQUESTS = 250
 /** A short course has each time this often all the same. */
 const LEAST_TURNS = 2
+/** Of the log, kept to explain why /health went away. */
+const LAST_LINES = 12
 /** In the proxy's milliseconds. */
 const POISON_EVERY_MS = 200
 const HEALTH_EVERY_MS = 500
@@ -57,6 +59,8 @@ export interface CourseResult {
   readonly problem: string | undefined
   /** Answers of /health other than 200. */
   readonly healthAway: number
+  /** The log before the first of these. */
+  readonly away: string | undefined
   readonly poisoned: number
   /** Requests that the first backend served, of those that were served. */
   readonly firstShare: number
@@ -149,7 +153,8 @@ class Stage {
     this.#way = parts.way
   }
 
-  static async open(course: Course, striker: Striker): Promise<Stage> {
+  /** @param write takes the log's lines of what becomes of backends */
+  static async open(course: Course, striker: Striker, write: (line: string) => void): Promise<Stage> {
     const { faults, where } = course
     const connects = faults.flatMap(({ connect }) => (connect === undefined ? [] : [connect]))
     const throughEgress = connects.some(({ at }) => at === 'egress' || at === 'egress_port')
@@ -183,7 +188,7 @@ class Stage {
       version: 'matrix',
       clock: matrixClock,
       random: () => randomInt(2 ** 30) / 2 ** 30,
-      log: createLog({ clock: matrixClock, level: () => 'error', format: () => 'json', write: () => undefined }),
+      log: createLog({ clock: matrixClock, level: () => 'info', format: () => 'json', write }),
       tokenAuthorizer: () => ({
         authorize: () => ({ kind: 'unavailable', reason: 'none here', waitMs: 60_000, permanent: true }),
       }),
@@ -255,13 +260,19 @@ async function healthOf(port: number): Promise<number> {
 /** Runs one course to its end. */
 export async function runCourse(course: Course): Promise<CourseResult> {
   const striker = new Striker(course)
-  const stage = await Stage.open(course, striker)
+  const lines: string[] = []
+  const stage = await Stage.open(course, striker, line => {
+    if (line.includes('"msg":"request"')) return
+    lines.push(line)
+    if (lines.length > LAST_LINES) lines.shift()
+  })
   const operations = course.faults.some(({ reasoning }) => reasoning) ? [REASONING] : OPERATIONS
   let errors = 0
   let problem: string | undefined
   let served = 0
   let servedFirst = 0
   let healthAway = 0
+  let away: string | undefined
   let poisoned = 0
   let heardMs = performance.now()
 
@@ -292,7 +303,9 @@ export async function runCourse(course: Course): Promise<CourseResult> {
   }
   const watch = (): void => {
     healthOf(stage.port).then(status => {
-      if (status !== 200 && !over) healthAway++
+      if (status === 200 || over) return
+      healthAway++
+      away ??= lines.join('')
     })
   }
   let over = false
@@ -315,6 +328,7 @@ export async function runCourse(course: Course): Promise<CourseResult> {
     errors,
     problem,
     healthAway,
+    away,
     poisoned,
     firstShare: servedFirst / Math.max(served, 1),
   }

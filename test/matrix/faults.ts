@@ -1,6 +1,8 @@
 // The faults of the matrix: every row of the outcome table (lib/README.md) that one of two backends can meet, and how a
 // client must fare. A row that needs more than a backend's answer has its own tests: a client that leaves
 // (proxy/cancellation), a stored response elsewhere (proxy/responses-state).
+import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import type { Answer } from '../../lib/simulator/errors.ts'
 import { errorEvents, faultAnswer } from '../../lib/simulator/fault-answers.ts'
 import { type Fault, fail, type NamedError, refuseWith, throttleBy, type Waits } from '../../lib/simulator/faults.ts'
@@ -104,9 +106,11 @@ const bytes =
   ({ socket }) => {
     if (then === 'ends') socket.end(text, 'latin1')
     else if (then === 'stays') socket.write(text, 'latin1')
-    else if (text === '') socket.resetAndDestroy()
-    else socket.write(text, 'latin1', () => socket.resetAndDestroy())
+    else if (text === '') reset(socket)
+    else socket.write(text, 'latin1', () => reset(socket))
   }
+/** Over TLS node can only close. */
+const reset = (socket: Socket): void => void (socket instanceof TLSSocket ? socket.destroy() : socket.resetAndDestroy())
 const errorOf = (message: string, more: object = {}): string =>
   JSON.stringify({ error: { message, type: 'server_error', param: null, code: null, ...more } })
 
@@ -154,7 +158,7 @@ const UNCONNECTED: readonly MatrixFault[] = [
   unconnected('refused', { at: 'port', port: 'closed' }, { inPairs: true }),
   unconnected('no such name', { at: 'resolver', code: 'ENOTFOUND' }),
   unconnected('the resolver fails', { at: 'resolver', code: 'EAI_AGAIN' }),
-  unconnected('the resolver is silent', { at: 'resolver', code: undefined }, { every: DEAR }),
+  unconnected('the resolver is silent', { at: 'resolver', code: undefined }, { every: DEAR, holdsLong: true }),
   unconnected('the name means an old address', { at: 'address' }),
   unconnected('no route', { at: 'socket', code: 'EHOSTUNREACH' }),
   unconnected('no network', { at: 'socket', code: 'ENETUNREACH' }),

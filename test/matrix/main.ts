@@ -4,7 +4,8 @@
 //   REQUESTS=10000          of each course; beside poison a tenth of them
 //   PAIR_REQUESTS=10000     of each pair; 0: no pairs
 //   FAULTS='refused;reset'  only these, and all their pairs
-//   COURSES=first           only at the first backend; `pairs`: only these; left out: anywhere too, and beside poison
+//   PART=2/3                every third course, from the second on: for several processes
+//   COURSES=first           only at the first backend; `poison`, `pairs`: only these; left out: all, and anywhere
 import { type Course, type CourseResult, matrixClock, runCourse } from './course.ts'
 import { type MatrixFault, matrixFaults } from './faults.ts'
 
@@ -26,7 +27,7 @@ interface Row {
 
 function wrongOf(course: Course, result: CourseResult): string | undefined {
   if (result.errors > 0) return `${result.errors} client errors: ${result.problem}`
-  if (result.healthAway > 0) return `/health was away ${result.healthAway} times`
+  if (result.healthAway > 0) return `/health was away ${result.healthAway} times:\n${result.away ?? ''}`
   const short = course.requests < STRIKES_IN || course.faults.some(({ holdsLong }) => holdsLong)
   if (course.faults.length > 0 && result.struck < (short ? 1 : LEAST_STRUCK))
     return `it struck ${result.struck} times only`
@@ -40,9 +41,9 @@ const nameOf = ({ faults, where, poison }: Course): string => {
 }
 
 /** The courses of one fault: at the first backend, anywhere, beside poison. */
-function coursesOf(fault: MatrixFault, requests: number, onlyFirst: boolean): readonly Course[] {
+function coursesOf(fault: MatrixFault, requests: number, only: string | undefined): readonly Course[] {
   const faults = [fault]
-  if (onlyFirst) return [{ faults, where: 'first', requests, poison: false }]
+  if (only === 'first' || only === 'poison') return [{ faults, where: 'first', requests, poison: only === 'poison' }]
   const beside = Math.max(LEAST_BESIDE_POISON, Math.ceil(requests * BESIDE_POISON))
   return [
     { faults, where: 'first', requests, poison: false },
@@ -68,9 +69,11 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const paired = wanted === undefined ? faults.filter(({ inPairs }) => inPairs) : faults
   const alone: readonly Course[] = [
     { faults: [], where: 'first', requests, poison: true },
-    ...faults.flatMap(fault => coursesOf(fault, requests, env.COURSES === 'first')),
+    ...faults.flatMap(fault => coursesOf(fault, requests, env.COURSES)),
   ]
   const courses = [...(env.COURSES === 'pairs' ? [] : alone), ...pairsOf(paired, ofPairs)]
+  const [part = 1, of = 1] = (env.PART ?? '1/1').split('/').map(Number)
+  const courses = all.filter((_, i) => i % of === part - 1)
   const rows: Row[] = []
   for (const course of courses) {
     const result = await runCourse(course)
@@ -85,7 +88,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
   const sum = (of: (result: CourseResult) => number): number => rows.reduce((all, { result }) => all + of(result), 0)
   const failed = rows.filter(({ wrong }) => wrong !== undefined).length
   process.stdout.write(
-    `${env.COURSES === 'pairs' ? 0 : faults.length} faults alone, ${pairsOf(paired, ofPairs).length} pairs of ${paired.length} kinds: ${rows.length} courses, ` +
+    `${env.COURSES === 'pairs' ? 0 : faults.length} faults alone, ${pairsOf(paired, ofPairs).length} pairs of ${paired.length} kinds, of these ${rows.length} courses, ` +
       `${sum(({ requests }) => requests)} requests, ${sum(({ struck }) => struck)} struck, ` +
       `${sum(({ errors }) => errors)} client errors, /health away ${sum(({ healthAway }) => healthAway)} times; ${failed} courses wrong\n`,
   )
