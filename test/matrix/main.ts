@@ -71,7 +71,7 @@ async function main(env: NodeJS.ProcessEnv): Promise<number> {
     { faults: [], where: 'first', requests, poison: true },
     ...faults.flatMap(fault => coursesOf(fault, requests, env.COURSES)),
   ]
-  const courses = [...(env.COURSES === 'pairs' ? [] : alone), ...pairsOf(paired, ofPairs)]
+  const all = [...(env.COURSES === 'pairs' ? [] : alone), ...pairsOf(paired, ofPairs)]
   const [part = 1, of = 1] = (env.PART ?? '1/1').split('/').map(Number)
   const courses = all.filter((_, i) => i % of === part - 1)
   const rows: Row[] = []
