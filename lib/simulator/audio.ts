@@ -1,8 +1,8 @@
 // Speech, transcriptions and translations. The speech is a tone whose pitch depends on the text. A transcription names
 // the file's length and digest, so that a lost or changed byte shows.
 import { createHash } from 'node:crypto'
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import type { FormPart } from './multipart.ts'
 import { countTokens, digest } from './text.ts'
 
@@ -23,7 +23,7 @@ const RATE_HZ = 24_000
 const SAMPLES_PER_CHAR = 1_200
 
 /** Why Azure refuses a speech request, if it does. */
-export function checkSpeech(body: Json): Answer | undefined {
+export function checkSpeech(body: Json): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!SPEECH_KNOWN.has(name)) return modelError(400, `Unrecognized request argument supplied: ${name}`)
   }
@@ -68,7 +68,7 @@ function wav(text: string): Buffer {
  * Answers a request that checkSpeech let through; the sound is the same whatever format was asked for, only its type
  * differs.
  */
-export function speech(body: Json): Reply {
+export function speech(body: Json): SimulatedResponse {
   const format = typeof body.response_format === 'string' ? body.response_format : 'mp3'
   const type = SPEECH_TYPES.get(format) ?? 'audio/mpeg'
   const sound = wav(String(body.input))
@@ -91,7 +91,7 @@ const FORMATS = new Set(['json', 'verbose_json', ...TEXT_FORMATS])
 const MAX_FILE_BYTES = 25 * 1024 * 1024
 
 /** Why Azure refuses a transcription or translation, if it does. */
-export function checkTranscription(fields: Json, parts: readonly FormPart[]): Answer | undefined {
+export function checkTranscription(fields: Json, parts: readonly FormPart[]): WholeResponse | undefined {
   for (const name of Object.keys(fields)) {
     if (!FORM_KNOWN.has(name)) return modelError(400, `Unknown parameter: '${name}'.`, { param: name })
   }
@@ -115,7 +115,7 @@ export function transcriptOf(file: Buffer): string {
 }
 
 /** Answers a request that checkTranscription let through. */
-export function transcription(fields: Json, parts: readonly FormPart[], streams: boolean): Reply {
+export function transcription(fields: Json, parts: readonly FormPart[], streams: boolean): SimulatedResponse {
   const file = parts.find(({ name }) => name === 'file')?.body ?? Buffer.alloc(0)
   const text = transcriptOf(file)
   const outputTokens = countTokens(text)

@@ -1,5 +1,5 @@
 // Azure's refusals of a chat request, in its own words (azure/README.md 6.2).
-import { type Answer, modelError } from './errors.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 
 type Json = Readonly<Record<string, unknown>>
 
@@ -47,7 +47,7 @@ const MAX_MESSAGES = 2_048
 const MAX_TOOLS = 128
 
 /** Why Azure refuses the request, if it does. */
-export function checkChat(body: Json, apiVersion: string): Answer | undefined {
+export function checkChat(body: Json, apiVersion: string): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name)) return modelError(400, `Unrecognized request argument supplied: ${name}`)
   }

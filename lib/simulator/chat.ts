@@ -1,6 +1,6 @@
 // Chat completions as Azure answers them: compact JSON in alphabetical order, filter results everywhere, and the stream
 // (azure/README.md 5.2).
-import type { Answer } from './errors.ts'
+import type { WholeResponse } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
 import { type Output, outputOf, piecesOf } from './structured.ts'
 import { countTokens, digest, numbers, pieces } from './text.ts'
@@ -8,8 +8,8 @@ import { countTokens, digest, numbers, pieces } from './text.ts'
 type Json = Readonly<Record<string, unknown>>
 
 /** What an operation answers: all at once, or as events that are ready to be written. */
-export type Reply =
-  | { readonly kind: 'answer'; readonly answer: Answer; readonly headers?: Readonly<Record<string, string>> }
+export type SimulatedResponse =
+  | { readonly kind: 'answer'; readonly answer: WholeResponse; readonly headers?: Readonly<Record<string, string>> }
   | {
       readonly kind: 'events'
       /** Each with its final blank line. */
@@ -111,7 +111,7 @@ function said(output: Output, words: readonly string[], seed: string, finish: st
 }
 
 /** Answers a request that checkChat let through. */
-export function chat(body: Json, options: ChatOptions): Reply {
+export function chat(body: Json, options: ChatOptions): SimulatedResponse {
   const { model, createdS, deltas, filter, cache, cutByFilter } = options
   const prompt = promptText(body)
   const promptTokens = countTokens(prompt)
@@ -143,7 +143,10 @@ interface Common {
   readonly usage: Json
 }
 
-function whole({ message, finish }: Said, { id, created, model, filter, fingerprint, usage }: Common): Reply {
+function whole(
+  { message, finish }: Said,
+  { id, created, model, filter, fingerprint, usage }: Common,
+): SimulatedResponse {
   const filtered = filter === 'off' ? {} : { content_filter_results: OUTPUT_FILTER }
   const answer = {
     choices: [
@@ -174,7 +177,7 @@ function streamed(
   prompt: string,
   { deltas, message, finish }: Said,
   { id, created, model, filter, fingerprint, usage }: Common,
-): Reply {
+): SimulatedResponse {
   const streamOptions = body.stream_options
   const wantsUsage =
     typeof streamOptions === 'object' && streamOptions !== null && Reflect.get(streamOptions, 'include_usage') === true

@@ -1,7 +1,7 @@
 // Claude as Foundry serves it: Anthropic's Messages API with its own stream and its own errors (azure/README.md 13.3).
 import type { IncomingHttpHeaders } from 'node:http'
-import type { Reply } from './chat.ts'
-import type { Answer } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import type { WholeResponse } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
 import { instanceOf, piecesOf } from './structured.ts'
 import { countTokens, digest, pieces } from './text.ts'
@@ -36,7 +36,7 @@ function isObject(value: unknown): value is Json {
 }
 
 /** An error of the model's own service. @param type `invalid_request_error`, `overloaded_error` … */
-export function claudeError(status: number, type: string, message: string): Answer {
+export function claudeError(status: number, type: string, message: string): WholeResponse {
   const id = `req_${digest(`${status} ${message}`)}`
   return {
     status,
@@ -46,7 +46,7 @@ export function claudeError(status: number, type: string, message: string): Answ
 }
 
 /** What Claude deployments say elsewhere, and what `/anthropic` says of paths that it does not have. */
-export function notSupported(): Answer {
+export function notSupported(): WholeResponse {
   return {
     status: 404,
     headers: { 'Content-Type': 'application/json' },
@@ -73,8 +73,8 @@ export function claudeErrorType(status: number): string {
 }
 
 /** Why the request is refused, if it is. @param counts it asks for `count_tokens` only */
-export function checkClaude(body: Json, headers: IncomingHttpHeaders, counts: boolean): Answer | undefined {
-  const wrong = (message: string): Answer => claudeError(400, 'invalid_request_error', message)
+export function checkClaude(body: Json, headers: IncomingHttpHeaders, counts: boolean): WholeResponse | undefined {
+  const wrong = (message: string): WholeResponse => claudeError(400, 'invalid_request_error', message)
   if (headers['anthropic-version'] === undefined) return wrong('anthropic-version: header is required')
   for (const name of Object.keys(body)) if (!KNOWN.has(name)) return wrong(`${name}: Extra inputs are not permitted`)
   if (!Array.isArray(body.messages)) return wrong('messages: Field required')
@@ -88,7 +88,7 @@ function promptOf(body: Json): string {
 }
 
 /** How many tokens a prompt has, without an answer. */
-export function countClaude(body: Json): Reply {
+export function countClaude(body: Json): SimulatedResponse {
   const value = { input_tokens: countTokens(promptOf(body)) }
   const headers = { 'Content-Type': 'application/json' }
   return { kind: 'answer', answer: { status: 200, headers, body: JSON.stringify(value) } }
@@ -154,7 +154,7 @@ export interface ClaudeOptions {
 const event = (type: string, fields: Json): string => `event: ${type}\ndata: ${JSON.stringify({ type, ...fields })}\n\n`
 
 /** Answers a request that checkClaude let through. */
-export function claude(body: Json, { model, deltas, cache }: ClaudeOptions): Reply {
+export function claude(body: Json, { model, deltas, cache }: ClaudeOptions): SimulatedResponse {
   const prompt = promptOf(body)
   const promptTokens = countTokens(prompt)
   const cachedTokens = Math.min(cache?.ask(prompt) ?? 0, promptTokens)

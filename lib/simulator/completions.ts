@@ -1,6 +1,6 @@
 // The older text completions as Azure answers them.
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import { countTokens, digest, pieces } from './text.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -27,7 +27,7 @@ const KNOWN = new Set([
 ])
 
 /** Why Azure refuses the request, if it does. */
-export function checkCompletion(body: Json): Answer | undefined {
+export function checkCompletion(body: Json): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name)) return modelError(400, `Unrecognized request argument supplied: ${name}`)
   }
@@ -38,7 +38,7 @@ export function checkCompletion(body: Json): Answer | undefined {
 }
 
 /** Answers a request that checkCompletion let through. */
-export function completion(body: Json, model: string, createdS: number, deltas: number): Reply {
+export function completion(body: Json, model: string, createdS: number, deltas: number): SimulatedResponse {
   const prompt = JSON.stringify(body.prompt)
   const words = pieces(prompt, typeof body.max_tokens === 'number' ? Math.min(deltas, body.max_tokens) : deltas)
   const base = { id: `cmpl-${digest(prompt)}`, object: 'text_completion', created: createdS, model }

@@ -1,7 +1,7 @@
 // Conversations of the Responses API: kept in one resource, with the items that were said in them (azure/README.md
 // 13.4).
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import { digest } from './text.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -19,20 +19,26 @@ interface Conversation {
 
 export interface ConversationStore {
   /** Why a response may not be made in this conversation. */
-  check(named: unknown): Answer | undefined
+  check(named: unknown): WholeResponse | undefined
   /** The items of a conversation that a request names, oldest first; empty where it names none. */
   itemsOf(named: unknown): readonly Json[]
   append(named: unknown, items: readonly Json[]): void
   /** Serves a request below `/conversations`. */
-  serve(method: string, path: readonly string[], body: Json, query: URLSearchParams, createdS: number): Reply
+  serve(
+    method: string,
+    path: readonly string[],
+    body: Json,
+    query: URLSearchParams,
+    createdS: number,
+  ): SimulatedResponse
 }
 
-const json = (value: unknown, status = 200): Reply => ({
+const json = (value: unknown, status = 200): SimulatedResponse => ({
   kind: 'answer',
   answer: { status, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(value) },
 })
 
-const refused = (answer: Answer): Reply => ({ kind: 'answer', answer })
+const refused = (answer: WholeResponse): SimulatedResponse => ({ kind: 'answer', answer })
 
 function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -69,7 +75,7 @@ interface Conversations {
 }
 
 /** Why there is no conversation of this id. */
-function problem({ stored }: Conversations, id: string): Answer | undefined {
+function problem({ stored }: Conversations, id: string): WholeResponse | undefined {
   if (!/^conv_[\w-]+$/.test(id)) return modelError(400, `Invalid conversation id '${id}', Malformed identifier.`)
   return stored.has(id) ? undefined : modelError(404, `Conversation with id '${id}' not found.`)
 }
@@ -88,7 +94,7 @@ function shown(id: string, { createdS, metadata }: Conversation): Json {
   return { id, object: 'conversation', created_at: createdS, metadata }
 }
 
-function create(conversations: Conversations, body: Json, createdS: number): Reply {
+function create(conversations: Conversations, body: Json, createdS: number): SimulatedResponse {
   const { secret, stored } = conversations
   conversations.made++
   const id = `conv_${digest(`${secret} conversation ${conversations.made}`, 40)}`
@@ -112,7 +118,7 @@ function serveItems(
   itemId: string | undefined,
   body: Json,
   query: URLSearchParams,
-): Reply {
+): SimulatedResponse {
   if (itemId === undefined) {
     if (method === 'GET') return json(listPage(conversation.items, query))
     if (!Array.isArray(body.items) || body.items.length > MAX_ITEMS_A_REQUEST) {

@@ -1,7 +1,7 @@
 // Decisions: questions about a text, answered with probabilities; never streamed, nothing stays behind (azure/README.md
 // 13.2).
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import { countTokens, digest } from './text.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -25,7 +25,7 @@ function optionsOf({ type, choices, levels }: Json): readonly Json[] {
   return Array.isArray(listed) ? listed.filter(isObject) : []
 }
 
-function checkQuestion(question: Json, i: number): Answer | undefined {
+function checkQuestion(question: Json, i: number): WholeResponse | undefined {
   const { type } = question
   if (type === 'predicate') return undefined
   if (type !== 'choice' && type !== 'score') {
@@ -39,7 +39,7 @@ function checkQuestion(question: Json, i: number): Answer | undefined {
 }
 
 /** Why Azure refuses the request, if it does. */
-export function checkDecision(body: Json): Answer | undefined {
+export function checkDecision(body: Json): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name))
       return modelError(400, `Unknown parameter: '${name}'.`, { param: name, code: 'unknown_parameter' })
@@ -82,7 +82,7 @@ function answer(question: Json, input: string): Json {
 }
 
 /** Answers a request that checkDecision let through; without an id, so that nothing can be asked for later. */
-export function decide(body: Json, model: string): Reply {
+export function decide(body: Json, model: string): SimulatedResponse {
   const input = JSON.stringify(body.input)
   const tokens = countTokens(`${input}${JSON.stringify(body.questions)}`)
   const value = {

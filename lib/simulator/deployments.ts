@@ -2,13 +2,13 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Clock } from '../clock.ts'
 import { checkSpeech, checkTranscription, speech, transcription } from './audio.ts'
-import { chat, promptText, type Reply } from './chat.ts'
+import { chat, promptText, type SimulatedResponse } from './chat.ts'
 import { checkChat } from './chat-checks.ts'
 import { checkClaude, claude, countClaude, notSupported } from './claude.ts'
 import { checkCompletion, completion } from './completions.ts'
 import { checkDecision, decide } from './decisions.ts'
 import { checkEmbeddings, embeddings } from './embeddings.ts'
-import { type Answer, frontError, modelError, unparsableJson } from './errors.ts'
+import { frontError, modelError, unparsableJson, type WholeResponse } from './errors.ts'
 import { checkImages, images } from './images.ts'
 import { type FormPart, formFields, parseForm } from './multipart.ts'
 import { createPromptCache, type PromptCache } from './prompt-cache.ts'
@@ -115,7 +115,7 @@ function parseObject(text: string): Readonly<Record<string, unknown>> | undefine
 }
 
 /** Reads a body in the form that the operation takes, or refuses it. */
-export function readAsked(operation: string, contentType: string, body: Buffer): AskedBody | Answer {
+export function readAsked(operation: string, contentType: string, body: Buffer): AskedBody | WholeResponse {
   if (operation === 'realtime/calls') return readCall(contentType, body)
   const isForm = /^multipart\//i.test(contentType)
   if (FORMS.has(operation) && isForm) {
@@ -132,7 +132,7 @@ export function readAsked(operation: string, contentType: string, body: Buffer):
   return fields === undefined ? unparsableJson() : { fields, parts: undefined }
 }
 
-function readCall(contentType: string, body: Buffer): AskedBody | Answer {
+function readCall(contentType: string, body: Buffer): AskedBody | WholeResponse {
   const offer = body.toString('utf8')
   if (/^application\/sdp\b/i.test(contentType)) {
     return offer.startsWith('v=0') ? { fields: {}, parts: undefined } : modelError(400, 'Invalid SDP offer.')
@@ -154,7 +154,7 @@ export function namedDeployment(operation: string, { fields }: AskedBody, query:
 }
 
 /** Why a deployment cannot do what is asked, as Azure says it. */
-export function checkKind(operation: string, { kind, model }: Deployment): Answer | undefined {
+export function checkKind(operation: string, { kind, model }: Deployment): WholeResponse | undefined {
   const known = OPERATIONS.get(operation)
   if (known === undefined || known.kind === kind) return undefined
   if (kind === 'claude' || known.kind === 'claude') return notSupported()
@@ -168,7 +168,7 @@ export function checkAsked(
   { fields, parts }: AskedBody,
   headers: IncomingHttpHeaders,
   store: ResponseStore,
-): Answer | undefined {
+): WholeResponse | undefined {
   switch (asked.operation) {
     case 'decisions':
       return checkDecision(fields)
@@ -203,7 +203,7 @@ export function estimateOf(operation: string, { fields }: AskedBody): number {
   return countTokens(promptText(fields)) + Number(output)
 }
 
-export interface ReplyOptions {
+export interface ResponseOptions {
   readonly createdS: number
   readonly deltas: number
   readonly filter: 'default' | 'async' | 'off'
@@ -213,7 +213,7 @@ export interface ReplyOptions {
   readonly issueKey: () => string
 }
 
-function json(value: unknown): Reply {
+function json(value: unknown): SimulatedResponse {
   return {
     kind: 'answer',
     answer: { status: 200, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(value) },
@@ -221,7 +221,12 @@ function json(value: unknown): Reply {
 }
 
 /** Answers a request that every check let through. */
-export function replyTo(asked: Asked, body: AskedBody, deployment: Deployment, options: ReplyOptions): Reply {
+export function responseTo(
+  asked: Asked,
+  body: AskedBody,
+  deployment: Deployment,
+  options: ResponseOptions,
+): SimulatedResponse {
   const { createdS, deltas, filter, cutByFilter, store } = options
   const { fields, parts } = body
   const { model, cache } = deployment

@@ -1,6 +1,6 @@
 // Embeddings as Azure answers them: pretty-printed; numbers or base64 of little-endian float32s (azure/README.md 4.2).
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import { countTokens, numbers } from './text.ts'
 
 type Json = Readonly<Record<string, unknown>>
@@ -16,7 +16,7 @@ function inputsOf(input: unknown): readonly unknown[] {
 }
 
 /** Why Azure refuses the request, if it does. */
-export function checkEmbeddings(body: Json): Answer | undefined {
+export function checkEmbeddings(body: Json): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name)) return modelError(400, `Unrecognized request argument supplied: ${name}`)
   }
@@ -43,7 +43,7 @@ function vector(seed: string, dimensions: number): Float32Array {
 }
 
 /** Answers a request that checkEmbeddings let through. */
-export function embeddings(body: Json, model: string): Reply {
+export function embeddings(body: Json, model: string): SimulatedResponse {
   const inputs = inputsOf(body.input)
   const dimensions = typeof body.dimensions === 'number' ? body.dimensions : DEFAULT_DIMENSIONS
   let tokens = 0

@@ -1,7 +1,7 @@
 // Azure's error answers, to the byte where recordings show them (azure/README.md 6).
 
 /** An answer that is there as a whole. */
-export interface Answer {
+export interface WholeResponse {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
   readonly body: string | Buffer
@@ -22,28 +22,28 @@ export function modelError(
     param = null,
     code = null,
   }: { type?: string | null; param?: string | null; code?: string | null } = {},
-): Answer {
+): WholeResponse {
   return { status, headers: JSON_TYPE, body: JSON.stringify({ error: { message, type, param, code } }) }
 }
 
 /** Family A: Azure's front end. */
-export function frontError(status: number, code: string, message: string): Answer {
+export function frontError(status: number, code: string, message: string): WholeResponse {
   return { status, headers: JSON_TYPE, body: JSON.stringify({ error: { code, message } }) }
 }
 
 /** Family C: the API Management layer. */
-export function gatewayError(status: number, message: string): Answer {
+export function gatewayError(status: number, message: string): WholeResponse {
   return { status, headers: JSON_TYPE, body: JSON.stringify({ statusCode: status, message }) }
 }
 
 /** Recorded with exactly four headers. */
-export function wrongKey(): Answer {
+export function wrongKey(): WholeResponse {
   const message =
     'Access denied due to invalid subscription key or wrong API endpoint. Make sure to provide a valid key for an active subscription and use a correct regional API endpoint for your resource.'
   return { ...frontError(401, '401', message), bare: true }
 }
 
-export function noCredential(): Answer {
+export function noCredential(): WholeResponse {
   return gatewayError(
     401,
     'Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), or have expired.',
@@ -51,7 +51,7 @@ export function noCredential(): Answer {
 }
 
 /** Recorded pretty-printed, chunked, without a content type. */
-export function deploymentNotFound(): Answer {
+export function deploymentNotFound(): WholeResponse {
   const error = {
     type: 'invalid_request_error',
     code: 'DeploymentNotFound',
@@ -62,15 +62,15 @@ export function deploymentNotFound(): Answer {
 }
 
 /** The blank behind `"message":` is Azure's. */
-export function resourceNotFound(): Answer {
+export function resourceNotFound(): WholeResponse {
   return { status: 404, headers: JSON_TYPE, body: '{"error":{"code":"404","message": "Resource not found"}}' }
 }
 
-export function versionNotSupported(): Answer {
+export function versionNotSupported(): WholeResponse {
   return frontError(400, 'BadRequest', 'API version not supported')
 }
 
-export function contentFiltered(): Answer {
+export function contentFiltered(): WholeResponse {
   const error = {
     message:
       "The response was filtered due to the prompt triggering Azure OpenAI's content management policy. Please modify your prompt and retry.",
@@ -92,15 +92,15 @@ export function contentFiltered(): Answer {
   return { status: 400, headers: JSON_TYPE, body: JSON.stringify({ error }) }
 }
 
-export function networkRule(): Answer {
+export function networkRule(): WholeResponse {
   return frontError(403, '403', 'Access denied due to Virtual Network/Firewall rules.')
 }
 
-export function unparsableJson(): Answer {
+export function unparsableJson(): WholeResponse {
   return modelError(400, 'We could not parse the JSON body of your request.')
 }
 
-export function serverError(): Answer {
+export function serverError(): WholeResponse {
   return modelError(500, 'The server had an error while processing your request. Sorry about that!', {
     type: 'server_error',
   })
@@ -113,7 +113,7 @@ export type Limit = 'call' | 'token' | 'provisioned'
  * A 429 (azure/README.md 6.3).
  * @param waits the headers that say when to come back; as the caller wants them, or none
  */
-export function throttled(limit: Limit, retryAfterS: number, waits: Readonly<Record<string, string>>): Answer {
+export function throttled(limit: Limit, retryAfterS: number, waits: Readonly<Record<string, string>>): WholeResponse {
   const message =
     limit === 'provisioned'
       ? 'Requests have exceeded the throughput limit on your Provisioned-Managed deployment. Please retry after the time given.'

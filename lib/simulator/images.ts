@@ -1,8 +1,8 @@
 // Image generation and edits: a small picture that depends on the prompt alone, in base64, whole or with partial images
 // first.
 import { deflateSync } from 'node:zlib'
-import type { Reply } from './chat.ts'
-import { type Answer, modelError } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import type { FormPart } from './multipart.ts'
 import { countTokens, numbers } from './text.ts'
 
@@ -79,7 +79,11 @@ function numberOf(value: unknown): number {
  * Why Azure refuses the request, if it does.
  * @param files the form's files; undefined for a JSON body
  */
-export function checkImages(body: Json, edit: boolean, files: readonly FormPart[] | undefined): Answer | undefined {
+export function checkImages(
+  body: Json,
+  edit: boolean,
+  files: readonly FormPart[] | undefined,
+): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name.replace(/\[\]$/, ''))) return modelError(400, `Unknown parameter: '${name}'.`, { param: name })
   }
@@ -104,7 +108,7 @@ export function checkImages(body: Json, edit: boolean, files: readonly FormPart[
 }
 
 /** Answers a request that checkImages let through. */
-export function images(body: Json, edit: boolean, createdS: number): Reply {
+export function images(body: Json, edit: boolean, createdS: number): SimulatedResponse {
   const prompt = String(body.prompt)
   const n = body.n === undefined ? 1 : numberOf(body.n)
   const inputTokens = countTokens(prompt)

@@ -1,10 +1,10 @@
 // The model list of a resource, in Azure's form (azure/README.md 10.2).
-import type { Reply } from './chat.ts'
+import type { SimulatedResponse } from './chat.ts'
 import type { Deployment } from './deployments.ts'
 import { resourceNotFound } from './errors.ts'
 
 /** All models, or the one with this id. */
-export function modelList(deployments: readonly Deployment[], id: string | undefined): Reply {
+export function modelList(deployments: readonly Deployment[], id: string | undefined): SimulatedResponse {
   const models = deployments.map(({ model, kind }) => ({
     id: model,
     object: 'model',

@@ -2,9 +2,9 @@
 // evals, containers, stored chat completions. In their least form: made, listed, read, changed, removed
 // (azure/README.md 13.7).
 import type { IncomingHttpHeaders } from 'node:http'
-import type { Reply } from './chat.ts'
+import type { SimulatedResponse } from './chat.ts'
 import { listPage } from './conversations.ts'
-import { type Answer, frontError, modelError, resourceNotFound, unparsableJson } from './errors.ts'
+import { frontError, modelError, resourceNotFound, unparsableJson, type WholeResponse } from './errors.ts'
 import { formFields, parseForm } from './multipart.ts'
 import { digest } from './text.ts'
 
@@ -54,8 +54,8 @@ export interface ObjectRequest {
 
 export interface ObjectStore {
   /** The refusal of a body that names a file, vector store or container which is not here. */
-  missingIn(body: Json): Answer | undefined
-  serve(request: ObjectRequest): Reply
+  missingIn(body: Json): WholeResponse | undefined
+  serve(request: ObjectRequest): SimulatedResponse
   size(): number
 }
 
@@ -65,11 +65,11 @@ export function isObjectOperation(method: string, operation: string): boolean {
   return KINDS.some(({ path }) => operation === path || operation.startsWith(`${path}/`))
 }
 
-const json = (value: unknown, status = 200): Reply => ({
+const json = (value: unknown, status = 200): SimulatedResponse => ({
   kind: 'answer',
   answer: { status, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(value) },
 })
-const refused = (answer: Answer): Reply => ({ kind: 'answer', answer })
+const refused = (answer: WholeResponse): SimulatedResponse => ({ kind: 'answer', answer })
 
 function parse(text: string): Json | undefined {
   try {
@@ -123,7 +123,7 @@ function createShelf(secret: string): Shelf {
   }
 }
 
-function missing(called: string, id: string): Reply {
+function missing(called: string, id: string): SimulatedResponse {
   return refused(modelError(404, `No such ${called} object: ${id}`, { param: 'id' }))
 }
 
@@ -145,7 +145,7 @@ function create(
   { kept, keep, newId }: Shelf,
   kind: (typeof KINDS)[number],
   { headers, body, createdS }: ObjectRequest,
-): Reply {
+): SimulatedResponse {
   const read = readBody(headers, body)
   if (read === undefined) return refused(unparsableJson())
   const { fields, file, filename } = read
@@ -168,7 +168,7 @@ function servePart(
   { value }: Kept,
   [part = '', partId, action]: readonly string[],
   { method, headers, body, query, createdS }: ObjectRequest,
-): Reply {
+): SimulatedResponse {
   const path = `${String(value.id)}/${part}`
   const prefix = PART_PREFIX[part]
   if (partId !== undefined && action === undefined && method !== 'POST') {

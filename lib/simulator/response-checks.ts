@@ -1,5 +1,5 @@
 // Azure's refusals of a request of the Responses API, in its own words (azure/README.md 1.5, 6.2, 13.4).
-import { type Answer, modelError } from './errors.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 
 type Json = Readonly<Record<string, unknown>>
 
@@ -39,7 +39,7 @@ const KNOWN = new Set([
 const REFUSED_IN_ITEMS = ['internal_chat_message_metadata_passthrough', 'metadata'] as const
 
 /** What Azure says of an item that it does not hold; also, at random, of one that it has just made. */
-export function unknownItem(id: string, storesNothing: boolean): Answer {
+export function unknownItem(id: string, storesNothing: boolean): WholeResponse {
   const more = storesNothing
     ? ' Items are not persisted when `store` is set to false. Try again with `store` set to true, or remove this item from your input.'
     : ''
@@ -67,7 +67,7 @@ export function namedItem(item: Json): string | undefined {
  * Why Azure refuses the body, whatever state it names.
  * @param takesItemMetadata lets members of items pass that OpenAI takes and Azure was seen to refuse
  */
-export function checkForm(body: Json, takesItemMetadata = false): Answer | undefined {
+export function checkForm(body: Json, takesItemMetadata = false): WholeResponse | undefined {
   for (const name of Object.keys(body)) {
     if (!KNOWN.has(name))
       return modelError(400, `Unknown parameter: '${name}'.`, { param: name, code: 'unknown_parameter' })
@@ -105,7 +105,7 @@ export function checkForm(body: Json, takesItemMetadata = false): Answer | undef
 }
 
 /** What a resource says of encrypted content that another one made. */
-export function undecryptable(item: Json, sealed: string): Answer {
+export function undecryptable(item: Json, sealed: string): WholeResponse {
   // Both texts are Azure's; which one comes when is not known.
   const text =
     item.type === 'compaction'

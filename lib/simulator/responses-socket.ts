@@ -3,8 +3,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../clock.ts'
-import type { Reply } from './chat.ts'
-import type { Answer } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import type { WholeResponse } from './errors.ts'
 import type { TurnFault } from './faults.ts'
 import type { SocketMemory } from './responses.ts'
 import { acceptWebSocket, type ServerSocket } from './websocket.ts'
@@ -27,7 +27,7 @@ export interface TurnSocketOptions {
   /** What the next turn meets. */
   turnFault(): TurnFault | undefined
   /** Admits a turn and makes its response. */
-  answer(body: Json, memory: SocketMemory): Reply
+  answer(body: Json, memory: SocketMemory): SimulatedResponse
 }
 
 function isObject(value: unknown): value is Json {
@@ -35,7 +35,7 @@ function isObject(value: unknown): value is Json {
 }
 
 /** An error answer as the frame it becomes; waits go into `headers`. */
-export function errorFrame({ status, headers, body }: Answer): object {
+export function errorFrame({ status, headers, body }: WholeResponse): object {
   const parsed: unknown = body.length === 0 ? {} : JSON.parse(String(body))
   const given = isObject(parsed) && isObject(parsed.error) ? parsed.error : parsed
   const error = {

@@ -2,9 +2,9 @@
 // create, stream, read, resume, delete, cancel, list inputs, items that can be referred to, and reasoning that only its
 // maker can decrypt.
 import { createHmac } from 'node:crypto'
-import { promptText, type Reply } from './chat.ts'
+import { promptText, type SimulatedResponse } from './chat.ts'
 import { type ConversationStore, createConversationStore, listPage } from './conversations.ts'
-import { type Answer, modelError } from './errors.ts'
+import { modelError, type WholeResponse } from './errors.ts'
 import type { PromptCache } from './prompt-cache.ts'
 import { checkForm, inputItemsOf, namedItem, undecryptable, unknownItem } from './response-checks.ts'
 import { makeResponse } from './response-object.ts'
@@ -39,27 +39,27 @@ export interface ResponsesOptions {
 
 export interface ResponseStore {
   readonly conversations: ConversationStore
-  check(body: Json, socket?: SocketMemory): Answer | undefined
-  create(body: Json, options: ResponsesOptions): Reply
-  read(id: string): Reply
+  check(body: Json, socket?: SocketMemory): WholeResponse | undefined
+  create(body: Json, options: ResponsesOptions): SimulatedResponse
+  read(id: string): SimulatedResponse
   /** @param startingAfter the last sequence number the client has seen */
-  resume(id: string, startingAfter: number): Reply
-  remove(id: string): Reply
-  cancel(id: string): Reply
-  inputItems(id: string, query: URLSearchParams): Reply
+  resume(id: string, startingAfter: number): SimulatedResponse
+  remove(id: string): SimulatedResponse
+  cancel(id: string): SimulatedResponse
+  inputItems(id: string, query: URLSearchParams): SimulatedResponse
   /** Encrypts a text so that only this resource can read it. */
   seal(text: string): string
   size(): number
 }
 
-const pretty = (value: unknown, status = 200): Reply => ({
+const pretty = (value: unknown, status = 200): SimulatedResponse => ({
   kind: 'answer',
   answer: { status, headers: { 'Content-Type': 'application/json' }, body: `${JSON.stringify(value, null, 2)}\n` },
 })
 
-const refused = (answer: Answer): Reply => ({ kind: 'answer', answer })
+const refused = (answer: WholeResponse): SimulatedResponse => ({ kind: 'answer', answer })
 
-function unknownResponse(id: string): Answer {
+function unknownResponse(id: string): WholeResponse {
   return modelError(404, `Response with id '${id}' not found.`)
 }
 
@@ -109,7 +109,7 @@ function checkPrevious(
   stored: KeptResponses['stored'],
   previous: unknown,
   socket: SocketMemory | undefined,
-): Answer | undefined {
+): WholeResponse | undefined {
   if (previous === undefined || previous === null) return undefined
   if (typeof previous !== 'string') {
     return modelError(400, "Invalid type for 'previous_response_id': expected a string.", {
@@ -131,7 +131,7 @@ function checkState(
   { opens }: Sealing,
   body: Json,
   socket: SocketMemory | undefined,
-): Answer | undefined {
+): WholeResponse | undefined {
   const refusal = checkPrevious(stored, body.previous_response_id, socket) ?? conversations.check(body.conversation)
   if (refusal !== undefined) return refusal
   if (typeof body.previous_response_id === 'string' && body.conversation !== undefined) {

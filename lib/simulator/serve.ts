@@ -2,18 +2,18 @@
 // the reply. The order is the same for a plain request and for a WebSocket handshake.
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { commonHeaders } from './answer-headers.ts'
-import type { Reply } from './chat.ts'
+import { admitTo, create, createTurn, readState } from './admitted.ts'
+import type { SimulatedResponse } from './chat.ts'
 import type { Deployment } from './deployments.ts'
-import { type Answer, resourceNotFound } from './errors.ts'
-import { errorEvents, faultAnswer } from './fault-answers.ts'
+import { resourceNotFound, type WholeResponse } from './errors.ts'
+import { errorEvents, faultResponse } from './fault-responses.ts'
 import type { Fault, TurnFault } from './faults.ts'
 import { openRealtime } from './realtime.ts'
-import { admitTo, create, createTurn, readState } from './replies.ts'
 import { createResourceState, type ResourceState, type ServiceOptions } from './resource-state.ts'
+import { commonHeaders } from './response-headers.ts'
 import { openResponsesSocket, SOCKET_LIFE_MS } from './responses-socket.ts'
-import { type Asked, checkAccess, checkHead, creates, isAnswer, readSurface } from './surface.ts'
-import { pause, sendAnswer, sendEvents, type WriteOptions } from './writer.ts'
+import { type Asked, checkAccess, checkHead, creates, isWholeResponse, readSurface } from './surface.ts'
+import { pause, sendEvents, sendWhole, type WriteOptions } from './writer.ts'
 
 export interface ServiceDeps {
   readonly options: ServiceOptions
@@ -49,12 +49,12 @@ function refusalFor(
   { options, host, onViolation }: ServiceDeps,
   { issuedKeys }: ResourceState,
   request: IncomingMessage,
-  asked: Asked | Answer,
-): Answer | undefined {
+  asked: Asked | WholeResponse,
+): WholeResponse | undefined {
   const { violations, refusal } = checkHead(request, host(), options.forbidden ?? [])
   for (const violation of violations) onViolation(`${request.method} ${request.url ?? ''}: ${violation}`)
   if (refusal !== undefined) return refusal
-  if (isAnswer(asked)) return asked
+  if (isWholeResponse(asked)) return asked
   const access = { keys: options.keys, acceptsToken: options.acceptsToken }
   return checkAccess(
     request,
@@ -79,7 +79,7 @@ async function serve(deps: ServiceDeps, state: ResourceState, exchange: Exchange
   const method = request.method ?? ''
   const headers = commonHeaders(request, name, ++state.served, options.region)
   const asked = readSurface(method, request.url ?? '')
-  const makes = method === 'POST' && (isAnswer(asked) || creates(method, asked))
+  const makes = method === 'POST' && (isWholeResponse(asked) || creates(method, asked))
   const fault = deps.faultFor(request, makes, reused)
   const writing: WriteOptions = {
     clock,
@@ -89,25 +89,25 @@ async function serve(deps: ServiceDeps, state: ResourceState, exchange: Exchange
     eventDelayMs: options.eventDelayMs ?? 0,
   }
   const refusal = refusalFor(deps, state, request, asked)
-  if (withholdsAnswer(fault, exchange, headers)) return
-  const instead = faultAnswer(fault, clock.epochMs())
-  if (instead !== undefined) return sendAnswer(response, instead, writing)
+  if (withholdsResponse(fault, exchange, headers)) return
+  const instead = faultResponse(fault, clock.epochMs())
+  if (instead !== undefined) return sendWhole(response, instead, writing)
   if (fault?.kind === 'delay') await pause(clock, fault.ms)
-  if (refusal !== undefined || isAnswer(asked)) {
-    return sendAnswer(response, refusal ?? resourceNotFound(), writing)
+  if (refusal !== undefined || isWholeResponse(asked)) {
+    return sendWhole(response, refusal ?? resourceNotFound(), writing)
   }
   const reply = makes
     ? create(state, { asked, requestHeaders: request.headers, body, fault, headers })
     : readState(state, method, asked, request.headers, body)
   if (reply.kind === 'answer') {
     await pause(clock, makes ? writing.firstDelayMs : 0)
-    return sendAnswer(response, reply.answer, writing)
+    return sendWhole(response, reply.answer, writing)
   }
   return sendEvents(response, withErrorEvent(reply, fault, headers), writing)
 }
 
 /** Plays the faults that leave a request without an HTTP answer. @returns whether it was one of them */
-function withholdsAnswer(
+function withholdsResponse(
   fault: Fault | undefined,
   { request: { socket }, response }: Exchange,
   headers: Readonly<Record<string, string>>,
@@ -128,10 +128,14 @@ function withholdsAnswer(
   return true
 }
 
-type EventsReply = Extract<Reply, { kind: 'events' }>
+type EventsResponse = Extract<SimulatedResponse, { kind: 'events' }>
 
 /** A stream, broken off by an error event where the fault asks for one. @param headers take its wait */
-function withErrorEvent(reply: EventsReply, fault: Fault | undefined, headers: Record<string, string>): EventsReply {
+function withErrorEvent(
+  reply: EventsResponse,
+  fault: Fault | undefined,
+  headers: Record<string, string>,
+): EventsResponse {
   if (fault?.kind !== 'error_event') return reply
   const events = [...reply.events.slice(0, fault.after), ...errorEvents(fault.error, fault.after, fault.done === true)]
   if (fault.retryAfterS !== undefined) headers['retry-after'] = String(fault.retryAfterS)
@@ -139,7 +143,7 @@ function withErrorEvent(reply: EventsReply, fault: Fault | undefined, headers: R
 }
 
 /** Answers a WebSocket handshake as HTTP, and hangs up. */
-function refuseUpgrade(socket: Duplex, answer: Answer): void {
+function refuseUpgrade(socket: Duplex, answer: WholeResponse): void {
   const body = Buffer.from(answer.body)
   const headers = Object.entries({ ...answer.headers, 'Content-Length': String(body.length), Connection: 'close' })
   const lines = headers.map(([header, value]) => `${header}: ${value}`)
@@ -164,10 +168,10 @@ async function upgrade(
     return
   }
   if (fault?.kind === 'silence') return
-  const instead = faultAnswer(fault, clock.epochMs())
+  const instead = faultResponse(fault, clock.epochMs())
   if (instead !== undefined) return refuseUpgrade(socket, instead)
   await pause(clock, options.firstDelayMs ?? 0)
-  if (refusal !== undefined || isAnswer(asked)) return refuseUpgrade(socket, refusal ?? resourceNotFound())
+  if (refusal !== undefined || isWholeResponse(asked)) return refuseUpgrade(socket, refusal ?? resourceNotFound())
   if (asked.operation === 'responses' && asked.surface === 'v1') {
     return openResponsesSocket(request, socket, head, {
       clock,
@@ -182,7 +186,7 @@ async function upgrade(
   if (asked.operation !== 'realtime') return refuseUpgrade(socket, resourceNotFound())
   const wanted = asked.query.get(asked.surface === 'v1' ? 'model' : 'deployment') ?? undefined
   const deployment = admitTo(state, { asked, wanted, estimate: 1, headers: {}, check: () => undefined })
-  if (isAnswer(deployment)) return refuseUpgrade(socket, deployment)
+  if (isWholeResponse(deployment)) return refuseUpgrade(socket, deployment)
   openRealtime(request, socket, head, {
     model: deployment.model,
     onViolation: what => onViolation(`realtime: ${what}`),

@@ -2,12 +2,12 @@
 import type { IncomingMessage } from 'node:http'
 import { notSupported } from './claude.ts'
 import {
-  type Answer,
   frontError,
   gatewayError,
   noCredential,
   resourceNotFound,
   versionNotSupported,
+  type WholeResponse,
   wrongKey,
 } from './errors.ts'
 import { isObjectOperation } from './objects.ts'
@@ -87,7 +87,7 @@ function hasOperation(operation: string, apiVersion: string): boolean {
   return apiVersion >= (SINCE[operation] ?? '')
 }
 
-function readV1(method: string, operation: string, query: URLSearchParams): Asked | Answer {
+function readV1(method: string, operation: string, query: URLSearchParams): Asked | WholeResponse {
   const apiVersion = query.get('api-version')
   const isKnown =
     PER_DEPLOYMENT.has(operation) ||
@@ -101,7 +101,7 @@ function readV1(method: string, operation: string, query: URLSearchParams): Aske
 }
 
 /** Reads a request's target, or refuses it as Azure does. */
-export function readSurface(method: string, target: string): Asked | Answer {
+export function readSurface(method: string, target: string): Asked | WholeResponse {
   const url = new URL(target, 'http://simulated')
   const segments = url.pathname.split('/').slice(1)
   const query = url.searchParams
@@ -149,7 +149,7 @@ export function creates(method: string, { operation }: Asked): boolean {
 }
 
 /** Tells a refusal from what is asked. */
-export function isAnswer(value: object): value is Answer {
+export function isWholeResponse(value: object): value is WholeResponse {
   return 'status' in value
 }
 
@@ -173,7 +173,7 @@ export function checkAccess(
   surface: Asked['surface'],
   access: Access,
   ephemeral: (token: string) => boolean = () => false,
-): Answer | undefined {
+): WholeResponse | undefined {
   const own = surface === 'anthropic' ? single(request.headers['x-api-key']) : undefined
   const key = own ?? single(request.headers['api-key'])
   if (key !== undefined) return access.keys.includes(key) ? undefined : wrongKey()
@@ -224,7 +224,7 @@ const UNCOUNTED = /^\/(anthropic\/|openai\/v1\/responses($|\?))/
 
 /** What is wrong with the request's head: refused as Azure does, or only noted where Azure would let it pass. */
 export interface HeadCheck {
-  readonly refusal: Answer | undefined
+  readonly refusal: WholeResponse | undefined
   readonly violations: readonly string[]
 }
 

@@ -1,8 +1,8 @@
 // Puts an answer on the wire, as it should be or as a fault wants it. Stops when the client leaves.
 import type { ServerResponse } from 'node:http'
 import type { Clock } from '../clock.ts'
-import type { Reply } from './chat.ts'
-import type { Answer } from './errors.ts'
+import type { SimulatedResponse } from './chat.ts'
+import type { WholeResponse } from './errors.ts'
 import type { Fault } from './faults.ts'
 
 export interface WriteOptions {
@@ -58,14 +58,14 @@ async function trickle(
   }
 }
 
-function lengthHeader(answer: Answer, body: Buffer, fault: Fault | undefined): Record<string, string> {
+function lengthHeader(answer: WholeResponse, body: Buffer, fault: Fault | undefined): Record<string, string> {
   if (answer.chunked === true) return {}
   const length = fault?.kind === 'wrong_length' ? body.length + fault.by : body.length
   return { 'Content-Length': String(length) }
 }
 
 /** Sends an answer that is there as a whole. */
-export async function sendAnswer(response: ServerResponse, answer: Answer, options: WriteOptions): Promise<void> {
+export async function sendWhole(response: ServerResponse, answer: WholeResponse, options: WriteOptions): Promise<void> {
   const { fault, clock } = options
   const body = Buffer.from(answer.body)
   const own = answer.bare === true ? { 'apim-request-id': options.headers['apim-request-id'] ?? '' } : options.headers
@@ -100,7 +100,7 @@ export async function sendAnswer(response: ServerResponse, answer: Answer, optio
 /** Sends a stream, event by event. */
 export async function sendEvents(
   response: ServerResponse,
-  { events, startUp, terminal }: Reply & { kind: 'events' },
+  { events, startUp, terminal }: SimulatedResponse & { kind: 'events' },
   options: WriteOptions,
 ): Promise<void> {
   const { fault, clock, firstDelayMs, eventDelayMs } = options

@@ -3,8 +3,8 @@
 // (proxy/cancellation), a stored response elsewhere (proxy/responses-state).
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
-import type { Answer } from '../../lib/simulator/errors.ts'
-import { errorEvents, faultAnswer } from '../../lib/simulator/fault-answers.ts'
+import type { WholeResponse } from '../../lib/simulator/errors.ts'
+import { errorEvents, faultResponse } from '../../lib/simulator/fault-responses.ts'
 import { type Fault, fail, type NamedError, refuseWith, throttleBy, type Waits } from '../../lib/simulator/faults.ts'
 import { type AskedRequest, chunks, EVENTS_HEAD, LAST_CHUNK, message, type Strike } from './backend.ts'
 
@@ -90,14 +90,14 @@ const says =
   ({ socket }) =>
     void socket.write(message(status, headers, body))
 const answers =
-  ({ status, headers, body }: Answer): Strike =>
+  ({ status, headers, body }: WholeResponse): Strike =>
   ({ socket }) =>
     void socket.write(message(status, headers, body))
 /** An answer of the simulator's; what it says of times is made anew each time. */
 const simulated =
   (fault: Fault, epochMs: () => number): Strike =>
   asked => {
-    const answer = faultAnswer(fault, epochMs())
+    const answer = faultResponse(fault, epochMs())
     if (answer !== undefined) answers(answer)(asked)
   }
 /** These bytes, and the connection stays, ends or is reset. */

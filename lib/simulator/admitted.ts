@@ -1,8 +1,7 @@
-// The replies of one simulated resource to admitted requests: the output of a deployment, after its checks and limits,
-// and reads of the resource's state.
+// The responses of one simulated resource to admitted requests: the output of a deployment, after its checks and
+// limits, and reads of the resource's state.
 import type { IncomingHttpHeaders } from 'node:http'
-import { servedHeaders } from './answer-headers.ts'
-import type { Reply } from './chat.ts'
+import type { SimulatedResponse } from './chat.ts'
 import {
   type AskedBody,
   checkAsked,
@@ -11,17 +10,18 @@ import {
   estimateOf,
   namedDeployment,
   readAsked,
-  replyTo,
+  responseTo,
 } from './deployments.ts'
-import { type Answer, deploymentNotFound, resourceNotFound, throttled } from './errors.ts'
-import { waitHeaders } from './fault-answers.ts'
+import { deploymentNotFound, resourceNotFound, throttled, type WholeResponse } from './errors.ts'
+import { waitHeaders } from './fault-responses.ts'
 import type { Fault, Waits } from './faults.ts'
 import { modelList } from './model-list.ts'
 import { isObjectOperation } from './objects.ts'
 import { createdAt, issueKey, type ResourceState } from './resource-state.ts'
 import { firstNamedItem, unknownItem } from './response-checks.ts'
+import { servedHeaders } from './response-headers.ts'
 import type { SocketMemory } from './responses.ts'
-import { type Asked, isAnswer } from './surface.ts'
+import { type Asked, isWholeResponse } from './surface.ts'
 import { digest } from './text.ts'
 
 /** A request for a deployment. */
@@ -34,11 +34,14 @@ export interface AdmissionRequest {
   /** The answer's headers; the deployment's name and rates are added. */
   readonly headers: Record<string, string>
   /** Further checks, once the deployment is known to exist and to fit. */
-  check(): Answer | undefined
+  check(): WholeResponse | undefined
 }
 
 /** The deployment that is asked, if it exists, can do it, and has something left. */
-export function admitTo({ deployments, options }: ResourceState, admission: AdmissionRequest): Deployment | Answer {
+export function admitTo(
+  { deployments, options }: ResourceState,
+  admission: AdmissionRequest,
+): Deployment | WholeResponse {
   const { asked, wanted, estimate, headers } = admission
   const deployment = deployments.find(candidate => candidate.name === wanted)
   if (deployment === undefined) return deploymentNotFound()
@@ -68,10 +71,13 @@ export interface Creation {
 const NAMES_OBJECTS: ReadonlySet<string> = new Set(['chat/completions', 'responses'])
 
 /** A request for a deployment, from its checks to its reply. */
-export function create(state: ResourceState, { asked, requestHeaders, body, fault, headers }: Creation): Reply {
+export function create(
+  state: ResourceState,
+  { asked, requestHeaders, body, fault, headers }: Creation,
+): SimulatedResponse {
   const { deployments, options, store, deltas } = state
-  const read: AskedBody | Answer = readAsked(asked.operation, requestHeaders['content-type'] ?? '', body)
-  if (isAnswer(read)) return { kind: 'answer', answer: read }
+  const read: AskedBody | WholeResponse = readAsked(asked.operation, requestHeaders['content-type'] ?? '', body)
+  if (isWholeResponse(read)) return { kind: 'answer', answer: read }
   const wanted = asked.deployment ?? namedDeployment(asked.operation, read, asked.query)
   // An ephemeral key stands for its session, whose deployment it need not name again.
   const implied = asked.operation === 'realtime/calls' && wanted === undefined
@@ -86,8 +92,8 @@ export function create(state: ResourceState, { asked, requestHeaders, body, faul
       (NAMES_OBJECTS.has(asked.operation) ? state.objects.missingIn(read.fields) : undefined) ??
       (named === undefined ? undefined : unknownItem(named, read.fields.store === false)),
   })
-  if (isAnswer(deployment)) return { kind: 'answer', answer: deployment }
-  const reply = replyTo(asked, read, deployment, {
+  if (isWholeResponse(deployment)) return { kind: 'answer', answer: deployment }
+  const reply = responseTo(asked, read, deployment, {
     createdS: createdAt(state),
     deltas,
     filter: options.filter ?? 'default',
@@ -108,7 +114,7 @@ export function createTurn(
   asked: Asked,
   body: Readonly<Record<string, unknown>>,
   memory: SocketMemory,
-): Reply {
+): SimulatedResponse {
   const { store, deltas } = state
   const { generate: _, ...fields } = body
   const read: AskedBody = { fields, parts: undefined }
@@ -119,7 +125,7 @@ export function createTurn(
     headers: {},
     check: () => store.check(fields, memory),
   })
-  if (isAnswer(deployment)) return { kind: 'answer', answer: deployment }
+  if (isWholeResponse(deployment)) return { kind: 'answer', answer: deployment }
   const { cache } = deployment
   return store.create(body, { createdS: createdAt(state), deltas, cache, socket: memory })
 }
@@ -131,7 +137,7 @@ export function readState(
   asked: Asked,
   headers: IncomingHttpHeaders,
   body: Buffer,
-): Reply {
+): SimulatedResponse {
   const { operation, query } = asked
   const { objects, store, deployments } = state
   const [family = '', id = ''] = operation.split('/')
@@ -140,7 +146,7 @@ export function readState(
   }
   if (family === 'conversations') {
     const read = method === 'POST' ? readAsked('conversations', 'application/json', body) : { fields: {} }
-    if (isAnswer(read)) return { kind: 'answer', answer: read }
+    if (isWholeResponse(read)) return { kind: 'answer', answer: read }
     return store.conversations.serve(method, operation.split('/').slice(1), read.fields, query, createdAt(state))
   }
   if (operation === 'models') return modelList(deployments, undefined)
@@ -149,7 +155,7 @@ export function readState(
 }
 
 /** A request for a response that is stored. */
-function readResponse({ store }: ResourceState, method: string, { operation, query }: Asked): Reply {
+function readResponse({ store }: ResourceState, method: string, { operation, query }: Asked): SimulatedResponse {
   const [, id = '', action] = operation.split('/')
   if (method === 'DELETE' && action === undefined) return store.remove(id)
   if (method === 'POST' && action === 'cancel') return store.cancel(id)

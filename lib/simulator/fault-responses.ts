@@ -1,7 +1,6 @@
 // Faults as answers: the wait headers of a 429, failures in each family of shapes, errors inside a stream. Pure.
 import { claudeError, claudeErrorType } from './claude.ts'
 import {
-  type Answer,
   contentFiltered,
   deploymentNotFound,
   frontError,
@@ -12,6 +11,7 @@ import {
   serverError,
   throttled,
   versionNotSupported,
+  type WholeResponse,
   wrongKey,
 } from './errors.ts'
 import type { ErrorFamily, Fault, NamedError, StreamErrorKind, Waits } from './faults.ts'
@@ -48,8 +48,8 @@ export function waitHeaders(
 }
 
 /** A failure of the status and the family of error shapes that a fault names. */
-function failure(status: number, family: ErrorFamily, headers: Readonly<Record<string, string>>): Answer {
-  const plain = ((): Answer => {
+function failure(status: number, family: ErrorFamily, headers: Readonly<Record<string, string>>): WholeResponse {
+  const plain = ((): WholeResponse => {
     switch (family) {
       case 'model':
         return status === 500
@@ -77,7 +77,7 @@ function failure(status: number, family: ErrorFamily, headers: Readonly<Record<s
 }
 
 /** The answer of a fault that has a name of its own. */
-function namedError(error: NamedError): Answer {
+function namedError(error: NamedError): WholeResponse {
   switch (error) {
     case 'wrong_key':
       return wrongKey()
@@ -159,7 +159,7 @@ export function errorEvents(kind: StreamErrorKind, sequence: number, done: boole
 }
 
 /** An answer that a fault puts in the place of any other; undefined: the request is served. */
-export function faultAnswer(fault: Fault | undefined, epochMs: number): Answer | undefined {
+export function faultResponse(fault: Fault | undefined, epochMs: number): WholeResponse | undefined {
   switch (fault?.kind) {
     case 'throttle': {
       const { seconds, headers } = waitHeaders(fault.waits, epochMs)
