@@ -48,7 +48,10 @@ export interface App {
 }
 
 /** An exchange with its place among those in flight. */
-type Live = Exchange & Slotted & Handled
+type Live = Exchange & Slotted & Handled & Lingering
+
+/** Its refusal is written, and the end waits for what the client still sends. */
+type Lingering = { lingers: boolean }
 
 const ignore = (): void => undefined
 
@@ -170,7 +173,9 @@ function beginExchange(
     beganMs: clock.nowMs(),
     trace: config.tracing.url === undefined ? undefined : beginTrace(request, tracer),
     client: clientAddress(request, config.server.trustedProxies),
+    lingers: false,
     lingerAndClose() {
+      this.lingers = true
       const timer = clock.after(LINGER_MS, () => response.end())
       const end = (): void => {
         timer.cancel()
@@ -209,8 +214,9 @@ function refuseBroken(live: DenseSet<Live>, response: ServerResponse, refusal: R
   live.visit(exchange => {
     if (exchange.response === response) found = exchange
   })
-  if (found === undefined || response.headersSent) return false
-  refuse(found, refusal)
+  if (found === undefined || (response.headersSent && !found.lingers)) return false
+  if (found.lingers) response.end()
+  else refuse(found, refusal)
   return true
 }
 

@@ -21,6 +21,10 @@ export function headRefusal({ headers, httpVersion, rawHeaders }: IncomingMessag
     const message = `The request has more than ${MAX_HEADERS} headers.`
     return { status: 431, code: 'request_headers_too_large', message, close: true }
   }
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') {
+    const message = 'The request line names no version of HTTP/1 that is known here.'
+    return { status: 400, code: 'invalid_request', message, close: true }
+  }
   // RFC 9112 section 3.2: without a Host, or with two, a request is malformed.
   const hosts = hostsIn(rawHeaders)
   if (hosts > 1) {

@@ -221,7 +221,7 @@ t.test('a body that is no JSON object, or names no model, is a 400 and reaches n
 
 t.test('bytes that are no proper request are answered in the same form, and the connection ends', async t => {
   const { running } = await oneBackend(t)
-  for (const [what, lines, status] of [
+  for (const [what, lines, status, rest = ''] of [
     ['no HTTP', ['this is no HTTP'], 400],
     ['no Host', ['GET /v1/models HTTP/1.1', BEARER], 400],
     ['two lengths', [`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Content-Length: 3', 'Content-Length: 4'], 400],
@@ -230,11 +230,20 @@ t.test('bytes that are no proper request are answered in the same form, and the 
       [`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Content-Length: 3', 'Transfer-Encoding: chunked'],
       400,
     ],
+    [
+      'a coding that is unknown',
+      [`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Transfer-Encoding: identity'],
+      400,
+      '{}',
+    ],
+    ['a coding behind another', [`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Transfer-Encoding: gzip'], 400, '{}'],
+    ['no key, and chunks that are none', [`POST ${CHAT} HTTP/1.1`, 'Host: x', 'Transfer-Encoding: chunked'], 401, 'zz'],
+    ['no version', ['GET /health'], 400],
     ['another expectation', [`POST ${CHAT} HTTP/1.1`, 'Host: x', BEARER, 'Content-Length: 3', 'Expect: tea'], 417],
     ['too large a head', ['GET /v1/models HTTP/1.1', 'Host: x', `X-Long: ${'x'.repeat(40_000)}`], 431],
   ] as const) {
     const odd = connect(running)
-    odd.send(lines)
+    odd.send(lines, rest)
     const [head = '', body = ''] = (await odd.closed).split('\r\n\r\n')
     t.match(head, new RegExp(`^HTTP/1\\.1 ${status} `), what)
     t.match(head, /connection: close/i)
