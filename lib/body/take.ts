@@ -1,5 +1,6 @@
 // Takes a request's body once, as the list of buffers that came off the socket, and holds it for replay. Two limits:
 // one request's (server.max_body), and all requests' together (server.max_buffered).
+import type { IncomingMessage } from 'node:http'
 import type { Deadline, Deadlines } from '../clock.ts'
 import type { Refusal } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
@@ -26,6 +27,21 @@ export function createBodyBudget(maxBytes: () => number): BodyBudget {
     },
     heldBytes: () => held,
   }
+}
+
+/**
+ * A request whose bytes can be had as the parser brings them. Its stream would buffer them until the next turn of the
+ * queue, and tell of them in four events.
+ */
+export interface DirectBody {
+  /** @returns false: some of it waits in the stream already, or its end does */
+  takeDirectly(taker: (chunk: Buffer) => void): boolean
+  /** Leaves what still comes to the stream. */
+  stopTaking(): void
+}
+
+function isDirect(request: IncomingMessage): request is IncomingMessage & DirectBody {
+  return 'takeDirectly' in request
 }
 
 /** Is shown each piece as it comes, to find what it needs without holding a copy. */
@@ -190,6 +206,7 @@ class Receiver {
   private readonly beganMs: number
   private readonly deadline: Deadline
   private readonly stopWatching: () => void
+  private readonly direct: boolean
   private wireBytes = 0
   private finished = false
 
@@ -217,7 +234,10 @@ class Receiver {
     this.beganMs = options.nowMs()
     this.deadline = options.deadlines.add(this.beganMs + BODY_SILENCE_MS, () => this.refuse(TOO_LATE))
     this.stopWatching = cancellation.onCancel(() => this.finish({ kind: 'gone' }))
-    request.on('data', this.onData).on('end', this.onEnd).on('error', this.onError)
+    request.on('error', this.onError)
+    // Of an encoded body the decoder sets the pace, and without a length only the stream tells the end.
+    this.direct = coding === undefined && declared > 0 && isDirect(request) && request.takeDirectly(this.onData)
+    if (!this.direct) request.on('data', this.onData).on('end', this.onEnd)
   }
 
   private readonly onData = (chunk: Buffer): void => {
@@ -264,7 +284,10 @@ class Receiver {
     this.finished = true
     this.options.deadlines.remove(this.deadline)
     this.stopWatching()
-    this.exchange.request.off('data', this.onData).off('end', this.onEnd).off('error', this.onError)
+    const { request } = this.exchange
+    request.off('error', this.onError)
+    if (!this.direct) request.off('data', this.onData).off('end', this.onEnd)
+    else if (isDirect(request)) request.stopTaking()
     this.decoder?.destroy()
     this.holder.decoderGone()
     if (taken.kind !== 'body') this.holder.release()

@@ -12,7 +12,7 @@ import type { ScannedObject } from '../body/json-scan.ts'
 import { promptHash } from '../body/prompt-hash.ts'
 import { type ReadBody, readerFor, STREAM_OPTIONS } from '../body/read.ts'
 import { type HeldBody, takeBody } from '../body/take.ts'
-import type { BackendConfig } from '../config/types.ts'
+import type { BackendConfig, ClientKey, TokenIssuer } from '../config/types.ts'
 import { refuse } from '../errors.ts'
 import { forward } from '../forward/forward.ts'
 import type { ForwardRequest } from '../forward/upstream.ts'
@@ -109,7 +109,7 @@ export async function handleInference(exchange: Exchange, route: InferenceRoute,
             body: () => held,
             releaseBody,
             pinnedResource: exchange.ephemeral?.resourceId,
-            mintedBy: exchange.clientKey && principalId(exchange.clientKey),
+            principal: exchange.clientKey,
             headers: exchange.request.headers,
           },
           runtime,
@@ -142,12 +142,12 @@ interface ParsedRequest {
   /** The resource that issued the ephemeral key it came with. */
   readonly pinnedResource: string | undefined
   /** Whose rights an ephemeral key gets that is issued now. */
-  readonly mintedBy: string | undefined
+  readonly principal: ClientKey | TokenIssuer | undefined
   readonly headers: IncomingHttpHeaders
 }
 
 function buildForwardRequest(
-  { route, pool, read, binding, body, releaseBody, pinnedResource, mintedBy, headers }: ParsedRequest,
+  { route, pool, read, binding, body, releaseBody, pinnedResource, principal, headers }: ParsedRequest,
   { shared }: Runtime,
 ): ForwardRequest {
   const { operation, query } = route
@@ -187,7 +187,9 @@ function buildForwardRequest(
     releaseBody,
     observer: {
       onResponse(member, response) {
-        if (operation.body === 'session') learnEphemeral(response, member.resourceId, shared.owners, mintedBy)
+        if (operation.body === 'session') {
+          learnEphemeral(response, member.resourceId, shared.owners, principal && principalId(principal))
+        }
         binding.onServed(member, response, (foreignReasoning?.rangesFor(member).length ?? 0) > 0)
       },
       onEvents: binding.onEvents,

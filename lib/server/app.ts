@@ -260,7 +260,7 @@ export function createApp(deps: AppDeps): App {
     const oneDone = (): void => {
       if (--open === 0) finish(exchange)
     }
-    response.once('close', () => {
+    response.on('close', () => {
       if (!response.writableFinished) exchange.cancellation.cancel('client_closed')
       oneDone()
     })
