@@ -8,6 +8,7 @@ import { MAX_NAMED_WAIT_MS } from '../errors.ts'
 import type { Exchange } from '../request-context.ts'
 import { capWaits } from './cap-waits.ts'
 import { type BodyPlan, declareLength } from './client-framing.ts'
+import { writeUpstreamHead } from './client-head.ts'
 import { ALLOW_ORIGIN, withoutUpstreamCors } from './cors.ts'
 import { relayEvents } from './relay-events.ts'
 import type { RelayDeps, RelayOptions, RelayResult, UpstreamBody, UpstreamResponse } from './upstream.ts'
@@ -35,7 +36,8 @@ function writeHead(
 ): void {
   const { response, record } = exchange
   const { headers, values, contentLength } = upstreamResponse.headers
-  const list = response.hasHeader(ALLOW_ORIGIN) ? withoutUpstreamCors(headers) : headers
+  const isCors = response.hasHeader(ALLOW_ORIGIN)
+  const list = isCors ? withoutUpstreamCors(headers) : headers
   if (upstreamResponse.status >= 400) capWaits(list, MAX_NAMED_WAIT_MS, clock.epochMs())
   if (values['x-request-id'] === undefined) list.push('x-request-id', exchange.id)
   declareLength(list, contentLength, upstreamResponse.status, body)
@@ -43,7 +45,9 @@ function writeHead(
   if (body.kind === 'edited') list.push('x-accel-buffering', 'no')
   list.push('x-proxy-backend', headerSafe(options.backendName), 'x-proxy-attempts', String(record.attempts))
   record.status = upstreamResponse.status
-  response.writeHead(upstreamResponse.status, list)
+  // With headers set before, node:http has to see which stand twice.
+  if (isCors) response.writeHead(upstreamResponse.status, list)
+  else writeUpstreamHead(response, upstreamResponse.status, list)
 }
 
 /**

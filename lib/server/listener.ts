@@ -4,6 +4,7 @@ import https from 'node:https'
 import type { Duplex } from 'node:stream'
 import { type Refusal, refusalParts } from '../errors.ts'
 import { createRequestClass } from './client-request.ts'
+import { createResponseClass } from './client-response.ts'
 import { afterResponses, currentResponse, hasWaiting } from './pipelining.ts'
 import { isWebSocket, serveWithoutUpgrade } from './upgrade-socket.ts'
 
@@ -153,7 +154,9 @@ const NO_FORWARD_PROXY: Refusal = {
 
 export function createListener(given: ListenerOptions): Listener {
   const { tls, onRequest, onUpgrade, onBroken, maxConnections, onDropped } = given
-  const options = { ...OPTIONS, IncomingMessage: createRequestClass() }
+  const response = createResponseClass()
+  const classes = { IncomingMessage: createRequestClass(), ...(response && { ServerResponse: response }) }
+  const options = { ...OPTIONS, ...classes }
   const server =
     tls === undefined
       ? http.createServer(options)

@@ -1,7 +1,10 @@
-// The headers of a request are those that node:http would have made, for every name and however often it stands.
-import { IncomingMessage } from 'node:http'
-import { Socket } from 'node:net'
-import t from 'tap'
+// The headers of a request are those that node:http would have made, for every name and however often it stands; its body
+// comes past the stream's buffer.
+import { once } from 'node:events'
+import http, { IncomingMessage, type ServerResponse } from 'node:http'
+import net, { Socket } from 'node:net'
+import t, { type Test } from 'tap'
+import type { DirectBody } from '../../lib/body/take.ts'
 import { createRequestClass } from '../../lib/server/client-request.ts'
 import { seededRandom } from '../fixtures/seeded-random.ts'
 
@@ -48,4 +51,90 @@ t.test('they are made once, and a request is still an IncomingMessage', async t 
   message.rawHeaders = ['Host', 'a']
   t.equal(message.headers, message.headers)
   t.ok(message instanceof IncomingMessage)
+})
+
+/** A server whose requests are ours; `handle` is given each. */
+async function serve(t: Test, handle: (request: IncomingMessage & DirectBody, response: ServerResponse) => void) {
+  const server = http.createServer({ IncomingMessage: createRequestClass() })
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    if (!('takeDirectly' in request)) throw new Error('a request of another class')
+    handle(request as IncomingMessage & DirectBody, response)
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  const socket = net.connect(typeof address === 'object' && address !== null ? address.port : 0, '127.0.0.1')
+  t.teardown(() => {
+    socket.destroy()
+    server.close()
+  })
+  return socket
+}
+
+const HEAD = 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n'
+
+t.test('a body is handed over as it comes, and the next request of the connection has its own', async t => {
+  const taken: string[] = []
+  const closed: string[] = []
+  const socket = await serve(t, (request, response) => {
+    let bytes = ''
+    request.on('close', () => closed.push('close'))
+    const isDirect = request.takeDirectly(chunk => {
+      bytes += String(chunk)
+      if (bytes.length < 6) socket.write('def')
+      else {
+        request.stopTaking()
+        taken.push(bytes)
+        response.end('ok')
+      }
+    })
+    t.equal(isDirect, true)
+  })
+  socket.write(`${HEAD}abc`)
+  await once(socket, 'data')
+  socket.write(`${HEAD}uvwxyz`)
+  await once(socket, 'data')
+  t.same(taken, ['abcdef', 'uvwxyz'])
+  t.same(closed, [], 'read to the end, there is nothing to close')
+})
+
+t.test('what has been taken over no longer goes to the stream, and is thrown away by resume()', async t => {
+  const socket = await serve(t, (request, response) => {
+    request.takeDirectly(chunk => {
+      t.equal(String(chunk), 'abc')
+      request.stopTaking()
+      request.on('end', () => response.end('ok')).resume()
+      socket.write('def')
+    })
+  })
+  socket.write(`${HEAD}abc`)
+  t.match(String((await once(socket, 'data'))[0]), /^HTTP\/1.1 200 /)
+})
+
+t.test('a body that waits in the stream already, or has come whole, is not handed over', async t => {
+  const answers: boolean[] = []
+  const socket = await serve(t, (request, response) => {
+    setImmediate(() => {
+      answers.push(request.takeDirectly(() => t.fail('handed over twice')))
+      request.on('end', () => response.end('ok')).resume()
+      if (!request.complete) socket.write('def')
+    })
+  })
+  socket.write(`${HEAD}abc`)
+  await once(socket, 'data')
+  socket.write(`${HEAD}uvwxyz`)
+  await once(socket, 'data')
+  t.same(answers, [false, false])
+})
+
+t.test('a client that leaves in the middle of its body destroys the request as ever', async t => {
+  const errors: string[] = []
+  const left = new Promise<void>(resolve => {
+    void serve(t, (request, response) => {
+      request.on('error', (error: NodeJS.ErrnoException) => errors.push(error.code ?? ''))
+      response.on('close', resolve)
+      request.takeDirectly(() => request.socket.destroy())
+    }).then(socket => socket.on('error', () => undefined).write(`${HEAD}abc`))
+  })
+  await left
+  t.same(errors, ['ECONNRESET'])
 })
