@@ -1,5 +1,4 @@
-// Node's IncomingMessage, made cheaper: each header's name is looked up once, in a memory of names, and a body is handed
-// over as it comes.
+// Node's IncomingMessage, made cheaper. A memory of names makes its headers, and a body is handed over as it comes.
 import { type IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { DirectBody } from '../body/take.ts'
 import { NameMemory } from '../http1/send.ts'

@@ -1,5 +1,4 @@
-// The headers of a request are those that node:http would have made, for every name and however often it stands; its body
-// comes past the stream's buffer.
+// A request's headers are those that node:http would have made; its body comes past the stream's buffer.
 import { once } from 'node:events'
 import http, { IncomingMessage, type ServerResponse } from 'node:http'
 import net, { Socket } from 'node:net'
