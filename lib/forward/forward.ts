@@ -207,8 +207,6 @@ async function walk(way: Way): Promise<TryResult> {
     if (pick.kind === 'throttled') history.busy = pick
     // A full queue is as good as none: the refusal says when the soonest is back.
     if (pick.kind !== 'queue_full') history.stopped = pick.kind
-    // With the last one that waited gone, nobody seems to be held back.
-    if (pick.kind === 'throttled') history.busy = pick
     break
   }
   return whatIsLeft(way)

@@ -140,7 +140,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'the lower tier is used like the upper one',
-    file: 'lib/balancer/picker.ts',
+    file: 'lib/balancer/policies.ts',
     text: 'if (members.length > 0) return { tier, members }',
     replacement: 'if (members.length > 0 && tier === tiers.length - 1) return { tier, members }',
   },
@@ -213,7 +213,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'the rest of a stream is lost',
     file: 'lib/forward/sse-writer.ts',
-    text: '      if (left !== undefined) response.write(left)\n',
+    text: '      if (partialBytes > 0) write(joined(undefined))\n',
     replacement: '',
   },
   {
