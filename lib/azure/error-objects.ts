@@ -58,10 +58,10 @@ export function readLoneError(body: Buffer): UpstreamError | undefined {
 
 /** An error without `error` and without a type: `{"statusCode","message"}`, `{"code","message"}`, `{"detail"}`. */
 function isUntypedError(value: Json): boolean {
-  if (isFlatError(value)) return isOnlyError(value)
   const { message, code, statusCode } = value
-  if (typeof message !== 'string' || 'choices' in value) return false
-  return (code !== undefined && code !== null && code !== '') || typeof statusCode === 'number'
+  const isCode = (typeof code === 'string' && code !== '') || typeof code === 'number'
+  const says = typeof message === 'string' && (isCode || typeof statusCode === 'number')
+  return (says && !('choices' in value)) || (isFlatError(value) && isOnlyError(value))
 }
 
 /**

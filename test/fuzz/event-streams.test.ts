@@ -59,6 +59,8 @@ function object(): Record<string, unknown> {
       'message',
       'code',
       'statusCode',
+      'detail',
+      'errors',
       'choices',
       'response',
       'delta',
