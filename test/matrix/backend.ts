@@ -91,6 +91,8 @@ export async function startMatrixBackend(options: MatrixBackendOptions): Promise
   let count = 0
 
   const answer = (socket: Socket, head: string, body: Buffer, reused: boolean): void => {
+    // It crossed with the end of its connection: it meets nothing here, and comes again on a fresh one.
+    if (socket.writableEnded) return
     const operation = head.startsWith('GET ') ? undefined : operationOf(head, body)
     if (operation === undefined) {
       socket.write(head.startsWith('GET ') ? PROBED : UNKNOWN)
