@@ -555,6 +555,9 @@ export function createChecks(deps: ChecksDeps): Checks {
         .of(asking.id)
         .findLast(({ backend }) => backend === i)
       if (last !== undefined && last.answer?.throttleMs === undefined) return []
+      // Held back by its former throttles: when it has room again nobody knows.
+      const isHeldBack = isAvailable(member.health, nowMs) && !takesWaiting(member.health, nowMs)
+      if (last === undefined && isHeldBack) return [{ beforeMs: MOMENT_MS, afterMs: MOMENT_MS }]
       const wait = { beforeMs: knownMs - nowMs, afterMs: Math.max(knownMs, ...arriving) - nowMs }
       if (last !== undefined) return [wait]
       return wait.afterMs <= 0 ? [] : [wait]
@@ -749,6 +752,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         attempt =>
           attempt.answer !== undefined &&
           attempt.answer.throttleMs === undefined &&
+          attempt.answer.status !== 421 &&
           !isStale(attempt) &&
           !deps.backends().troubled(attempt.backend, attempt.sentMs, nowMs),
       )
@@ -839,7 +843,7 @@ export function createChecks(deps: ChecksDeps): Checks {
         overruled.add(attempt.host)
         lastProbe.delete(attempt.host)
       }
-      if (answer.throttleMs === undefined || attempt.kind !== 'request') return
+      if (answer.throttleMs === undefined || attempt.kind !== 'request' || attempt.ambiguous) return
       const nowMs = engine.nowMs()
       const key = `${attempt.process} ${attempt.backend}`
       const known = announced.get(key)
