@@ -178,13 +178,14 @@ class Keeper {
     const nowMs = clock.nowMs()
     const mayBegin = underWay === undefined && !closing.aborted && nowMs >= (failure?.retryAtMs ?? 0)
     if (held !== undefined && leftMsOf(held, clock) > LAST_MOMENT_MS) {
-      if (this.isRefused && refusals.mayReplace(nowMs)) {
-        if (mayBegin) {
+      if (this.isRefused) {
+        // Everybody waits for the next one, since the refused one would only be refused once more.
+        if (underWay !== undefined && !underWay.background) return underWay.settled
+        if (mayBegin && refusals.mayReplace(nowMs)) {
           // The refused token still serves if no other can be had.
           refusals.replaced(nowMs)
           return this.begin(false)
         }
-        if (underWay !== undefined && !underWay.background) return underWay.settled
       }
       // Not left to the timer alone: it may have been set before the machine slept, or not at all.
       if (mayBegin && nowMs >= held.refreshAtMs) this.begin(false)

@@ -133,7 +133,8 @@ export function createChecks(deps: ChecksDeps): Checks {
   const lastProbe = new Map<string, 'passed' | 'failed'>()
   /** Resources that answered a request while their probes failed: these count again once one has passed. */
   const overruled = new Set<string>()
-  const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number; readonly atMs: number }>()
+  /** `outMs`: since when it is out, whatever reasons were said meanwhile. */
+  const ejectedLine = new Map<string, { readonly reason: unknown; readonly untilMs: number; readonly outMs: number }>()
   const overtaken: { readonly asking: Asking; readonly earlier: Asking; readonly attempts: number }[] = []
   /** By backend: since when it does nothing while somebody waits who may use it. */
   const idleSinceMs = new Map<number, { readonly sinceMs: number; readonly pauses: boolean }>()
@@ -713,7 +714,7 @@ export function createChecks(deps: ChecksDeps): Checks {
     const index = specs.findIndex(({ name }) => name === backend)
     if (plan.processes > 1 || by !== 'request' || ejected === undefined || index === -1) return
     const judged = judgedNow(process, index)
-    if (judged.length === 0 || judged.some(({ sentMs }) => sentMs >= ejected.atMs)) return
+    if (judged.length === 0 || judged.some(({ sentMs }) => sentMs >= ejected.outMs)) return
     violate(2, 'by_older', `${String(backend)} is back by an answer to what was sent before it went out`)
   }
 
@@ -907,7 +908,7 @@ export function createChecks(deps: ChecksDeps): Checks {
       if (goesOn && before.reason === reason && plan.processes === 1) {
         violate(10, 'said_twice', `p${process.index} says twice that ${backend} is out: ${String(reason)}`)
       }
-      ejectedLine.set(key, { reason, untilMs, atMs: engine.nowMs() })
+      ejectedLine.set(key, { reason, untilMs, outMs: before?.outMs ?? engine.nowMs() })
     },
     reloaded(without) {
       if (without === undefined) return

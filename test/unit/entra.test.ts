@@ -259,6 +259,7 @@ interface Keeping {
   readonly fetches: () => number
   readonly closing: AbortController
   authorize(): Authorization | Promise<Authorization>
+  refused?(authorization: Authorization): void
   rest(): void
   /** Answers the oldest open fetch and waits until that is taken in. */
   reply(answer: TokenResult | Error): Promise<void>
@@ -344,6 +345,19 @@ t.test('a used token is refreshed by the timer five minutes before its end, and 
   t.equal(keeping.fetches(), 2)
   t.same(keeping.authorize(), bearer('one'), 'while the new one is fetched')
   await keeping.token('two')
+  t.same(keeping.authorize(), bearer('two'))
+})
+
+t.test('of a token that a backend has refused one request fetches the next, and all others wait for it', async t => {
+  const keeping = await kept(t)
+  const given = keeping.authorize()
+  if (given instanceof Promise) throw new Error('it is there')
+  keeping.refused?.(given)
+  const all = Array.from({ length: 50 }, () => keeping.authorize())
+  t.ok(all.every(next => next instanceof Promise))
+  t.equal(keeping.fetches(), 2)
+  await keeping.token('two')
+  for (const next of await Promise.all(all)) t.same(next, bearer('two'))
   t.same(keeping.authorize(), bearer('two'))
 })
 
