@@ -81,11 +81,6 @@ export function createRequestClass(): typeof IncomingMessage {
       this.taker(chunk)
       return true
     }
-
-    /** A request that was read to its end holds nothing: the two turns of the queue that tell so are spared. */
-    override destroy(error?: Error): this {
-      return error === undefined && this.readableEnded && this.complete ? this : super.destroy(error)
-    }
   }
   // To TypeScript `headers` is a plain property, which no accessor may override; to Node it is an accessor too.
   Object.defineProperty(ClientRequest.prototype, 'headers', {

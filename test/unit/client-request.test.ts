@@ -137,3 +137,15 @@ t.test('a client that leaves in the middle of its body destroys the request as e
   await left
   t.same(errors, ['ECONNRESET'])
 })
+
+t.test('a body that came with its head is read to its end by whoever iterates over it', async t => {
+  const socket = await serve(t, (request, response) => {
+    void (async () => {
+      let text = ''
+      for await (const chunk of request) text += String(chunk)
+      response.end(text)
+    })()
+  })
+  socket.write(`${HEAD}abcdef`)
+  t.match(String((await once(socket, 'data'))[0]), /abcdef$/)
+})
