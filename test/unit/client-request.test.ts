@@ -73,10 +73,8 @@ const HEAD = 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n'
 
 t.test('a body is handed over as it comes, and the next request of the connection has its own', async t => {
   const taken: string[] = []
-  const closed: string[] = []
   const socket = await serve(t, (request, response) => {
     let bytes = ''
-    request.on('close', () => closed.push('close'))
     const isDirect = request.takeDirectly(chunk => {
       bytes += String(chunk)
       if (bytes.length < 6) socket.write('def')
