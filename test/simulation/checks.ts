@@ -691,7 +691,8 @@ export function createChecks(deps: ChecksDeps): Checks {
       violate(6, 'stays', `${name} is put out (${String(reason)}) by a ${judged[0]?.answer?.status}`)
     }
     const isPage = ({ answer }: Attempt): boolean => answer?.status === 403 && answer.payload.startsWith('<')
-    if (isByAnswer && all(isPage) && rowOf(index) < SUSPECT_ROW) {
+    // A success that another process has seen clears its marks here only when that news has come.
+    if (plan.processes === 1 && isByAnswer && all(isPage) && rowOf(index) < SUSPECT_ROW) {
       violate(6, 'mark', `${name} is put out (${String(reason)}) by one page of a firewall`)
     }
     const named = judged.map(({ answer }) => ((answer?.status ?? 0) >= 500 ? answer?.namedMs : undefined))
