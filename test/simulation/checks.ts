@@ -556,6 +556,8 @@ export function createChecks(deps: ChecksDeps): Checks {
         .of(asking.id)
         .findLast(({ backend }) => backend === i)
       if (last !== undefined && last.answer?.throttleMs === undefined) return []
+      // With its attempts used up it names the waits of those that it has asked.
+      if (last === undefined && deps.backends().of(asking.id).length >= settings.maxAttempts) return []
       // Held back by its former throttles: when it has room again nobody knows.
       const isHeldBack = isAvailable(member.health, nowMs) && !takesWaiting(member.health, nowMs)
       if (last === undefined && isHeldBack) return [{ beforeMs: MOMENT_MS, afterMs: MOMENT_MS }]
