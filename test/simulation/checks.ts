@@ -556,11 +556,16 @@ export function createChecks(deps: ChecksDeps): Checks {
         .of(asking.id)
         .findLast(({ backend }) => backend === i)
       if (last !== undefined && last.answer?.throttleMs === undefined) return []
-      // With its attempts used up it names the waits of those that it has asked.
-      if (last === undefined && deps.backends().of(asking.id).length >= settings.maxAttempts) return []
       // Held back by its former throttles: when it has room again nobody knows.
       const isHeldBack = isAvailable(member.health, nowMs) && !takesWaiting(member.health, nowMs)
-      if (last === undefined && isHeldBack) return [{ beforeMs: MOMENT_MS, afterMs: MOMENT_MS }]
+      const usedUp = deps.backends().of(asking.id).length >= settings.maxAttempts
+      if (last === undefined && isHeldBack && !usedUp) return [{ beforeMs: MOMENT_MS, afterMs: MOMENT_MS }]
+      // With its attempts used up, one that seems free and was never asked is not named.
+      if (last === undefined && usedUp && knownMs <= nowMs) {
+        return [
+          { beforeMs: Number.POSITIVE_INFINITY, afterMs: Math.max(...arriving, Number.NEGATIVE_INFINITY) - nowMs },
+        ].map(({ beforeMs, afterMs }) => ({ beforeMs, afterMs: afterMs > 0 ? afterMs : beforeMs }))
+      }
       const wait = { beforeMs: knownMs - nowMs, afterMs: Math.max(knownMs, ...arriving) - nowMs }
       if (last !== undefined) return [wait]
       return wait.afterMs <= 0 ? [] : [wait]
